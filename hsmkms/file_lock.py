@@ -7,9 +7,9 @@ locked was left behind by a process that has ended.
 import fcntl
 
 
-def lock(descriptor: int) -> None:
-    """Lock an open file exclusively; wait until all other holders have released it."""
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+def lock(descriptor: int, *, shared: bool = False) -> None:
+    """Lock an open file; wait for holders that are not compatible. ``shared``: compatible with shared locks."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:

@@ -10,7 +10,7 @@ import os
 import pwd
 import shlex
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ _SYSTEM_GROUPS: Final = range(1, 100)
 """Group ids that Debian allocates for all machines, such as ``staff``. From 100 (``users``) on, a directory service
 may add members that the machine does not list.
 """
+_OVERFLOW_UID: Final = 65534
 _ACL: Final = "system.posix_acl_access"
 _FOLDER_MODE: Final = 0o755
 
@@ -54,6 +55,60 @@ def check_module(module: Path, environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         if value.startswith("/"):
             check(f"the file of {name}", Path(value))
+
+
+def check_user(what: str, folder: Path) -> None:
+    """Raise ConfigurationError if root would work in another user's folder: that user could not read what root makes.
+
+    Trusted owners are no exception, but for the uid that stands for users without a mapping: a user namespace, or NFS,
+    shows root's own files as that user's.
+    """
+    try:
+        owner = folder.stat().st_uid
+    except OSError:
+        return  # it is missing, or cannot be read, which is reported where it is used
+    if owner in (0, _OVERFLOW_UID) or os.geteuid():
+        return
+    raise ConfigurationError(
+        f"{what} {shlex.quote(str(folder))} belongs to {_user_name(owner)}, who could not read what root makes "
+        f"there: {run_as(owner)}"
+    )
+
+
+def unusable(folder: Path, besides: Collection[Path] = ()) -> Path | None:
+    """Return the first file in a folder and below that this process can't both read and write; None if there is none.
+
+    Links, and the files in ``besides``, are left out.
+    """
+    for place, names, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*sorted(names), *sorted(files))):
+            if path in besides or path.is_symlink():
+                continue
+            if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+                return path
+    return None
+
+
+def check_usable(what: str, folder: Path, *, besides: Collection[Path] = ()) -> None:
+    """Raise ConfigurationError if a folder holds a file that another user has made, so that this one cannot use it."""
+    path = unusable(folder, besides)
+    try:
+        owner = path.lstat().st_uid if path is not None else os.geteuid()
+    except FileNotFoundError:
+        return  # another process has removed it
+    if path is not None and owner != os.geteuid():
+        me = _user_name(os.geteuid())
+        raise ConfigurationError(
+            f"{what} {shlex.quote(str(path))} belongs to {_user_name(owner)}, so {me} cannot use it: a command was run "
+            f"as {_user_name(owner)}. As root, run `chown {me} {shlex.quote(str(path))}` (and look for others with "
+            f"`find {shlex.quote(str(folder))} ! -user {me}`), and run every command as {me}"
+        )
+
+
+def run_as(uid: int) -> str:
+    """Advise to run hsmkms as another user, by a command if the user has a name."""
+    name = _user_name(uid)
+    return f"run hsmkms as {name} (`sudo -u {name} hsmkms ...`)" if name != str(uid) else f"run hsmkms as the uid {uid}"
 
 
 def weakness(path: Path) -> Weakness | None:
@@ -124,8 +179,8 @@ def _foreign(place: Path, status: os.stat_result) -> Weakness:
     owner = _user_name(status.st_uid)
     return Weakness(
         reason=f"{shlex.quote(str(place))} belongs to {owner} (uid {status.st_uid})",
-        cure=f"run hsmkms as {owner}, or `chown {_user_name(os.geteuid())} {shlex.quote(str(place))}`, or name {owner} "
-        f"in {TRUSTED_VARIABLE}",
+        cure=f"{run_as(status.st_uid)}; if {owner} may change what this user runs and trusts, name {owner} in "
+        f"{TRUSTED_VARIABLE}",
     )
 
 

@@ -2,6 +2,10 @@
 
 The token is SoftHSM behind the module of tests/shim, which delays each call. One worker serves, with pools of different
 sizes in turn; wrk sends signed Encrypt requests of 64 bytes on 32 connections.
+
+``--single`` measures instead how long one request takes in this process (the façade, without HTTP), one at a time:
+Encrypt by two calls and by one, CreateKey with and without an audit log, and the first GetParametersForImport, less the
+time of the token's RSA key generation.
 """
 
 import argparse
@@ -10,20 +14,31 @@ import os
 import secrets
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import bench_http
 from bench_http import PLAINTEXT, load, signed
+from msgspec.structs import replace
 from rolling import wait
 
 from hsmkms.config import settings as config
 from hsmkms.config import template as config_template
 from hsmkms.config.settings import PinSettings, ServeSettings, Settings, TokenSettings
+from hsmkms.hsm.calls.function_list import functions_of
+from hsmkms.kms import Kms
+from hsmkms.model.audit import Durability
+from hsmkms.model.crypto import EncryptRequest
+from hsmkms.model.enums import Origin, WrappingAlgorithm, WrappingKeySpec
+from hsmkms.model.importing import GetParametersForImportRequest
+from hsmkms.model.keys import CreateKeyRequest
 from hsmkms.testing import Endpoint
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import new_tokens
@@ -96,19 +111,136 @@ def measure(sessions: int, seconds: int) -> tuple[float, float, float]:
         file = make_installation(folder, sessions)
         with server(file) as endpoint:
             key_id = endpoint.client().create_key()["KeyMetadata"]["KeyId"]
-            new = folder / "orders.new"
-            new.write_text(f"fault * * delay {DELAY_MICROSECONDS}\n")
-            new.replace(folder / "orders")
+            order(folder, f"fault * * delay {DELAY_MICROSECONDS}")
             request = signed(endpoint, "Encrypt", {"KeyId": key_id, "Plaintext": PLAINTEXT})
             load(request, name, 1)  # until the server has seen how slow the token is
             return load(request, name, seconds)
+
+
+# -- one request at a time ----------------------------------------------------------------------------------------
+
+
+class Single(NamedTuple):
+    """What is measured with one installation: what the shim plays besides the delay, and whether a log is kept."""
+
+    name: str
+    orders: tuple[str, ...]
+    durability: Durability
+    measured: Callable[[Kms], list[float]]
+
+
+def measure_single(single: Single) -> list[float]:
+    """Milliseconds of each request."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = make_installation(folder, 16)
+        order(folder, *single.orders)
+        settings = config.load(file)
+        settings = replace(settings, audit=replace(settings.audit, durability=single.durability))
+        with Kms(wiring.core_of(settings)) as kms:
+            kms.operator.audit.look_after()  # with a log: the first seal, and its note on the token
+            kms.create_key(CreateKeyRequest())
+            order(folder, *single.orders, f"fault * * delay {DELAY_MICROSECONDS}")
+            milliseconds = single.measured(kms)
+            order(folder, *single.orders)
+            return milliseconds
+
+
+def order(folder: Path, *lines: str) -> None:
+    """Replace the shim's orders at once."""
+    new = folder / "orders.new"
+    new.write_text("".join(f"{each}\n" for each in lines))
+    new.replace(folder / "orders")
+
+
+def timed(act: Callable[[], object], rounds: int) -> list[float]:
+    """Milliseconds of each round."""
+    milliseconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        act()
+        milliseconds.append(1000 * (time.perf_counter() - started))
+    return milliseconds
+
+
+def encryptions(kms: Kms) -> list[float]:
+    """Encrypt with one key, which has been used before."""
+    key_id = kms.create_key(CreateKeyRequest()).key_metadata.key_id
+    request = EncryptRequest(key_id=key_id, plaintext=bytes(64))
+    kms.encrypt(request)
+    return timed(lambda: kms.encrypt(request), 300)
+
+
+def creations(kms: Kms) -> list[float]:
+    """CreateKey of symmetric keys."""
+    return timed(lambda: kms.create_key(CreateKeyRequest()), 60)
+
+
+def first_parameters(kms: Kms) -> list[float]:
+    """The first GetParametersForImport of a process, less the time of C_GenerateKeyPair."""
+    key_id = kms.create_key(CreateKeyRequest(origin=Origin.EXTERNAL)).key_metadata.key_id
+    request = GetParametersForImportRequest(
+        key_id=key_id,
+        wrapping_algorithm=WrappingAlgorithm.RSAES_OAEP_SHA_1,
+        wrapping_key_spec=WrappingKeySpec.RSA_2048,
+    )
+    with kms._core.device.connection.pool.session() as session:
+        functions = functions_of(session)
+    generate, generating = functions.generate_key_pair, list[float]()
+
+    def timed_generate(*arguments: object) -> int:
+        code = 0
+
+        def call() -> None:
+            nonlocal code
+            code = generate(*arguments)
+
+        generating.extend(timed(call, 1))
+        return code
+
+    functions.generate_key_pair = timed_generate
+    try:
+        (whole,) = timed(lambda: kms.get_parameters_for_import(request), 1)
+    finally:
+        functions.generate_key_pair = generate
+    return [whole - sum(generating)]
+
+
+SINGLES = (
+    Single("Encrypt, two calls", (), Durability.COMMIT, encryptions),
+    Single("Encrypt, one call", ("messages caller",), Durability.COMMIT, encryptions),
+    Single("CreateKey", (), Durability.COMMIT, creations),
+    Single("CreateKey, audit off", (), Durability.OFF, creations),
+    Single("first GetParametersForImport, less RSA generation", (), Durability.COMMIT, first_parameters),
+)
+
+
+def print_singles(rounds: int) -> None:
+    """Measure each in turn, several rounds, and print the table."""
+    results = {each.name: list[float]() for each in SINGLES}
+    medians = {each.name: list[float]() for each in SINGLES}
+    for _ in range(rounds):
+        for each in SINGLES:
+            milliseconds = measure_single(each)
+            results[each.name] += milliseconds
+            medians[each.name].append(statistics.median(milliseconds))
+    print(f"One request at a time, {DELAY_MICROSECONDS / 1000:.0f} ms for every call to the token:\n")
+    print("| | requests | p50 ms | p90 ms | p50 of each round |\n|---|---|---|---|---|")
+    for name, each in results.items():
+        p90 = sorted(each)[len(each) * 9 // 10]
+        spread = ", ".join(f"{one:.1f}" for one in sorted(medians[name]))
+        print(f"| {name} | {len(each)} | {statistics.median(each):.1f} | {p90:.1f} | {spread} |")
 
 
 def main() -> None:
     """Measure each pool and print the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=int, default=5, help="length of each measurement")
+    options.add_argument("--single", type=int, metavar="ROUNDS", help="measure single requests, in so many rounds")
     chosen = options.parse_args()
+    if chosen.single:
+        print_singles(chosen.single)
+        return
     bench_http.CONNECTIONS = CLIENTS
     print(f"{CLIENTS} clients, one worker, {DELAY_MICROSECONDS / 1000:.0f} ms for every call to the token:\n")
     print("| sessions | requests/s | p50 ms | p99 ms | of what so many sessions can do |\n|---|---|---|---|---|")

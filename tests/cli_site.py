@@ -92,12 +92,12 @@ class Site(Struct, frozen=True, kw_only=True):
         return str(self.run("create-key", *arguments).json["KeyMetadata"]["KeyId"])
 
     def checksum(self) -> dict[str, str]:
-        """Mode and checksum of each file in the data folder, but for what a mere look changes."""
+        """Mode and checksum of each file in the data folder, but for those that reading changes."""
         return {
-            str(each.relative_to(self.data)): f"{each.stat().st_mode:o} {sha256(each.read_bytes()).hexdigest()}"
-            for each in sorted(self.data.rglob("*"))
-            if each.is_file() and not each.name.endswith(("-wal", "-shm", ".lock", "token.object", "generation"))
-            if each.parent.name != "audit" and not each.name.endswith(".object")
+            str(path.relative_to(self.data)): f"{path.stat().st_mode:o} {sha256(path.read_bytes()).hexdigest()}"
+            for path in sorted(self.data.rglob("*"))
+            if path.is_file() and not path.name.endswith(("-wal", "-shm", ".lock", "token.object", "generation"))
+            if path.parent.name != "audit" and not path.name.endswith(".object")
         }
 
     def copy(self, folder: Path) -> "Site":
@@ -124,28 +124,28 @@ def at_terminal(
 
     ``answer`` has been typed already, or is typed when ``prompt`` is shown: what asks for a PIN drops earlier input.
     """
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [warm.folder() / "hsmkms", *arguments],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
         cwd=site.folder,
         env=site.environment(COLUMNS=columns, TERM="dumb") | environment,
     )
-    os.close(theirs)
+    os.close(terminal)
     typed = f"{answer}\n".encode() if answer else b""
     printed = b""
     try:
         if not prompt:
-            os.write(ours, typed)
-        while chunk := os.read(ours, 65536):
+            os.write(controller, typed)
+        while chunk := os.read(controller, 65536):
             printed += chunk
             if prompt and prompt.encode() in printed:
-                os.write(ours, typed)
+                os.write(controller, typed)
                 prompt = ""
     except OSError:  # Linux says so when the other end has been closed
         pass
     finally:
-        os.close(ours)
+        os.close(controller)
     return printed.decode().replace("\r\n", "\n"), process.wait(SECONDS)

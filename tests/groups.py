@@ -43,7 +43,7 @@ class Modules(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
-    """One member: its serial, and the file that tells its shim how to behave, in all processes."""
+    """One member: its serial, and the control file of its shim, for all processes."""
 
     serial: str
     control: Path
@@ -57,7 +57,7 @@ class Member(Struct, frozen=True):
         self.order(f"fault * * return {code:#x}")
 
     def come_back(self) -> None:
-        """Let it answer again, to processes that initialise the module anew; its sessions and logins are gone."""
+        """Let it answer again, to processes that reinitialise the module; its sessions and logins are gone."""
         self.order(f"fault * until-initialized return {REMOVED:#x}")
 
 
@@ -69,8 +69,19 @@ class Group(Struct, frozen=True):
     settings: TokenSettings
 
     @classmethod
-    def of(cls, token: TokenSettings, folder: Path, modules: Modules, *, behind: bool = False) -> Self:
-        """Make a group of a SoftHSM token and a second member, which is a copy if it is ``behind``."""
+    def of(
+        cls,
+        token: TokenSettings,
+        folder: Path,
+        modules: Modules,
+        *,
+        behind: bool = False,
+        replication_seconds: float | None = None,
+    ) -> Self:
+        """Make a group of a SoftHSM token and a second member, which is a copy if it is ``behind``.
+
+        Without ``replication_seconds`` no creation waits for a member that is behind.
+        """
         assert isinstance(token.serial, str)
         folder.mkdir(mode=0o700)
         copied = token.environment
@@ -90,6 +101,7 @@ class Group(Struct, frozen=True):
             module=modules.group,
             serial=tuple(each.serial for each in members),
             environment={"GROUP_MEMBERS": " ".join(shown)},
+            replication_seconds=(0.0 if behind else 60.0) if replication_seconds is None else replication_seconds,
         )
         return cls(*members, settings)
 
@@ -98,7 +110,11 @@ class Group(Struct, frozen=True):
         assert isinstance(self.settings.serial, tuple)
         lines = file.read_text().splitlines()
         serials = ", ".join(f'"{each}"' for each in self.settings.serial)
-        new = {"module =": f'module = "{self.settings.module}"', "serial =": f"serial = [{serials}]"}
+        new = {
+            "module =": f'module = "{self.settings.module}"',
+            "serial =": f"serial = [{serials}]",
+            "# replication_seconds =": f"replication_seconds = {self.settings.replication_seconds}",
+        }
         kept = [next((new[each] for each in new if line.startswith(each)), line) for line in lines]
         at = kept.index("[token.environment]")
         variables = [f'{name} = "{value}"' for name, value in self.settings.environment.items()]

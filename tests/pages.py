@@ -71,13 +71,13 @@ def blocks(text: str, kind: str) -> list[str]:
 
 def steps(text: str) -> list[Step]:
     """The steps of a text in their order: those of its console blocks, and each block of Python."""
-    found: list[Step] = []
+    page_steps: list[Step] = []
     for kind, body in FENCE.findall(text):
         if kind == "console":
-            found += _steps(body)
+            page_steps += _steps(body)
         elif kind == "python":
-            found.append(Step(command=f"python - <<'PYTHON'\n{body}PYTHON", output=[], status=0))
-    return found
+            page_steps.append(Step(command=f"python - <<'PYTHON'\n{body}PYTHON", output=[], status=0))
+    return page_steps
 
 
 def commands(text: str) -> list[str]:
@@ -91,14 +91,14 @@ def section(text: str, heading: str) -> str:
 
 
 def _steps(block: str) -> Iterator[Step]:
-    ends = [found.start() for found in re.finditer(r"^\$ ", block, re.MULTILINE)]
+    ends = [match.start() for match in re.finditer(r"^\$ ", block, re.MULTILINE)]
     for start, end in zip(ends, [*ends[1:], len(block)], strict=True):
-        found = COMMAND.match(block[start:end])
-        assert found is not None
-        output = block[start + found.end() : end].strip("\n").splitlines()
-        told = STATUS.search(found[1])
+        match = COMMAND.match(block[start:end])
+        assert match is not None
+        output = block[start + match.end() : end].strip("\n").splitlines()
+        expected = STATUS.search(match[1])
         fails = any(re.match(r"hsmkms: \w+(Exception|Error): ", line) for line in output)
-        yield Step(command=found[1], output=output, status=int(told[1]) if told else None if fails else 0)
+        yield Step(command=match[1], output=output, status=int(expected[1]) if expected else None if fails else 0)
 
 
 # -- running ----------------------------------------------------------------------------------------------------------
@@ -119,27 +119,27 @@ def run(site: Site, page: list[Step], places: Mapping[str, str], environment: Ma
     if any("faketime" in step.command for step in page):
         warm.prepare_faketime()
     script = "\n".join(f"printf '{BEGIN}'\n{placed(step.command, places)}\nprintf '{END}%s\\n' $?" for step in page)
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (50, COLUMNS))
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (50, COLUMNS))
     shell = subprocess.Popen(
         ["bash", "--noprofile", "--norc", "-o", "pipefail", "-c", script],
         stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
+        stdout=terminal,
+        stderr=terminal,
         cwd=site.folder,
         env=site.environment(COLUMNS=str(COLUMNS), TERM="dumb", **environment),
         start_new_session=True,
     )
-    os.close(theirs)
+    os.close(terminal)
     try:
-        text = _read_until_end(ours, shell)
+        text = _read_until_end(controller, shell)
     finally:
-        os.close(ours)
+        os.close(controller)
         with suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)
         shell.wait()
-    found = re.findall(f"{BEGIN}(.*?){END}([0-9]+)", text, re.DOTALL)
-    return [Printed(lines=output.strip("\n").splitlines(), status=int(status)) for output, status in found]
+    outputs = re.findall(f"{BEGIN}(.*?){END}([0-9]+)", text, re.DOTALL)
+    return [Printed(lines=output.strip("\n").splitlines(), status=int(status)) for output, status in outputs]
 
 
 def placed(text: str, places: Mapping[str, str]) -> str:
@@ -153,7 +153,7 @@ def _read_until_end(terminal: int, shell: "subprocess.Popen[bytes]") -> str:
     """What is printed until the shell ends: what it leaves running in the background is not waited for."""
     text = b""
     deadline = time.monotonic() + PAGE_SECONDS
-    with suppress(OSError):  # Linux says so when everybody has closed the other end
+    with suppress(OSError):  # Linux's error when all other ends are closed
         while True:
             ended = shell.poll() is not None
             ready, _, _ = select.select([terminal], [], [], 0 if ended else 0.1)
@@ -170,21 +170,21 @@ def _read_until_end(terminal: int, shell: "subprocess.Popen[bytes]") -> str:
 
 def constant(lines: list[str]) -> list[str]:
     """Lines without what differs from run to run, and tables without their frames and folds."""
-    found: list[str] = []
+    constants: list[str] = []
     for line in lines:
         cells = [cell.replace(" ", "") for cell in line.strip("│┃").split("│")]
-        if line.startswith("│") and not cells[0] and found:
-            found[-1] = "│".join(a + b for a, b in zip(found[-1].split("│"), cells, strict=True))
+        if line.startswith("│") and not cells[0] and constants:
+            constants[-1] = "│".join(a + b for a, b in zip(constants[-1].split("│"), cells, strict=True))
         elif line.startswith("│"):
-            found.append("│".join(cells))
+            constants.append("│".join(cells))
         elif line.strip() and line[0] not in "┌├└┏┡┃":
-            found.append(line.strip())
+            constants.append(line.strip())
     for name, pattern in VARYING.items():
-        found = [re.sub(pattern, name, line) for line in found]
-    return found
+        constants = [re.sub(pattern, name, line) for line in constants]
+    return constants
 
 
 def fits(shown: list[str], printed: list[str]) -> bool:
-    """True if a page shows what is printed; nothing shown is no statement, ``...`` stands for any lines."""
+    """Return whether a page's output fits what was printed; no output fits anything, ``...`` stands for any lines."""
     pattern = "".join("(?:.*\n)*?" if line == "..." else f"{re.escape(line)}\n" for line in constant(shown))
     return not shown or re.fullmatch(pattern, "".join(f"{line}\n" for line in constant(printed))) is not None

@@ -25,8 +25,8 @@ def statement(
     sid: str, principal: object, action: object, condition: Statement | None = None, effect: str = "Allow"
 ) -> Statement:
     """One statement about the key."""
-    found: Statement = {"Sid": sid, "Effect": effect, "Principal": principal, "Action": action, "Resource": "*"}
-    return found if condition is None else found | {"Condition": condition}
+    made: Statement = {"Sid": sid, "Effect": effect, "Principal": principal, "Action": action, "Resource": "*"}
+    return made if condition is None else made | {"Condition": condition}
 
 
 def owner(account: str) -> Statement:
@@ -63,7 +63,7 @@ def cloudwatch_logs(account: str) -> list[Statement]:
 
 
 def parameter_store(account: str) -> list[Statement]:
-    """SSM parameters: everybody in the account, by way of the service."""
+    """SSM parameters: all principals of the account, through the service."""
     through = {"StringEquals": {"kms:ViaService": "ssm.eu-central-1.amazonaws.com", "kms:CallerAccount": account}}
     return [owner(account), statement("through SSM", {"AWS": "*"}, USE, through)]
 
@@ -97,14 +97,14 @@ def node_roles(account: str) -> list[Statement]:
 
 
 def all_but_some(account: str) -> list[Statement]:
-    """A Deny for everybody but some, by ArnNotLike."""
+    """A Deny for all but some, by ArnNotLike."""
     some = [iam(account, "role/app-*"), iam(account, "user/alice")]
     against = statement("but some", "*", "kms:Decrypt", {"ArnNotLike": {"aws:PrincipalArn": some}}, "Deny")
     return [owner(account), against]
 
 
 def endpoint_only(account: str, operator: str = "StringNotEquals") -> list[Statement]:
-    """A Deny for whoever does not come through an endpoint of a VPC."""
+    """A Deny for callers that do not come through an endpoint of a VPC."""
     condition = {operator: {"aws:SourceVpce": ENDPOINT}, "BoolIfExists": {"aws:ViaAWSService": "false"}}
     return [owner(account), statement("endpoint", "*", ["kms:Encrypt", "kms:Decrypt"], condition, "Deny")]
 

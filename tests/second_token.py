@@ -68,8 +68,8 @@ def token_folder(token: TokenSettings) -> Path:
     wanted = token.serial if isinstance(token.serial, str) else token.label
     assert wanted is not None
     folders = Path(token.environment["SOFTHSM2_CONF"]).parent.joinpath("tokens").iterdir()
-    (found,) = [each for each in folders if wanted.encode() in (each / "token.object").read_bytes()]
-    return found
+    (folder,) = [each for each in folders if wanted.encode() in (each / "token.object").read_bytes()]
+    return folder
 
 
 def clone(token: TokenSettings, *, serial: str = CLONE_SERIAL, into: Path | None = None) -> Path:
@@ -77,17 +77,17 @@ def clone(token: TokenSettings, *, serial: str = CLONE_SERIAL, into: Path | None
 
     ``into``: the ``tokens`` folder of another module; else the copy is in another slot of the same one.
     """
-    held = token_folder(token)
-    copy = (into or held.parent) / str(uuid.uuid4())
-    shutil.copytree(held, copy)
-    told = (copy / "token.object").read_bytes()
-    (copy / "token.object").write_bytes(told.replace(serial_in(told), serial.encode()))
+    original = token_folder(token)
+    copy = (into or original.parent) / str(uuid.uuid4())
+    shutil.copytree(original, copy)
+    token_object = (copy / "token.object").read_bytes()
+    (copy / "token.object").write_bytes(token_object.replace(serial_in(token_object), serial.encode()))
     return copy
 
 
 @contextmanager
 def swapped_for_clone(token: TokenSettings, *, serial: str = CLONE_SERIAL) -> Iterator[None]:
-    """In the block a clone is in the place of a token, which is there again afterwards, as it was."""
+    """Within the block a clone is in the place of a token, which is restored afterwards."""
     original = token_folder(token)
     place = original.parent.with_name("swapped")
     copy = clone(token, serial=serial)
@@ -100,19 +100,19 @@ def swapped_for_clone(token: TokenSettings, *, serial: str = CLONE_SERIAL) -> It
 def clone_again(token: TokenSettings, copy: TokenSettings) -> None:
     """Bring a clone in a module of its own to the state of its token now."""
     assert isinstance(copy.serial, str)
-    held = token_folder(copy)
-    shutil.rmtree(held)
-    clone(token, serial=copy.serial, into=held.parent)
+    original = token_folder(copy)
+    shutil.rmtree(original)
+    clone(token, serial=copy.serial, into=original.parent)
 
 
-def serial_in(told: bytes) -> bytes:
+def serial_in(token_object: bytes) -> bytes:
     """The serial in the bytes of a SoftHSM token's file: its attribute CKA_OS_TOKENSERIAL.
 
     An attribute is its type, the kind of its value (3: bytes) and the value's length, 8 bytes each, and the value.
     """
-    at = told.index(TOKEN_SERIAL.to_bytes(8, "big") + (3).to_bytes(8, "big"))
-    length = int.from_bytes(told[at + 16 : at + 24], "big")
-    return told[at + 24 : at + 24 + length]
+    at = token_object.index(TOKEN_SERIAL.to_bytes(8, "big") + (3).to_bytes(8, "big"))
+    length = int.from_bytes(token_object[at + 16 : at + 24], "big")
+    return token_object[at + 24 : at + 24 + length]
 
 
 def add_clone(file: Path, *, serial: str = CLONE_SERIAL) -> TokenSettings:
@@ -125,19 +125,19 @@ def add_clone(file: Path, *, serial: str = CLONE_SERIAL) -> TokenSettings:
     module, environment = new_module(first, folder)
     clone(first, serial=serial, into=folder / "tokens")
     name(file, module, environment, first.pin.file, f'serial = "{serial}"')
-    return next(each for each in config.load(file).tokens if each.serial == serial)
+    return next(token for token in config.load(file).tokens if token.serial == serial)
 
 
 @contextmanager
 def away(token: TokenSettings) -> Iterator[None]:
     """Every token of the module of these settings cannot be reached in the block."""
-    held = Path(token.environment["SOFTHSM2_CONF"]).parent / "tokens"
-    held.rename(held.with_name("away"))
-    held.mkdir()
+    tokens = Path(token.environment["SOFTHSM2_CONF"]).parent / "tokens"
+    tokens.rename(tokens.with_name("away"))
+    tokens.mkdir()
     yield
-    if held.with_name("away").exists():
-        held.rmdir()
-        held.with_name("away").rename(held)
+    if tokens.with_name("away").exists():
+        tokens.rmdir()
+        tokens.with_name("away").rename(tokens)
 
 
 def only(settings: config.Settings, *tokens: TokenSettings) -> config.Settings:

@@ -1,6 +1,6 @@
 """Other tokens, played by the shim in ``tests/shim`` over SoftHSM: personalities by name, and faults by order.
 
-The shim is compiled once per test run (fixture ``shim_path``). What a control file may say is told in shim/shim.c.
+The shim is compiled once per test run (fixture ``shim_path``). The orders of a control file are in shim/shim.c.
 """
 
 import os
@@ -21,7 +21,7 @@ _WARNINGS: Final = ("-Wall", "-Wextra", "-Werror")
 
 
 class Personality(Struct, frozen=True, kw_only=True):
-    """A token with a will of its own. ``orders``: lines of the control file. ``reason``: which tokens are like that."""
+    """A token with deviations. ``orders``: lines of the control file. ``reason``: which tokens behave so."""
 
     name: str
     orders: tuple[str, ...]
@@ -128,7 +128,7 @@ def compile_module(module: Path, folder: Path) -> Path:
 
 
 def order(control: Path, *lines: str) -> None:
-    """Tell the shim what to be from now on, in one step; also in processes that have it open."""
+    """Replace the shim's orders in one step, also for processes that have it open."""
     _waiting(control).unlink(missing_ok=True)
     new = control.with_suffix(".new")
     new.write_text("".join(f"{line}\n" for line in lines))
@@ -151,7 +151,7 @@ def ignoring(attribute: Attribute, *, value: bool) -> str:
 
 
 class Played(Struct, frozen=True):
-    """A SoftHSM token behind the shim, and the control file that tells it what to be."""
+    """A SoftHSM token behind the shim, and the control file with its orders."""
 
     token: SoftHsm
     control: Path
@@ -165,7 +165,7 @@ class Played(Struct, frozen=True):
         return cls(msgspec.structs.replace(token, module=shim, environment=environment), control)
 
     def order(self, *lines: str) -> None:
-        """Tell it what to be from now on."""
+        """Replace the shim's orders."""
         order(self.control, *lines)
 
     def waiting(self) -> int:

@@ -55,14 +55,14 @@ class TokenFolder(Struct):
     def hide_objects(self) -> None:
         """Take the objects away, and leave the token."""
         self.right.mkdir()
-        for each in self.folder.iterdir():
-            if each.name not in OF_THE_TOKEN:
-                each.rename(self.right / each.name)
+        for path in self.folder.iterdir():
+            if path.name not in OF_THE_TOKEN:
+                path.rename(self.right / path.name)
 
     def show_objects(self) -> None:
         """Put them back."""
-        for each in self.right.iterdir():
-            each.rename(self.folder / each.name)
+        for path in self.right.iterdir():
+            path.rename(self.folder / path.name)
         self.right.rmdir()
 
     def copy(self, name: str, without: set[str] | None = None) -> Path:
@@ -78,7 +78,7 @@ class TokenFolder(Struct):
         return self.copy(name, self.objects())
 
     def with_another_serial(self, label: str, conf: Path) -> Path:
-        """A token that was initialised anew with that label, so that its serial is another one."""
+        """A token that was initialised again with that label, so that its serial is another one."""
         made = self.place / "another serial"
         made.mkdir()
         own = self.place / "softhsm2.conf"
@@ -91,4 +91,4 @@ class TokenFolder(Struct):
 
     def objects(self) -> set[str]:
         """The files of its objects."""
-        return {each.name for each in self.folder.iterdir()} - OF_THE_TOKEN
+        return {path.name for path in self.folder.iterdir()} - OF_THE_TOKEN

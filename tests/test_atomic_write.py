@@ -1,4 +1,4 @@
-"""Replacing a file in one step: what is at its name at each instant, and that nobody can lead it elsewhere."""
+"""Replacing a file atomically: what is at its name at each instant, and that no other user can redirect it."""
 
 import os
 import stat
@@ -23,7 +23,7 @@ with atomic_write.draft(Path(sys.argv[1]), b"never"):
 
 def names(folder: Path) -> list[str]:
     """What is in a folder."""
-    return sorted(each.name for each in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def precious(tmp_path: Path) -> Path:
 
 
 def test_content_and_mode(tmp_path: Path) -> None:
-    """The new content is there, for the owner alone whatever the umask, and no other file is left."""
+    """The file has the new content, readable for the owner alone whatever the umask, and no other file is left."""
     old = os.umask(0)
     try:
         for content in (b"one", b"another"):

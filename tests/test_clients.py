@@ -77,13 +77,13 @@ def test_some_clients_are_run_again() -> None:
 
 def test_what_hangs_is_ended(tmp_path: Path) -> None:
     """A program that does not end is ended with all that it has started."""
-    told = tmp_path / "child"
+    marker = tmp_path / "child"
     seconds = 1.0
-    while not told.exists():  # a busy machine may need longer to start it
+    while not marker.exists():  # a busy machine may need longer to start it
         with pytest.raises(subprocess.TimeoutExpired):
-            run(["bash", "-c", f"sleep 600 & echo $! >{told}.part; mv {told}.part {told}; wait"], seconds)
+            run(["bash", "-c", f"sleep 600 & echo $! >{marker}.part; mv {marker}.part {marker}; wait"], seconds)
         seconds *= 4
-    until(lambda: has_ended(int(told.read_text())), 60)
+    until(lambda: has_ended(int(marker.read_text())), 60)
 
 
 def has_ended(pid: int) -> bool:
@@ -95,7 +95,7 @@ def has_ended(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("output", "words"),
     [
         ("one\nerror: cannot open /root/a/b.txt: gone\n  at line 7", "error: cannot open b.txt: gone"),
         ("throw new Error(x)\n\nTypeError [X]: no\nTypeError: not a number", "TypeError: not a number"),
@@ -104,6 +104,6 @@ def has_ended(pid: int) -> bool:
         ("no https://host/path here", "no https://host/path here"),
     ],
 )
-def test_reasons(said: str, words: str) -> None:
+def test_reasons(output: str, words: str) -> None:
     """The reason that a row gives is the line of an error, or the last with words, without this machine's paths."""
-    assert last_words(said) == words
+    assert last_words(output) == words

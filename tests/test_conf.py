@@ -33,27 +33,27 @@ MAX_EXPOSURE = 2.0
 
 def settings(unit: Path) -> dict[str, list[str]]:
     """The settings of a unit by name."""
-    found: dict[str, list[str]] = {}
+    settings_by_section: dict[str, list[str]] = {}
     for line in unit.read_text().splitlines():
         if "=" in line and not line.startswith("#"):
             name, _, value = line.partition("=")
-            found.setdefault(name, []).append(value)
-    return found
+            settings_by_section.setdefault(name, []).append(value)
+    return settings_by_section
 
 
 def check_command(words: list[str]) -> None:
     """The words after ``hsmkms`` name a command, and options that it or hsmkms itself has."""
     group = typer.main.get_group(app)
-    (name,) = [each for each in words if each in group.commands]
+    (name,) = [word for word in words if word in group.commands]
     known = {option for each in (*group.params, *group.commands[name].params) for option in each.opts}
-    assert {each for each in words if each.startswith("--")} <= known
+    assert {word for word in words if word.startswith("--")} <= known
 
 
 def hsmkms_commands(text: str) -> list[list[str]]:
     """Every command line of hsmkms in a text."""
     lines = text.replace("\\\n", " ").splitlines()
-    found = (re.search(r"/hsmkms (?!-rf)([^>|&#]*)", line) for line in lines)
-    return [each[1].split() for each in found if each is not None]
+    match = (re.search(r"/hsmkms (?!-rf)([^>|&#]*)", line) for line in lines)
+    return [each[1].split() for each in match if each is not None]
 
 
 @pytest.mark.parametrize("drop_in", [False, True], ids=["one token", "two tokens"])
@@ -100,7 +100,7 @@ def test_server_unit_is_closed() -> None:
 
 
 def test_pin_from_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The PIN file that systemd hands over goes before the path itself; other files must be closed to everybody."""
+    """The PIN file of systemd precedes the path itself; other files must be closed to other users."""
     named, given = tmp_path / "pin", tmp_path / "credentials"
     pin = partial(read_pin, PinSettings(file=named), credentials=("pin",))
     named.write_text("open to others\n")
@@ -138,13 +138,13 @@ ONE = TokenSettings(label="old hsm", serial="1c2e", pin=PinSettings(file=Path("/
     ],
 )
 def test_names_of_credentials(other: tuple[TokenSettings, ...], names: list[str]) -> None:
-    """A PIN file goes by its token's label, its serial and its own name, but by none that fits another token's file."""
+    """A PIN file is named by its token's label, its serial or its own name, and by no name of another token's file."""
     settings = Settings(account_id="111122223333", regions=("eu-central-1",), token=ONE, further_tokens=other)
     assert list(credential_names(settings, ONE)) == names
 
 
 def test_credentials_of_two_tokens() -> None:
-    """The drop-in for two tokens hands over the PIN file of each, under a name by which hsmkms looks for it."""
+    """The drop-in for two tokens passes the PIN file of each, under the name that hsmkms expects."""
     sample = config.load(CONF / "two-tokens" / "hsmkms.toml")
     _, *handed_over = settings(CONF / "two-tokens" / "pins.conf")["LoadCredential"]
     assert len(handed_over) == len(sample.tokens)
@@ -197,7 +197,7 @@ def test_compose_and_workflow() -> None:
     runs = "\n".join(step["run"] for step in steps if "run" in step)
     commands = hsmkms_commands(runs.replace('bin/pip" install ./hsmkms', "").replace('hsmkms" ', "hsmkms "))
     assert len(commands) == 1
-    for each in commands:
-        check_command(each)
+    for command in commands:
+        check_command(command)
     for file in re.findall(r"--file (\S+)", runs + COMPOSE.read_text()):
         assert (ROOT / file).is_file()

@@ -100,6 +100,7 @@ def test_all(write: Callable[..., Path], tmp_path: Path) -> None:
             ("regions = ", 'default_region = "us-east-1"\ndata_dir = "/var/lib/hsmkms"\nregions = '),
             ('label = "here"', 'label = "here"\nserial = "12ab"\ninit_reserved = "configdir=/x"\nmax_sessions = 1'),
             ("[token.pin]", "session_wait_seconds = 0\n[token.environment]\nSOFTHSM2_CONF = 'a=b'\n[token.pin]"),
+            ("[token.environment]", "replication_seconds = 1\n[token.environment]"),
             ('file = "pin"', 'command = ["./pin.sh", "-"]\n[reconcile]\ngrace_hours = 1'),
         )
     )
@@ -113,6 +114,7 @@ def test_all(write: Callable[..., Path], tmp_path: Path) -> None:
         init_reserved="configdir=/x",
         max_sessions=1,
         session_wait_seconds=0,
+        replication_seconds=1,
         environment={"SOFTHSM2_CONF": "a=b"},
         pin=PinSettings(command=(f"{tmp_path}/pin.sh", "-")),
     )
@@ -400,7 +402,7 @@ def test_open_file(pin_file: Path, mode: int) -> None:
 def test_foreign_file(pin_file: Path) -> None:
     """A file of another user is refused: its owner could change it at any time."""
     os.chown(pin_file, 12345, -1)
-    assert "belongs to another user: run `chown 0 " in refusal(PinSettings(file=pin_file))
+    assert "belongs to another user: run hsmkms as the uid 12345" in refusal(PinSettings(file=pin_file))
 
 
 @pytest.mark.parametrize(
@@ -614,6 +616,7 @@ pin_settings = st.one_of(
         init_reserved=st.none() | texts,
         max_sessions=st.integers(1, 1000),
         session_wait_seconds=st.floats(0, 3600),
+        replication_seconds=st.floats(0, 3600),
     ),
     st.builds(ReconcileSettings, grace_hours=st.floats(0, 1000)),
     st.builds(

@@ -46,13 +46,13 @@ def unwrap(private: RSAPrivateKey, algorithm: str, wrapped: bytes) -> bytes:
 
 def test_methods() -> None:
     """The four algorithms that are safe, and no other."""
-    assert {str(each) for each in key_wrapping.METHODS} == set(ALGORITHMS)
+    assert {str(method) for method in key_wrapping.METHODS} == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_there_and_back(algorithm: str, bits: int) -> None:
-    """What is wrapped comes out again, and no two wrappings of it are the same."""
+    """Wrapped material unwraps to the same bytes, and no two wrappings of it are equal."""
     material = bytearray(os.urandom(32))
     first, second = (key_wrapping.wrap(pair(bits).public_key(), algorithm, material) for _ in range(2))
     assert first != second
@@ -61,7 +61,7 @@ def test_there_and_back(algorithm: str, bits: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 31, 33, 1217, 4096])
 def test_key_wrap_takes_any_length(length: int) -> None:
-    """RSA_AES_KEY_WRAP carries what is no multiple of 8 bytes, and what is longer than an RSA block."""
+    """RSA_AES_KEY_WRAP wraps lengths that are no multiple of 8 bytes, and more than an RSA block."""
     material = os.urandom(length)
     wrapped = key_wrapping.wrap(pair().public_key(), "RSA_AES_KEY_WRAP_SHA_256", material)
     assert unwrap(pair(), "RSA_AES_KEY_WRAP_SHA_256", wrapped) == material
@@ -69,27 +69,27 @@ def test_key_wrap_takes_any_length(length: int) -> None:
 
 @pytest.mark.parametrize(("algorithm", "most"), [("RSAES_OAEP_SHA_1", 214), ("RSAES_OAEP_SHA_256", 190)])
 def test_room(algorithm: str, most: int) -> None:
-    """OAEP takes as much as RFC 8017 lets it, and a byte more is told with the way out."""
+    """OAEP takes as much as RFC 8017 allows, and the error for a byte more names the alternative."""
     material = os.urandom(most)
     assert unwrap(pair(), algorithm, key_wrapping.wrap(pair().public_key(), algorithm, material)) == material
-    with pytest.raises(ValidationException) as told:
+    with pytest.raises(ValidationException) as caught:
         key_wrapping.wrap(pair().public_key(), algorithm, material + b"?")
-    assert f"takes {most} bytes, and the key material has {most + 1}: use RSA_AES_KEY_WRAP_SHA_256" in str(told.value)
+    assert f"takes {most} bytes, and the key material has {most + 1}: use RSA_AES_KEY_WRAP_SHA_256" in str(caught.value)
 
 
 def test_too_long_for_the_api() -> None:
     """What ImportKeyMaterial would not take is not made."""
-    with pytest.raises(ValidationException) as told:
+    with pytest.raises(ValidationException) as caught:
         key_wrapping.wrap(pair().public_key(), "RSA_AES_KEY_WRAP_SHA_1", bytes(6144))
-    assert "6408 bytes: the API takes 6144" in str(told.value)
+    assert "6408 bytes: the API takes 6144" in str(caught.value)
 
 
 @pytest.mark.parametrize("algorithm", ["RSAES_PKCS1_V1_5", "SM2PKE", "rsaes_oaep_sha_1", ""])
 def test_other_algorithms(algorithm: str) -> None:
     """Any other algorithm is refused with the list of those that there are."""
-    with pytest.raises(ValidationException) as told:
+    with pytest.raises(ValidationException) as caught:
         key_wrapping.wrap(pair().public_key(), algorithm, bytes(32))
-    assert all(each in str(told.value) for each in ALGORITHMS)
+    assert all(each in str(caught.value) for each in ALGORITHMS)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -107,7 +107,7 @@ def test_forms_of_public_keys(bits: int) -> None:
         b'"' + text + b'"\n',
         base64.encodebytes(der(public)),
     ]
-    read = [key_wrapping.read_public_key(each) for each in forms]
+    read = [key_wrapping.read_public_key(form) for form in forms]
     assert all(isinstance(each, RSAPublicKey) for each in read)
     assert {each.public_numbers() for each in read} == {public.public_numbers()}
 
@@ -122,23 +122,23 @@ def _private() -> bytes:
 )
 def test_no_public_key(data: bytes) -> None:
     """What is no public key is refused, with what would be one."""
-    with pytest.raises(ValidationException) as told:
+    with pytest.raises(ValidationException) as caught:
         key_wrapping.read_public_key(data)
-    assert "--query PublicKey --output text" in str(told.value)
+    assert "--query PublicKey --output text" in str(caught.value)
 
 
 def test_private_key() -> None:
     """A private key is no public key, and nothing of it is repeated."""
-    with pytest.raises(ValidationException) as told:
+    with pytest.raises(ValidationException) as caught:
         key_wrapping.read_public_key(_private())
-    assert str(told.value).startswith("The public key cannot be read")
+    assert str(caught.value).startswith("The public key cannot be read")
 
 
 def test_other_public_keys() -> None:
-    """An elliptic curve key, and an RSA key of a size that is not handed out, are told from wrapping keys."""
-    with pytest.raises(ValidationException) as told:
+    """An elliptic curve key, and an RSA key of a size that is not issued, are refused as wrapping keys."""
+    with pytest.raises(ValidationException) as caught:
         key_wrapping.read_public_key(der(ec.generate_private_key(ec.SECP256R1()).public_key()))
-    assert "no RSA key" in str(told.value)
-    with pytest.raises(ValidationException) as told:
+    assert "no RSA key" in str(caught.value)
+    with pytest.raises(ValidationException) as caught:
         key_wrapping.read_public_key(der(generate_private_key(65537, 1024).public_key()))  # noqa: S505 - to be refused
-    assert "has 1024 bits: wrapping keys have 2048, 3072 or 4096" in str(told.value)
+    assert "has 1024 bits: wrapping keys have 2048, 3072 or 4096" in str(caught.value)

@@ -51,25 +51,29 @@ def group(path: Path, mode: int) -> None:
         (lambda folder: (folder / "file").chmod(0o666), "file can be written by everybody (mode 0666", "chmod go-w "),
         (lambda folder: (folder / "file").chmod(0o602), "file can be written by everybody (mode 0602", "chmod go-w "),
         (lambda folder: group(folder / "file", 0o660), f"by its group (mode 0660, group {STRANGER})", "chmod g-w "),
-        (lambda folder: os.chown(folder / "file", STRANGER, 0), f"file belongs to {STRANGER}", "chown root "),
+        (
+            lambda folder: os.chown(folder / "file", STRANGER, 0),
+            f"file belongs to {STRANGER}",
+            f"run hsmkms as the uid {STRANGER}",
+        ),
         (lambda folder: folder.chmod(0o777), "folder can be written by everybody (mode 0777", "chmod go-w "),
         (lambda folder: folder.parent.chmod(0o757), "above can be written by everybody (mode 0757", "chmod go-w "),
         (lambda folder: os.chown(folder.parent, STRANGER, 0), f"above belongs to {STRANGER}", f"name {STRANGER} in"),
-        (link_of_a_stranger, f"folder belongs to {STRANGER}", "chown root "),
+        (link_of_a_stranger, f"folder belongs to {STRANGER}", "run hsmkms as the uid"),
     ],
     ids=["file", "others", "group", "owner", "folder", "above", "owner above", "link"],
 )
 def test_refused(folder: Path, change: Callable[[Path], object], reason: str, cure: str) -> None:
-    """Whatever lets another user change a file, or put another one in its place, is told with what mends it."""
+    """Whatever lets another user change or replace a file is reported with its remedy."""
     file = folder / "file"
     ownership.check("the file", file)
     change(folder)
     with pytest.raises(ConfigurationError) as caught:
         ownership.check("the file", file)
-    told = str(caught.value)
-    assert told.startswith(f"the file {file} can be changed by another user, so it is not used: ")
-    assert reason in told
-    assert cure in told
+    message = str(caught.value)
+    assert message.startswith(f"the file {file} can be changed by another user, so it is not used: ")
+    assert reason in message
+    assert cure in message
 
 
 @needs_root
@@ -83,7 +87,7 @@ def test_behind_a_link(folder: Path, tmp_path: Path) -> None:
 
 
 def test_sticky_folder(folder: Path) -> None:
-    """In a folder such as /tmp everybody may make files, and nobody can replace ours; as a data folder it is unfit."""
+    """In a folder such as /tmp no other user can replace a file; as a data folder it is unfit."""
     folder.parent.chmod(0o1777)
     assert ownership.weakness(folder / "file") is None
     assert ownership.weakness(folder / "missing" / "as well") is None
@@ -102,7 +106,7 @@ def test_what_cannot_be_there(folder: Path) -> None:
 
 @needs_root
 def test_trusted_owners(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whom the variable names is trusted, by uid or name; a name that nobody has is an error."""
+    """The user that the variable names is trusted, by uid or name; an unknown name is an error."""
     os.chown(folder, STRANGER, 0)
     monkeypatch.setenv(ownership.TRUSTED_VARIABLE, f"daemon, {STRANGER}")
     assert ownership.weakness(folder / "file") is None
@@ -114,7 +118,7 @@ def test_trusted_owners(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def named_group(name: str, gid: int, *members: str) -> Callable[[int], grp.struct_group]:
-    """What the system would tell of a group."""
+    """The system's answer about a group."""
     return lambda _: grp.struct_group((name, "x", gid, list(members)))
 
 
@@ -140,7 +144,7 @@ MYSELF = pwd.getpwuid(os.geteuid()).pw_name
 def test_groups(
     folder: Path, monkeypatch: pytest.MonkeyPatch, told: Callable[[int], grp.struct_group], *, private: bool
 ) -> None:
-    """What a group may write is as good as private if it is the user's own, or a system's in which nobody is."""
+    """A file that a group may write counts as private if the group is the user's own, or an empty system group."""
     monkeypatch.setattr(grp, "getgrgid", told)
     monkeypatch.setattr(pwd, "getpwall", lambda: [pwd.getpwuid(os.geteuid())])
     folder.chmod(0o775)
@@ -150,7 +154,7 @@ def test_groups(
 
 @pytest.mark.parametrize(("name", "gid"), [(MYSELF, 1000), ("staff", 50)])
 def test_primary_group_of_others(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, gid: int) -> None:
-    """A group is not private if somebody else has it as his own, though it lists no members."""
+    """A group is not private if it is another user's primary group, though it lists no members."""
     me = pwd.getpwuid(os.geteuid())
     other = pwd.struct_passwd(("eve", "x", STRANGER, gid, "", "/", "/bin/sh"))
     monkeypatch.setattr(grp, "getgrgid", named_group(name, gid))
@@ -185,26 +189,26 @@ ACL = struct.pack(
     *(16, 7, 2**32 - 1),
     *(32, 5, 2**32 - 1),
 )
-"""Version 2; the owner, a stranger who may write, the group that may not, the mask, everybody else."""
+"""Version 2; the owner, a stranger who may write, the group that may not, the mask, all others."""
 
 
 def test_access_control_list(folder: Path) -> None:
-    """With a list the group's bits speak for everybody in it, so that a private group helps no more."""
+    """With an access control list the group's bits count for all its entries, so that a private group helps no more."""
     folder.chmod(0o775)
     try:
         os.setxattr(folder, "system.posix_acl_access", ACL)
     except OSError:
         pytest.skip("the file system has no access control lists")
-    found = ownership.weakness(folder)
-    assert found is not None
-    assert found.cure == f"run `chmod g-w {folder}`"
+    weakness = ownership.weakness(folder)
+    assert weakness is not None
+    assert weakness.cure == f"run `chmod g-w {folder}`"
     folder.chmod(0o755)
     assert ownership.weakness(folder) is None
 
 
 @pytest.mark.parametrize("umask", [0, 0o002, 0o022, 0o077])
 def test_made_folders(tmp_path: Path, umask: int) -> None:
-    """Folders that are made on the way are nobody else's to write, whatever the umask; the last one is private."""
+    """Folders that are created on the way are not writable for others, whatever the umask; the last one is private."""
     old = os.umask(umask)
     try:
         ownership.make_folder(tmp_path / "a" / "b", 0o700)
@@ -247,10 +251,10 @@ NAMED = {
 def test_configuration(folder: Path, name: str) -> None:
     """No configuration is loaded that another user can change, or that names what another user can change."""
     (folder / "data").mkdir(mode=0o700)
-    for each in NAMED:
-        if each != "data":
-            (folder / each).write_text(CONFIGURATION.format(folder=folder) if each == "hsmkms.toml" else "")
-            (folder / each).chmod(0o700)
+    for file in NAMED:
+        if file != "data":
+            (folder / file).write_text(CONFIGURATION.format(folder=folder) if file == "hsmkms.toml" else "")
+            (folder / file).chmod(0o700)
     config.load(folder / "hsmkms.toml")
     (folder / name).chmod(0o777)
     with pytest.raises(ConfigurationError) as caught:
@@ -264,11 +268,11 @@ def test_seal_file_of_root(folder: Path) -> None:
     """Root writes no seal file into a folder of another user, who could lead it to any file."""
     (folder / "data").mkdir(mode=0o700)
     (folder / "share").mkdir(mode=0o755)
-    for each in NAMED:
-        if each != "data":
+    for file in NAMED:
+        if file != "data":
             text = CONFIGURATION.format(folder=folder) + '[audit]\nseal_file = "share/seals"\n'
-            (folder / each).write_text(text if each == "hsmkms.toml" else "")
-            (folder / each).chmod(0o700)
+            (folder / file).write_text(text if file == "hsmkms.toml" else "")
+            (folder / file).chmod(0o700)
     config.load(folder / "hsmkms.toml")
     os.chown(folder / "share", STRANGER, -1)
     with pytest.raises(
@@ -285,3 +289,48 @@ def test_pin_file(folder: Path) -> None:
     folder.chmod(0o777)
     with pytest.raises(PinError, match=f"can be replaced by another user, so it is not used: .*chmod go-w {folder}`"):
         read_pin(PinSettings(file=file))
+
+
+@needs_root
+def test_root_in_a_folder_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is refused where another user could not read what it makes, even if that user is trusted."""
+    ownership.check_user("the data folder", folder)
+    ownership.check_user("the data folder", folder / "missing")
+    os.chown(folder, STRANGER, 0)
+    monkeypatch.setenv(ownership.TRUSTED_VARIABLE, str(STRANGER))
+    with pytest.raises(
+        ConfigurationError, match=f"who could not read what root makes there: run hsmkms as the uid {STRANGER}"
+    ):
+        ownership.check_user("the data folder", folder)
+    os.chown(folder, pwd.getpwnam("daemon").pw_uid, 0)
+    with pytest.raises(ConfigurationError, match=r"run hsmkms as daemon \(`sudo -u daemon hsmkms ...`\)"):
+        ownership.check_user("the data folder", folder)
+
+
+@needs_root
+def test_file_that_root_has_made(folder: Path) -> None:
+    """A user is told which file of a folder is root's, and the commands that mend it; a link counts for nothing."""
+    os.chown(folder, STRANGER, STRANGER)
+    (folder / "file").chmod(0o600)
+    (folder / "link").symlink_to("/etc/shadow")
+    for each in (folder, *folder.parents):
+        if each.stat().st_uid == 0 and not each.stat().st_mode & 0o005:
+            each.chmod(0o755)
+    answers, child = os.pipe(), os.fork()
+    if not child:
+        os.setgroups([])
+        os.setresgid(STRANGER, STRANGER, STRANGER)
+        os.setresuid(STRANGER, STRANGER, STRANGER)
+        try:
+            ownership.check_usable("the file", folder, besides={folder / "file"})
+            ownership.check_usable("the file", folder)
+        except ConfigurationError as exc:
+            os.write(answers[1], str(exc).encode())
+        finally:
+            os._exit(0)
+    os.close(answers[1])
+    with os.fdopen(answers[0]) as answer:
+        told = answer.read()
+    os.waitpid(child, 0)
+    assert told.startswith(f"the file {folder}/file belongs to root, so {STRANGER} cannot use it: ")
+    assert f"As root, run `chown {STRANGER} {folder}/file` (and look for others with `find {folder} ! -user" in told

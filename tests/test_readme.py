@@ -26,6 +26,12 @@ MAP = ROOT / "hsmkms" / "README.md"
 MOST_LINES = 250
 MOST_IN_A_LINE = 84
 """Of what a topic is for, so that the list of topics fits a terminal."""
+NOT_PLAYED = {
+    *("delete-group", "delete-group-policy", "delete-user-policy", "get-group-policy", "get-user-policy", "guide"),
+    *("list-group-policies", "list-groups", "list-user-policies", "list-user-tags", "list-users"),
+    *("remove-user-from-group", "tag-user", "untag-user"),
+}
+"""Operator commands that no page runs; they have tests of their own under tests/cli."""
 TEXTS = {page: page.read_text() for page in PAGES}
 EVERYTHING = "\n".join(TEXTS.values())
 
@@ -42,7 +48,7 @@ def load_script(name: str) -> ModuleType:
 
 def commands() -> dict[str, str]:
     """Every command's name and help."""
-    return {each.name or "": each.help or "" for each in typer.main.get_group(app).commands.values()}
+    return {command.name or "": command.help or "" for command in typer.main.get_group(app).commands.values()}
 
 
 def test_generated_parts_are_current() -> None:
@@ -101,8 +107,10 @@ def test_scripts_that_are_shown_exist(text: str) -> None:
 def test_the_map_names_every_layer() -> None:
     """The map for developers names what stands at the top of the package, and only what is there."""
     text = MAP.read_text()
-    folders = [each.name for each in (ROOT / "hsmkms").iterdir() if each.is_dir() and each.name != "__pycache__"]
-    assert [each for each in folders if f"`hsmkms/{each}/`" not in text] == []
+    folders = [path.name for path in (ROOT / "hsmkms").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert [folder for folder in folders if f"`hsmkms/{folder}/`" not in text] == []
+    modules = [path.name for path in (ROOT / "hsmkms").glob("[a-z]*.py")]
+    assert [name for name in modules if f"`{name}`" not in text and f"`hsmkms/{name}`" not in text] == []
 
 
 def test_the_wheel_has_the_guide() -> None:
@@ -117,10 +125,10 @@ def test_every_global_condition_key_is_named() -> None:
     """The guide names each condition key that is not of AWS KMS; those that no request has stand apart."""
     chapter = pages.section(TEXTS[GUIDE / "permissions.md"], "Condition keys")
     present, absent = chapter.split("No request here ever has the others")
-    for each in NAMES:
-        if not each.startswith("kms:"):
-            part = absent if each in {key.name for key in ABSENT} else present
-            assert f"`{each}`" in part, each
+    for name in NAMES:
+        if not name.startswith("kms:"):
+            part = absent if name in {key.name for key in ABSENT} else present
+            assert f"`{name}`" in part, name
 
 
 def test_the_compatibility_table_has_every_operation() -> None:
@@ -136,13 +144,22 @@ def test_the_compatibility_table_has_every_operation() -> None:
     assert not set(script.PARTLY) & set(script.NEVER)
 
 
+def operator_commands() -> set[str]:
+    """The names of the commands that are no operation of the API."""
+    table = load_script("readme").table()
+    api = {re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower() for name in re.findall(r"[A-Z][A-Za-z]+", table)}
+    return set(commands()) - api
+
+
 def test_every_operator_command_is_explained() -> None:
     """Each command that is no operation of the API is explained in the README or the guide."""
-    script = load_script("readme")
-    table = script.table()
-    api = {re.sub(r"(?<=[a-z])(?=[A-Z])", "-", each).lower() for each in re.findall(r"[A-Z][A-Za-z]+", table)}
-    missing = [name for name in commands() if name not in api and f"hsmkms {name}" not in EVERYTHING]
-    assert missing == []
+    assert [name for name in sorted(operator_commands()) if f"hsmkms {name}" not in EVERYTHING] == []
+
+
+def test_every_operator_command_is_played() -> None:
+    """Each of them is run by a page as well, but for those that read or remove what others of their family have set."""
+    run = "\n".join(command for text in TEXTS.values() for command in pages.commands(text))
+    assert {name for name in operator_commands() if not re.search(rf"\bhsmkms {name}\b", run)} == NOT_PLAYED
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
@@ -156,7 +173,7 @@ def test_every_command_has_an_example(name: str) -> None:
 def test_commands_exist(page: Path) -> None:
     """A page names no command, and with a command no option, that there is not, also outside its blocks."""
     group = typer.main.get_group(app)
-    common = {option for each in group.params for option in each.opts}
+    common = {option for param in group.params for option in param.opts}
     for words in re.findall(r"`hsmkms ([^`]+)`", re.sub(r"\s+", " ", TEXTS[page])):
         name, *rest = words.split()
         if name.startswith("-") or name.isupper():
@@ -166,7 +183,7 @@ def test_commands_exist(page: Path) -> None:
         command = group.commands[name]
         if name == "audit":
             command = command.commands[rest[0]]
-        known = common | {option for each in command.params for option in each.opts}
+        known = common | {option for param in command.params for option in param.opts}
         assert {each.partition("=")[0] for each in rest if each.startswith("--")} <= known, words
 
 

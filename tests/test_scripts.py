@@ -111,7 +111,7 @@ def test_nothing_of_the_person_is_touched() -> None:
 
 
 def checkout(folder: Path) -> Path:
-    """A checkout as far as scripts/setup looks at it, with an environment that is complete."""
+    """A checkout as far as scripts/setup reads it, with an environment that is complete."""
     (folder / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts/setup", folder / "scripts/setup")
     (folder / "pyproject.toml").write_text("")
@@ -205,7 +205,7 @@ def tools(tmp_path: Path) -> Path:
 
 
 def bare_machine(tools: Path, *arguments: object) -> "subprocess.Popen[str]":
-    """Start scripts/bare-machine with these tools, a folder of its own for what it makes, and signals as by default."""
+    """Start scripts/bare-machine with these tools, its own folder for temporary files, and default signals."""
     (tools.parent / "work").mkdir()
     environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(tools), "TMPDIR": str(tools.parent / "work")}
     return subprocess.Popen(
@@ -220,7 +220,7 @@ def bare_machine(tools: Path, *arguments: object) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize("arguments", [[], ["--fast"], ["tri/xie"], ["--cache"]])
 def test_bare_machine_usage(arguments: list[str]) -> None:
-    """Without the name of a suite, or with an option that it does not have, it tells its usage."""
+    """Without the name of a suite, or with an unknown option, it prints its usage."""
     done = subprocess.run(
         [ROOT / "scripts/bare-machine", *arguments], capture_output=True, text=True, check=False, timeout=60
     )
@@ -232,18 +232,18 @@ def test_bare_machine_without_mounts(tools: Path) -> None:
     """Where mounting is refused it says so with a status of its own, and leaves nothing."""
     stand_in(tools, "unshare", "echo 'unshare failed: Operation not permitted' >&2; exit 1")
     with bare_machine(tools, "trixie") as process:
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 77
-    assert said.endswith("not run on this machine: mounting is refused: unshare failed: Operation not permitted \n")
+    assert output.endswith("not run on this machine: mounting is refused: unshare failed: Operation not permitted \n")
     assert not any((tools.parent / "work").iterdir())
 
 
 def test_bare_machine_without_the_suite(tools: Path) -> None:
     """An archive that has no such suite is a fault and no excuse."""
     with bare_machine(tools, "trixie") as process:
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "no archive that apt uses here has trixie" in said
+    assert "no archive that apt uses here has trixie" in output
     assert not any((tools.parent / "work").iterdir())
 
 

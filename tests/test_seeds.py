@@ -59,24 +59,24 @@ def parse(text: str) -> list[Seed]:
 
 def read(item: str) -> Seed:
     """One item, of which the lines have been joined."""
-    told = ITEM.fullmatch(item)
-    if told is None:
+    match = ITEM.fullmatch(item)
+    if match is None:
         raise ValueError(f"not `- **X-00** Statement. — code: … — test: …` or `… — open: …`: {item}")
     return Seed(
-        id=told["id"],
-        statement=told["statement"],
-        code=paths(told["code"]),
-        tests=paths(told["test"]),
-        open=(told["open"] or "").strip(),
+        id=match["id"],
+        statement=match["statement"],
+        code=paths(match["code"]),
+        tests=paths(match["test"]),
+        open=(match["open"] or "").strip(),
     )
 
 
 def paths(text: str | None) -> tuple[str, ...]:
     """What stands between backquotes; commas between them, and nothing else."""
-    found = PATHS.findall(text or "")
-    if ", ".join(f"`{path}`" for path in found) != (text or ""):
+    paths_named = PATHS.findall(text or "")
+    if ", ".join(f"`{path}`" for path in paths_named) != (text or ""):
         raise ValueError(f"not a list of `paths` with commas: {text}")
-    return tuple(found)
+    return tuple(paths_named)
 
 
 def seeds() -> list[Seed]:
@@ -87,13 +87,13 @@ def seeds() -> list[Seed]:
 @cache
 def functions(path: Path) -> frozenset[str]:
     """The test functions of a file, as pytest names them."""
-    found = set()
+    names = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}::{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
-    return frozenset(found)
+            names |= {f"{node.name}::{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)}
+    return frozenset(names)
 
 
 def missing(seed: Seed) -> list[str]:
@@ -119,7 +119,7 @@ def test_form(name: str) -> None:
     """Every item has the form, an id with the letter of its file, and ids rise."""
     ids = [seed.id for seed in parse((SEEDS / f"{name}.md").read_text())]
     assert ids
-    assert {each[0] for each in ids} == {FILES[name]}
+    assert {key_id[0] for key_id in ids} == {FILES[name]}
     assert ids == sorted(set(ids))
 
 
@@ -159,7 +159,7 @@ def test_bad_items(item: str) -> None:
 
 
 def test_good_items() -> None:
-    """Items may go on over several lines."""
+    """Items may span several lines."""
     text = (
         "# R\n\nProse.\n\n- **R-01** One\n  and. — code: `a.py`,\n  `b.py` — test: `t.py::x`\n"
         "- **R-02** Two.\n  — open: all of it\n"

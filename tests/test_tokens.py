@@ -47,7 +47,7 @@ def test_nothing_fails() -> None:
 
 
 def test_results_are_shown() -> None:
-    """The page tells versions, counts, refusals by their sentence, and failures by their name."""
+    """The page shows versions, counts, refusals by their sentence, and failures by their name."""
     text = body({"nss": BUILT})
     assert "| NSS softokn | 1.0 | 1 of 2 | 3 passed, 2 skipped, 1 failed | 2026-11-30 |" in text
     assert "| rotation | no |" in text
@@ -90,11 +90,17 @@ class Named(Driver):
     excluded = (Reason(r"test_a\.py::", "another file"),)
     refused = (Reason("^the token has no X", "no X"),)
 
+    def make(self, folder: Path, label: str = "") -> Token:
+        """Make no token: there is no module."""
+        raise NotPossibleError(f"no token {label} can be made in {folder}")
+
 
 def test_drivers_name_their_reasons(tmp_path: Path) -> None:
     """A missing module is named with its package; exclusions and refusals are found by pattern, others are none."""
     with pytest.raises(NotInstalledError, match="install libnamed"):
         Named()
+    with pytest.raises(TypeError, match="abstract method make"):
+        type("WithoutTokens", (Driver,), {"name": "n"})(tmp_path)
     driver = Named(tmp_path / "module.so")
     assert driver.exclusion("tests/hsm/test_a.py::test_1") == "another file"
     assert driver.exclusion("tests/hsm/test_b.py::test_1") is None

@@ -25,7 +25,7 @@ def test_a_child_draws_its_own() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     os.close(writing)
-    theirs = os.read(reading, 65536).decode()
+    child_uuid = os.read(reading, 65536).decode()
     os.close(reading)
-    assert len(theirs) == 20 * 36
-    assert not any(uuids.new() in theirs for _ in range(100))
+    assert len(child_uuid) == 20 * 36
+    assert not any(uuids.new() in child_uuid for _ in range(100))

@@ -26,7 +26,7 @@ EARLY: Final = ("LD_", "PYTHON", "FAKETIME", "LC_", "TZ", "MALLOC_", "OPENSSL_",
 LANG: Final = "C.UTF-8"
 SOCKET: Final = "socket"
 PIPE_BYTES: Final = 65536
-"""What fits into a pipe that nobody reads yet."""
+"""What fits into a pipe without a reader."""
 
 FAKED: Final = ("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED")
 """The variables that `faketime` sets."""
@@ -76,7 +76,7 @@ def folder() -> Path:
 
 @cache
 def prepare_faketime() -> None:
-    """Make commands quick that `faketime` runs: they are forked from a process whose clock they set anew."""
+    """Make commands quick that `faketime` runs: they are forked from a process whose clock is set by each."""
     faketime = ["faketime", "-f", "+0d", sys.executable, "-c", "import os; print(os.environ['LD_PRELOAD'])"]
     library = subprocess.run(faketime, check=True, capture_output=True, text=True).stdout.strip()
     _start(folder() / FAKED_SOCKET, LD_PRELOAD=library, FAKETIME="+0d", FAKETIME_NO_CACHE="1")

@@ -122,7 +122,7 @@ def _become(fields: list[bytes], streams: list[int]) -> None:
     """Take over the client's folder, arguments, environment and streams, and keep no other file open."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    os.closerange(STREAMS, max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 1)
+    os.closerange(STREAMS, max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1)
     os.chdir(fields[0])
     count = int(fields[1])
     sys.argv = [*map(os.fsdecode, fields[2 : count + 2])]

@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 from typer.models import TyperInfo
 
+from hsmkms.cli import arguments
 from hsmkms.cli.api import build as api
 from hsmkms.cli.commands import (
     audit,
@@ -28,6 +29,7 @@ from hsmkms.cli.commands import (
     installation_keys,
     maintain,
     migrate_token,
+    older_material,
     re_encrypt_files,
     repair,
     rotation_report,
@@ -51,10 +53,8 @@ from hsmkms.cli.options import (
 from hsmkms.errors import HsmKmsError
 from hsmkms.hardening import keep_secrets
 
+HELP_OPTIONS: Final = frozenset({"-h", "--help"})
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
-BEFORE_THE_COMMAND: Final = frozenset({"--config", "--region", "--output", "--query", "--as"})
-"""The options with a value that may stand before the command's name."""
-
 _MARKUP: Final = re.compile(r"(\[[a-z#/@][^\[]*?\])")
 """The pattern of ``rich.markup.escape``; Rich itself is imported only for help."""
 
@@ -66,7 +66,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": sorted(HELP_OPTIONS)},
 )
 
 
@@ -109,6 +109,7 @@ simulation.register(app)
 token.register(app)
 installation_keys.register(app)
 migrate_token.register(app)
+older_material.register(app)
 backup.register(app)
 repair.register(app)
 doctor.register(app)
@@ -121,10 +122,16 @@ def main() -> None:
     _log_to_stderr()
     try:
         try:
-            name = _command_of(sys.argv[1:])
-            command = get_command(_narrowed(name))
+            words = arguments.rewritten(sys.argv[1:], _command_names())
+            command = get_command(_narrowed(arguments.command_of(words)))
             keep_brackets(command)
-            command(args=_repeat_list_options(name, sys.argv[1:]), prog_name="hsmkms")
+            if not HELP_OPTIONS.isdisjoint(words):
+                from hsmkms.cli.help_layout import never_cut_options  # noqa: PLC0415 - other commands do not need Rich
+
+                never_cut_options()
+            if arguments.is_sample(words):
+                _require_nothing(command)
+            command(args=words, prog_name="hsmkms")
         finally:
             _flush()
     except HsmKmsError as exc:
@@ -146,11 +153,25 @@ def keep_brackets(command: Any) -> None:  # noqa: ANN401 - a command of the clic
         keep_brackets(below)
 
 
-def _runnable(sentence: str, arguments: Sequence[str]) -> str:
+def _require_nothing(command: Any) -> None:  # noqa: ANN401 - see keep_brackets
+    """Make all options optional, below all groups: the members of the request are given otherwise."""
+    for each in command.params:
+        each.required = False
+    for below in getattr(command, "commands", {}).values():
+        _require_nothing(below)
+
+
+def _command_names() -> frozenset[str]:
+    """Return the names of all commands and groups."""
+    names = [*(each.name for each in app.registered_commands), *map(_group_name, app.registered_groups)]
+    return frozenset(each for each in names if each is not None)
+
+
+def _runnable(sentence: str, words: Sequence[str]) -> str:
     """Return the message, with --config in its advice if the command line named a configuration."""
-    given = ("", *arguments)
+    given = ("", *words)
     named = [word for option, word in pairwise(given) if option == "--config"]
-    named += [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    named += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
     return runnable(sentence, Path(named[-1])) if named else sentence
 
 
@@ -189,19 +210,6 @@ def _end(sentence: str, status: int = 1) -> None:
     sys.exit(status)
 
 
-def _command_of(arguments: Sequence[str]) -> str:
-    """Return the command's name in the arguments; empty if there is none, or an option before it that is not common."""
-    words = iter(arguments)
-    for word in words:
-        if not word.startswith("-"):
-            return word
-        if word in BEFORE_THE_COMMAND:
-            next(words, None)
-        elif not word.startswith(tuple(f"{option}=" for option in BEFORE_THE_COMMAND)):
-            break
-    return ""
-
-
 def _narrowed(name: str) -> typer.Typer:
     """Return the application with only this command: reading the signatures of all takes longer than most commands."""
     narrowed = copy.copy(app)
@@ -213,22 +221,3 @@ def _narrowed(name: str) -> typer.Typer:
 def _group_name(group: TyperInfo) -> str | None:
     own = group.typer_instance
     return own.info.name if own is not None and isinstance(own.info.name, str) else None
-
-
-def _repeat_list_options(name: str, arguments: Sequence[str]) -> list[str]:
-    """Rewrite ``--tag-keys a b`` to ``--tag-keys a --tag-keys b``: the aws CLI accepts several values of a list."""
-    lists = api.list_options(name)
-    repeated: list[str] = []
-    current: str | None = None
-    fresh = False
-    for argument in arguments:
-        if argument.startswith("--"):
-            current = argument if argument in lists else None
-            fresh = True
-        elif current is not None and not fresh:
-            repeated.append(current)
-            fresh = False
-        else:
-            fresh = False
-        repeated.append(argument)
-    return repeated

@@ -12,7 +12,8 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from hsmkms.cli.output import OutputFormat, Plain, check_query, default_format, show
+from hsmkms.cli import completion
+from hsmkms.cli.output import OutputFormat, Plain, check_format, check_query, default_format, show
 from hsmkms.errors import HsmKmsError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ AsOption = Annotated[
         "--as",
         metavar="USER",
         help="Act as this user; default: the account's root.",
+        autocompletion=completion.users,
         show_default=False,
         rich_help_panel=COMMON,
     ),
@@ -91,8 +93,9 @@ class Common(Struct, kw_only=True):
         """Return these options, with missing ones taken from ``outer``."""
         mine = {name: getattr(self, name) for name in self.__struct_fields__}
         merged = Common(**{name: getattr(outer, name) if value is None else value for name, value in mine.items()})
+        # Before anything is done: a result that cannot be shown might not be available again.
+        check_format(merged.output)
         if merged.query is not None:
-            # Before anything is done: a result that cannot be shown might not be available again.
             check_query(merged.query)
         return merged
 

@@ -1,10 +1,11 @@
-"""Print answers as json (the API's own members), text (tabs, as the aws CLI does) or table (for people)."""
+"""Print answers as json or yaml (the API's own members), text (tabs, as the aws CLI does) or table (for people)."""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import Any, Final
 
 import typer
@@ -26,6 +27,7 @@ class OutputFormat(StrEnum):
     JSON = "json"
     TABLE = "table"
     TEXT = "text"
+    YAML = "yaml"
 
 
 def default_format() -> OutputFormat:
@@ -36,8 +38,30 @@ def default_format() -> OutputFormat:
 def show(answer: Plain, output: OutputFormat, query: str | None = None) -> None:
     """Print an answer, or the part of it that ``query`` (JMESPath) selects."""
     if query is not None:
-        answer = _pick(answer, query)
+        whole, answer = answer, pick(answer, query)
+        if answer is None and sys.stderr.isatty():
+            print(f"hsmkms: note: {_nothing_selected(whole, query)}", file=sys.stderr)
     _PRINTERS[output](answer)
+
+
+def _nothing_selected(answer: Plain, query: str) -> str:
+    """Say that a query selects nothing, of what, and what was meant if it leaves out the name of a structure."""
+    sentence = f"--query {query!r} selects nothing in this answer"
+    if not isinstance(answer, dict):
+        return sentence
+    for name, value in answer.items():
+        inner = f"{name}[].{query}" if _is_rows(value) else f"{name}.{query}"
+        if _selects(answer, inner):
+            return f"{sentence}: did you mean {inner!r}?"
+    return f"{sentence}, whose members are {', '.join(answer)}"
+
+
+def _selects(answer: Plain, query: str) -> bool:
+    """Return True if a query is valid and selects something."""
+    try:
+        return pick(answer, query) not in (None, [])
+    except ValidationException:
+        return False
 
 
 def check_query(query: str) -> None:
@@ -50,7 +74,14 @@ def check_query(query: str) -> None:
         raise typer.BadParameter(f"--query is not JMESPath: {str(exc).splitlines()[0]}") from exc
 
 
-def _pick(answer: Plain, query: str) -> Plain:
+def check_format(output: OutputFormat | None) -> None:
+    """Raise a usage error for a format whose library is not installed."""
+    if output is OutputFormat.YAML and find_spec("yaml") is None:
+        raise typer.BadParameter("--output yaml needs PyYAML: `pip install hsmkms[yaml]`, or use --output json")
+
+
+def pick(answer: Plain, query: str) -> Plain:
+    """Return the part of an answer that a query (JMESPath) selects. ValidationException if it does not fit."""
     import jmespath  # noqa: PLC0415 - see check_query
 
     try:
@@ -62,6 +93,12 @@ def _pick(answer: Plain, query: str) -> Plain:
 
 def _print_json(answer: Plain) -> None:
     print(json.dumps(answer, indent=4, ensure_ascii=False))
+
+
+def _print_yaml(answer: Plain) -> None:
+    import yaml  # noqa: PLC0415 - an extra
+
+    yaml.safe_dump(answer, sys.stdout, allow_unicode=True, sort_keys=False)
 
 
 def _print_text(answer: Plain) -> None:
@@ -101,12 +138,16 @@ def _print_table(answer: Plain) -> None:
 
 
 def _members(answer: dict[str, Any]) -> dict[str | None, Any]:
-    """Split an answer into the sections of its table: first all its scalars together, then each structure by name."""
+    """Split an answer into the sections of its table: first all its scalars together, then each structure by name.
+
+    An answer that is one structure has that one's name as its title, which a query must begin with.
+    """
+    wrapper = None
     if len(answer) == 1 and isinstance(next(iter(answer.values())), dict):
-        answer = next(iter(answer.values()))
+        wrapper, answer = next(iter(answer.items()))
     sections = {name: value for name, value in answer.items() if _is_rows(value) or isinstance(value, dict)}
     scalars = {name: value for name, value in answer.items() if name not in sections and value is not False}
-    return ({None: scalars} if scalars else {}) | sections
+    return ({wrapper: scalars} if scalars else {}) | sections
 
 
 def _section(name: str | None, value: Plain) -> Any:  # noqa: ANN401 - rich is lazy
@@ -167,5 +208,6 @@ def _cell(name: str, value: Plain) -> str:
 _PRINTERS: Final = {
     OutputFormat.JSON: _print_json,
     OutputFormat.TEXT: _print_text,
+    OutputFormat.YAML: _print_yaml,
     OutputFormat.TABLE: _print_table,
 }

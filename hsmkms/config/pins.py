@@ -146,7 +146,7 @@ def _closed_file(path: Path, what: str, *, credential: bool = False) -> Iterator
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         if status.st_uid not in ownership.trusted_owners():
-            raise PinError(f"{what} {path} belongs to another user: run `chown {os.geteuid()} {path}`")
+            raise PinError(f"{what} {path} belongs to another user: {ownership.run_as(status.st_uid)}")
         if not _closed_to_others(status, credential=credential):
             raise PinError(f"{what} {path} is open to other users: run `chmod 600 {path}`")
         weak_point = ownership.weakness(path)

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from hsmkms import ownership
-from hsmkms.config import token_tables
+from hsmkms.config import softhsm, token_tables
 from hsmkms.config.limits import above_zero, between, broken, matching, off_or_between, one_of
 from hsmkms.config.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
 from hsmkms.config.token_tables import FURTHER_TOKENS
@@ -80,6 +80,7 @@ class TokenSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     init_reserved: str | None = None
     max_sessions: Annotated[int, between(1, 65_535)] = 16
     session_wait_seconds: Annotated[float, between(0, 3600)] = 5.0
+    replication_seconds: Annotated[float, between(0, 3600)] = 5.0
 
     @property
     def serials(self) -> tuple[str, ...]:
@@ -244,9 +245,11 @@ def parse(data: bytes, path: Path) -> Settings:
 def check_owners(settings: Settings) -> None:
     """Refuse what is loaded, run or written if another user can change it; the PIN file is checked when it is read."""
     ownership.check("the data folder", settings.data_dir)
+    ownership.check_user("the data folder", settings.data_dir)
     for token in settings.tokens:
         if token.module is not None:
             ownership.check_module(token.module, token.environment)
+        softhsm.check_owner(token.environment, token.serials)
         _check_program("the PIN command", token.pin.command)
     _check_program("the signing command", settings.backup.signing_command)
     if settings.audit.seal_file is not None and not os.geteuid():  # through a link there root could overwrite any file

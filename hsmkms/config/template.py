@@ -53,6 +53,10 @@ TEMPLATE: Final = """\
 # How long a request waits for a free session before it is answered with ThrottlingException.
 {session_wait_seconds}
 
+# How long the creation of a key on an HA group waits until every member that could take over has the key; then it is
+# refused with DependencyTimeoutException. 0: it does not wait, and a failover can come too early for a new key.
+{replication_seconds}
+
 # The string for pReserved of C_Initialize, for modules that take their parameters there (NSS). Default: none.
 {init_reserved}
 
@@ -212,7 +216,7 @@ def init_text(settings: Settings) -> str:
     lines = {
         **_lines(settings, "account_id", "regions", "default_region", "data_dir", "services"),
         **_lines(settings.token, "module", "label", "serial", "uri", "init_reserved"),
-        **_lines(settings.token, "max_sessions", "session_wait_seconds"),
+        **_lines(settings.token, "max_sessions", "session_wait_seconds", "replication_seconds"),
         **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
         **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
         **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),

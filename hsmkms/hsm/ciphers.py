@@ -30,6 +30,11 @@ Result = TypeVar("Result")
 Sealed = tuple[bytes, bytes]
 """An IV, and ciphertext || tag."""
 
+NO_CBC_ANY_MORE: Final = (
+    "This token has no AES-CBC any more, for which this key material was made: until it has AES-CBC again, nothing is "
+    "encrypted or decrypted with it. Rotate the key (hsmkms rotate-key-on-demand; for the installation's own keys "
+    "hsmkms rotate-installation-keys), or create a new one"
+)
 NO_GCM_ANY_MORE: Final = (
     "This token has no AES-GCM any more, for which this key material was made: what it encrypted before can be "
     "decrypted if the token has AES-ECB, and new material gets another format. Rotate the key (hsmkms "
@@ -44,11 +49,11 @@ class FormatCipher(Protocol):
         """Return whether the token still has what encryption in this format needs."""
 
     def seal(
-        self, session: Session, cka_id: bytes, handle: int, plaintext: bytes, aad: bytes, count: Callable[[], None]
+        self, session: Session, handle: int, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None]
     ) -> Sealed:
         """Encrypt, and call ``count`` before; return the IV, and ciphertext || tag."""
 
-    def open_sealed(self, session: Session, cka_id: bytes, handle: int, sealed: Sealed, aad: bytes) -> bytes:
+    def open_sealed(self, session: Session, handle: int, cka_id: bytes, sealed: Sealed, aad: bytes) -> bytes:
         """Decrypt IV and ciphertext || tag; RejectedDataError for what was not made by this material with this AAD."""
 
 
@@ -65,7 +70,7 @@ class GcmCipher:
         return self._has_gcm
 
     def seal(
-        self, session: Session, cka_id: bytes, handle: int, plaintext: bytes, aad: bytes, count: Callable[[], None]
+        self, session: Session, handle: int, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None]
     ) -> Sealed:
         """Encrypt; the IV comes from the token's random generator, or is the one that the token chose itself."""
         if not self._has_gcm:
@@ -86,8 +91,8 @@ class GcmCipher:
     def open_sealed(
         self,
         session: Session,
-        cka_id: bytes,  # noqa: ARG002 - a part of the format's key in others
         handle: int,
+        cka_id: bytes,  # noqa: ARG002 - a part of the format's key in others
         sealed: Sealed,
         aad: bytes,
     ) -> bytes:
@@ -122,7 +127,7 @@ class CbcCipher:
         return self._connection.has(Mechanism.AES_CBC)
 
     def seal(
-        self, session: Session, cka_id: bytes, handle: int, plaintext: bytes, aad: bytes, count: Callable[[], None]
+        self, session: Session, handle: int, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None]
     ) -> Sealed:
         """Encrypt, then authenticate; the IV comes from the token's random generator."""
 
@@ -133,13 +138,15 @@ class CbcCipher:
 
         return self._with_both(session, cka_id, handle, attempt)
 
-    def open_sealed(self, session: Session, cka_id: bytes, handle: int, sealed: Sealed, aad: bytes) -> bytes:
+    def open_sealed(self, session: Session, handle: int, cka_id: bytes, sealed: Sealed, aad: bytes) -> bytes:
         """Verify, then decrypt."""
         return self._with_both(session, cka_id, handle, lambda keys: cbc.open_sealed(session, keys, *sealed, aad))
 
     def _with_both(self, session: Session, cka_id: bytes, handle: int, use: Callable[[cbc.Keys], Result]) -> Result:
         """Call ``use`` with the handles of both keys; ObjectLostError if the HMAC key is not on the token."""
         connection, authenticating_id = self._connection, mac_key_id(cka_id)
+        if not self.can_encrypt():
+            raise UnsupportedOperationException(NO_CBC_ANY_MORE)
         if authenticating_id is None:
             raise ObjectLostError(OBJECT_LOST)
         connection.messages.end(session)
@@ -177,21 +184,13 @@ class Ciphers:
         """
         permit.require(MAY_ENCRYPT, cka_id)
         seal = self._formats[format_of(cka_id)].seal
-
-        def attempt(session: Session, handle: int) -> tuple[bytes, bytes]:
-            return seal(session, cka_id, handle, plaintext, aad, count)
-
-        return self._connection.use(cka_id, attempt, ENCRYPT)
+        return self._connection.use(cka_id, seal, ENCRYPT, cka_id, plaintext, aad, count)
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
         """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
         permit.require(MAY_DECRYPT, cka_id)
         open_sealed = self._formats[format_of(cka_id)].open_sealed
-
-        def attempt(session: Session, handle: int) -> bytes:
-            return open_sealed(session, cka_id, handle, (iv, body), aad)
-
-        return self._connection.use(cka_id, attempt, "decrypt")
+        return self._connection.use(cka_id, open_sealed, "decrypt", cka_id, (iv, body), aad)
 
     def random(self, permit: Permit, count: int) -> bytes:
         """``count`` random bytes of the token's generator."""

@@ -80,13 +80,14 @@ class Imports:
         template = HOST_WRAPPING_KEY if self.profiles.symmetric().raw_rsa else WRAPPING_KEY
         support = self._connection.profile.attributes
 
-        def make(session: Session) -> tuple[RSAPublicKey, Shown]:
+        def make(session: Session) -> tuple[RSAPublicKey, Shown, int]:
             made = generate_pair(session, template, bits, cka_id, label, support)
-            return made, self._connection.require_identity(session)
+            return made, self._connection.require_identity(session), self._connection.takeovers
 
         with self._connection.making() as shown:
-            made, identity = self._connection.once(make)
+            made, identity, takeovers = self._connection.once(make)
             shown.append(identity)
+        self._connection.require_replicated((cka_id,), takeovers)
         return subject_public_key_info(made)
 
     def destroy_wrapping_key(self, permit: Permit, cka_id: bytes) -> bool:
@@ -130,7 +131,7 @@ class Imports:
         def make(session: Session) -> Object:
             return self._unwrapping(session, wrapped, profile, kind).keep(wrapped.ciphertext, cka_id, label)
 
-        self._connection.keep(cka_id, make, lambda _, made: require_there(made))
+        self._connection.keep(cka_id, make, lambda _, made: require_there(made, cka_id))
 
     def _unwrapping(self, session: Session, wrapped: WrappedMaterial, profile: ImportProfile, kind: Kind) -> Importer:
         found = self._connection.find(session, wrapped.wrapping_key, ObjectClass.PRIVATE_KEY)

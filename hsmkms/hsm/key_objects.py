@@ -15,7 +15,7 @@ from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
 from hsmkms.hsm.import_profiles import ImportProfiles
 from hsmkms.hsm.imports.unwrapping import tolerated
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind, PairTemplate, kinds, template_of
-from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY, NO_MAC_KEY, as_one, generate_both
+from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY, NO_MAC_KEY, Both, as_one, make_both, read_back_both
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, public_half
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import (
@@ -27,7 +27,6 @@ from hsmkms.hsm.objects.objects import (
     is_at,
     list_keys,
     quirks_of,
-    require_there,
     required,
 )
 from hsmkms.hsm.objects.support import AttributeSupport, Tolerated
@@ -87,12 +86,17 @@ class KeyObjects:
         elif (authenticating_id := mac_key_id(cka_id)) is not None:
             parts: dict[bytes, int] = {}
 
-            def make_both(session: Session) -> Object:
-                made, authenticating = generate_both(session, cka_id, label, support)
-                parts[authenticating_id] = handle_of(authenticating)
-                return made
+            def read_back(_: Session, made: Both) -> Object:
+                parts[authenticating_id] = handle_of(made.authenticating)
+                return read_back_both(made, cka_id, label, support)
 
-            self._connection.keep(cka_id, make_both, lambda _, made: require_there(made), parts)
+            self._connection.keep(
+                cka_id,
+                lambda session: make_both(session, cka_id, label, support),
+                read_back,
+                (authenticating_id,),
+                parts,
+            )
         else:
             self._connection.keep_secret(template, cka_id, label)
 
@@ -139,6 +143,25 @@ class KeyObjects:
             return is_there(session, cka_id) and (authenticating_id is None or is_there(session, authenticating_id))
 
         return connection.repeatable(attempt, "find")
+
+    def is_in_parts(self, cka_id: bytes) -> bool:
+        """True if only parts of a key with this CKA_ID are on the token: one of two secret keys, or a public half."""
+
+        def attempt(session: Session) -> bool:
+            find, authenticating_id = self._connection.find, mac_key_id(cka_id)
+            secrets = [find(session, each) is not None for each in (cka_id, authenticating_id) if each is not None]
+            return not all(secrets) and (any(secrets) or find(session, cka_id, ObjectClass.PUBLIC_KEY) is not None)
+
+        return self._connection.repeatable(attempt, "find")
+
+    def require_replicated(self, cka_id: bytes) -> None:
+        """Wait until every member of an HA group that could take over has the key, with its HMAC key if any.
+
+        TokenUnavailableError if one lacks it after the configured time; without a group nothing is asked.
+        """
+        authenticating_id = mac_key_id(cka_id)
+        cka_ids = (cka_id,) if authenticating_id is None else (cka_id, authenticating_id)
+        self._connection.require_replicated(cka_ids, self._connection.takeovers)
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token.

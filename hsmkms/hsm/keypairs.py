@@ -30,7 +30,7 @@ from hsmkms.hsm.allowed_acts import (
     MAY_VERIFY,
 )
 from hsmkms.hsm.crypto import agreement, kem, oaep, signing
-from hsmkms.hsm.crypto.data_key_pairs import READABLE, WAYS, DataKeyPair, Way, can_check, make_data_key_pair
+from hsmkms.hsm.crypto.data_key_pairs import READABLE, WAYS, DataKeyPair, Way, make_data_key_pair
 from hsmkms.hsm.crypto.oaep_params import Oaep
 from hsmkms.hsm.crypto.pairs import Public, disproof, make_pair, read_public
 from hsmkms.hsm.crypto.prehash import signs_prehashed
@@ -211,14 +211,9 @@ class KeyPairs:
     def check_data_key_pair(self, spec: KeySpec) -> None:
         """Raise UnsupportedOperationException, naming what can be had, if there are no pairs of that spec."""
         if not self._makes_pairs(spec):
-            pairs = ", ".join(each for each in KEY_FACTS if self._makes_pairs(each) and can_check(KEY_FACTS[each]))
+            pairs = ", ".join(each for each in KEY_FACTS if self._makes_pairs(each))
             raise UnsupportedOperationException(
                 f"This token makes no data key pairs of KeyPairSpec {spec}: it makes {pairs or 'none'}."
-            )
-        if not can_check(KEY_FACTS[spec]):
-            raise UnsupportedOperationException(
-                f"hsmkms cannot check private keys of {spec}, so it makes no data key pairs of that KeyPairSpec: "
-                "choose a larger parameter set."
             )
 
     def _makes_pairs(self, spec: KeySpec) -> bool:

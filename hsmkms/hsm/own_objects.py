@@ -5,7 +5,7 @@ from pkcs11.types import Session
 
 from hsmkms.hsm.allowed_acts import MAY_AUTHENTICATE, MAY_INITIALISE, MAY_SEAL
 from hsmkms.hsm.objects.attributes import INSTALLATION_MAC_KEY
-from hsmkms.hsm.objects.data_objects import keep_note, read_notes, remove_notes
+from hsmkms.hsm.objects.data_objects import is_note_at, keep_note, read_notes, remove_notes
 from hsmkms.hsm.objects.handle_keys import BorrowedKey
 from hsmkms.hsm.session.connection import Connection
 from hsmkms.model.permit import Permit
@@ -16,6 +16,9 @@ class OwnObjects:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._note_handles: dict[bytes, int] = {}
+        """The handles of the notes that were read last, by their values."""
+        connection.caches.append(self._note_handles)
 
     def generate_mac_key(self, permit: Permit, cka_id: bytes, label: str) -> None:
         """Make an installation key (HMAC-SHA-256) on the token, verified by reading its attributes back."""
@@ -41,7 +44,19 @@ class OwnObjects:
             found = read_notes(session, prefix)
             if not found:
                 self._connection.require_identity(session)
-            return found
+            self._note_handles.clear()
+            self._note_handles.update((note.value, note.handle) for note in found.values())
+            return {label: note.value for label, note in found.items()}
+
+        return self._connection.repeatable(attempt)
+
+    def holds_note(self, permit: Permit, label: str, value: bytes) -> bool:
+        """True if a note that was read before is on the token now, with that value. One call; False proves nothing."""
+        permit.require(MAY_SEAL)
+
+        def attempt(session: Session) -> bool:
+            handle = self._note_handles.get(value)
+            return handle is not None and is_note_at(session, handle, label, value)
 
         return self._connection.repeatable(attempt)
 

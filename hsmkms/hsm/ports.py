@@ -153,8 +153,14 @@ class Keys(Protocol):
     def destroy_secret(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a secret key or a private half alone; False if it was not there. danger: nothing brings it back."""
 
+    def require_replicated(self, cka_id: bytes) -> None:
+        """Wait until every member of an HA group that could take over has the key; TokenUnavailableError if not."""
+
     def holds(self, cka_id: bytes) -> bool:
         """True if a secret key or a private half with this CKA_ID is on the token now."""
+
+    def is_in_parts(self, cka_id: bytes) -> bool:
+        """True if only parts of a key with this CKA_ID are on the token: one of two secret keys, or a public half."""
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
         """True if the secret key is the one of that label; ObjectLostError if it is not on the token."""
@@ -202,6 +208,9 @@ class Own(Protocol):
 
     def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
         """The installation's data objects on the token whose label begins with ``prefix``, by label."""
+
+    def holds_note(self, permit: Permit, label: str, value: bytes) -> bool:
+        """True if a note that was read before is on the token now, with that value. One call; False proves nothing."""
 
     def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
         """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""

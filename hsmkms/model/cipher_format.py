@@ -8,9 +8,10 @@ and on the token, from which a lost row is rebuilt. It never changes, whatever m
 """
 
 import uuid
-from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
+
+from hsmkms.model.enums import Word
 
 _THIRD_GROUP: Final = slice(6, 8)
 _VARIANT_BYTE: Final = 8
@@ -19,7 +20,7 @@ _AUTHENTICATES: Final = bytes.fromhex("8abc")
 _CKA_ID_BYTES: Final = 16
 
 
-class CipherFormat(StrEnum):
+class CipherFormat(Word):
     """Algorithm and layout of the ciphertexts of a material."""
 
     AES_256_GCM = "AES_256_GCM"

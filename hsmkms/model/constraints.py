@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from types import UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
@@ -26,6 +27,9 @@ PAIR_BYTES: Final = 8
 """Bytes of the two length fields of a pair in the canonical form of an encryption context."""
 
 MUST_NOT_BE_NULL: Final = "Member must not be null"
+
+MAX_VALID: Final = 1024
+"""Cache limit, for each type of request, in combinations of members that were found valid."""
 
 MOST_LISTED: Final = 50
 """Most violations that a message lists, to bound its length. All are counted."""
@@ -96,17 +100,21 @@ class Text(Struct, frozen=True):
 
 
 class Total(Struct, frozen=True):
-    """Most bytes of a map: all keys and values, and 8 for each pair. A character counts as one byte.
+    """Most bytes of a map of texts: all keys and values, and 8 for each pair. A character counts as one byte.
 
-    The API's model has no such bound. It is checked before anything uses the map, such as authorisation.
+    The API's model has no such bound. It is checked before anything uses the map, such as authorisation. That keys and
+    values are valid Unicode is checked with it: in most maps all are ASCII, which is seen for all of them at once.
     """
 
     longest: int
 
     def check(self, value: Mapping[str, str], path: str, report: Report) -> None:
-        """Report a map that is too large in any encoding of its characters."""
-        if sum(len(key) + len(each) + PAIR_BYTES for key, each in value.items()) > self.longest:
+        """Report a map that is too large in any encoding of its characters, and keys and values that are no text."""
+        texts = "".join([*value, *value.values()])
+        if len(texts) + PAIR_BYTES * len(value) > self.longest:
             report(path, value, f"Member must have at most {self.longest} bytes in all its keys and values")
+        if not texts.isascii():
+            _check_texts(value, path, report)
 
 
 Constraint = Length | Range | Pattern | OneOf | Text | Total
@@ -127,12 +135,50 @@ def validate(request: Struct) -> None:
 
     Responses can be checked in the same way.
     """
+    plan = _plan(type(request))
+    repeated = plan.read(request)
+    if repeated in plan.valid and _pass(request, plan.others):
+        return
+    broken = _violations(request, _compile(type(request)))
+    if broken:
+        raise ValidationException(_message(broken))
+    if all(type(each) is not str or len(each) <= SHOWN for each in repeated):
+        if len(plan.valid) >= MAX_VALID:
+            plan.valid.clear()
+        plan.valid.add(repeated)
+
+
+def _pass(request: Struct, members: "tuple[_Member, ...]") -> bool:
+    """Return True if these members violate nothing."""
+    try:
+        for name, path, required, checks in members:
+            value = getattr(request, name)
+            if value is not None:
+                for check in checks:
+                    check(value, path, _interrupt)
+            elif required:
+                return False
+    except _ViolatedError:
+        return False
+    return True
+
+
+class _ViolatedError(Exception):
+    """Raised to stop checking at the first violation."""
+
+
+def _interrupt(_path: str, _value: object, _constraint: str) -> None:
+    raise _ViolatedError
+
+
+def _violations(request: Struct, members: "tuple[_Member, ...]") -> list[str]:
+    """Return a sentence for each violation of these members, at most the first 50, and then empty ones."""
     broken: list[str] = []
 
     def report(path: str, value: object, constraint: str) -> None:
         broken.append(_sentence(path, value, constraint) if len(broken) < MOST_LISTED else "")
 
-    for name, path, required, checks in _compile(type(request)):
+    for name, path, required, checks in members:
         value = getattr(request, name)
         if value is None:
             if required:
@@ -140,8 +186,7 @@ def validate(request: Struct) -> None:
         else:
             for check in checks:
                 check(value, path, report)
-    if broken:
-        raise ValidationException(_message(broken))
+    return broken
 
 
 def violation(path: str, value: object, constraint: str) -> ValidationException:
@@ -152,6 +197,15 @@ def violation(path: str, value: object, constraint: str) -> ValidationException:
 def required_members(request: type[Struct]) -> frozenset[str]:
     """Return the attribute names of the required members."""
     return frozenset(name for name, _, required, _ in _compile(request) if required)
+
+
+def enumeration(kind: Any) -> type[StrEnum] | None:  # noqa: ANN401 - a type, perhaps annotated or optional
+    """Return the enumeration of a member's words, or of the words in its list; None if any text is possible."""
+    for each in (*getattr(kind, "__metadata__", ()), *get_args(kind)):
+        words = each.words if isinstance(each, OneOf) else enumeration(each)
+        if words is not None:
+            return words
+    return None
 
 
 def wire_path(wire_name: str) -> str:
@@ -196,9 +250,43 @@ def _values(words: type[StrEnum]) -> frozenset[str]:
     return frozenset(words)
 
 
+_Member = tuple[str, str, bool, tuple[Check, ...]]
+"""A member's attribute, its path, whether it is required, and its checks."""
+
+_SCALARS: Final = frozenset({str, int, bool})
+
+
+class _Plan(Struct):
+    """How a type's members are checked: those that many requests have in common are checked once for each combination.
+
+    ``read`` returns the values of the scalar members; ``valid``: combinations that passed; ``others``: bytes, lists and
+    maps, which are checked each time.
+    """
+
+    read: Callable[[Struct], tuple[Any, ...]]
+    valid: set[tuple[Any, ...]]
+    others: tuple[_Member, ...]
+
+
 @cache
-def _compile(kind: type[Struct]) -> tuple[tuple[str, str, bool, tuple[Check, ...]], ...]:
-    """Return for each member its attribute, its path, whether it is required, and its checks."""
+def _plan(kind: type[Struct]) -> _Plan:
+    hints = get_type_hints(kind)
+    scalars = [each[0] for each in _compile(kind) if _types(hints[each[0]]) <= _SCALARS]
+    others = tuple(each for each in _compile(kind) if each[0] not in scalars)
+    read = (
+        attrgetter(*scalars) if len(scalars) > 1 else lambda request: tuple(getattr(request, each) for each in scalars)
+    )
+    return _Plan(read, set(), others)
+
+
+def _types(hint: Any) -> set[Any]:  # noqa: ANN401 - a type
+    """Return the types of a member's values, without None."""
+    return {*(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,))} - {type(None)}
+
+
+@cache
+def _compile(kind: type[Struct]) -> tuple[_Member, ...]:
+    """Return the members of a type with their checks."""
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         (
@@ -227,7 +315,7 @@ def _checks_of(hint: Any) -> tuple[Check, ...]:  # noqa: ANN401 - a type
         constraints = (*constraints, Text())
     checks: list[Check] = [each.check for each in constraints if isinstance(each, Constraint)]
     inner = _inner_check(hint)
-    if inner is not None:
+    if inner is not None and not any(isinstance(each, Total) for each in constraints):
         checks.append(inner)
     if hint is not bytes and any(isinstance(each, Sensitive) for each in constraints):  # bytes are shown in no case
         checks = [_hiding(each) for each in checks]
@@ -264,6 +352,9 @@ def _each_pair(key: tuple[Check, ...], value: tuple[Check, ...]) -> Check:
                 inner(member, f"{path}.{number}.value", report)
 
     return check
+
+
+_check_texts: Final = _each_pair((Text().check,), (Text().check,))
 
 
 def _structure(kind: type[Struct]) -> Check:

@@ -6,7 +6,13 @@ Source: botocore's KMS model (service 2014-11-01), shape by shape; ``Operation``
 from enum import StrEnum
 
 
-class KeyState(StrEnum):
+class Word(StrEnum):
+    """A word, hashed as the string that it equals: ``Enum`` would call Python code for each look into a table."""
+
+    __hash__ = str.__hash__
+
+
+class KeyState(Word):
     """State of a KMS key in one region (AWS KMS Developer Guide, "Key states")."""
 
     CREATING = "Creating"
@@ -19,7 +25,7 @@ class KeyState(StrEnum):
     UPDATING = "Updating"
 
 
-class KeySpec(StrEnum):
+class KeySpec(Word):
     """Kind of key material. SM2 (China regions only) is not supported."""
 
     RSA_2048 = "RSA_2048"
@@ -43,7 +49,7 @@ class KeySpec(StrEnum):
     ML_KEM_1024 = "ML_KEM_1024"
 
 
-class KeyUsage(StrEnum):
+class KeyUsage(Word):
     """The use of a KMS key, which never changes."""
 
     SIGN_VERIFY = "SIGN_VERIFY"
@@ -53,7 +59,7 @@ class KeyUsage(StrEnum):
     ENCAPSULATE_DECAPSULATE = "ENCAPSULATE_DECAPSULATE"
 
 
-class Origin(StrEnum):
+class Origin(Word):
     """Where key material comes from."""
 
     AWS_KMS = "AWS_KMS"
@@ -62,14 +68,14 @@ class Origin(StrEnum):
     EXTERNAL_KEY_STORE = "EXTERNAL_KEY_STORE"
 
 
-class KeyManager(StrEnum):
+class KeyManager(Word):
     """``CUSTOMER``, or ``AWS`` for a service-managed key."""
 
     AWS = "AWS"
     CUSTOMER = "CUSTOMER"
 
 
-class EncryptionAlgorithm(StrEnum):
+class EncryptionAlgorithm(Word):
     """Algorithms of Encrypt, Decrypt and ReEncrypt."""
 
     SYMMETRIC_DEFAULT = "SYMMETRIC_DEFAULT"
@@ -77,7 +83,7 @@ class EncryptionAlgorithm(StrEnum):
     RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
 
 
-class SigningAlgorithm(StrEnum):
+class SigningAlgorithm(Word):
     """Algorithms of Sign and Verify."""
 
     RSASSA_PSS_SHA_256 = "RSASSA_PSS_SHA_256"
@@ -94,7 +100,7 @@ class SigningAlgorithm(StrEnum):
     ED25519_PH_SHA_512 = "ED25519_PH_SHA_512"
 
 
-class MacAlgorithm(StrEnum):
+class MacAlgorithm(Word):
     """Algorithms of GenerateMac and VerifyMac, in the order of AWS's error message."""
 
     HMAC_SHA_384 = "HMAC_SHA_384"
@@ -103,26 +109,26 @@ class MacAlgorithm(StrEnum):
     HMAC_SHA_512 = "HMAC_SHA_512"
 
 
-class KeyAgreementAlgorithm(StrEnum):
+class KeyAgreementAlgorithm(Word):
     """Algorithms of DeriveSharedSecret."""
 
     ECDH = "ECDH"
 
 
-class EncapsulationAlgorithm(StrEnum):
+class EncapsulationAlgorithm(Word):
     """Algorithms of Encapsulate and Decapsulate."""
 
     ML_KEM = "ML_KEM"
 
 
-class DataKeySpec(StrEnum):
+class DataKeySpec(Word):
     """Lengths of data keys."""
 
     AES_256 = "AES_256"
     AES_128 = "AES_128"
 
 
-class DataKeyPairSpec(StrEnum):
+class DataKeyPairSpec(Word):
     """Key specs of data key pairs."""
 
     RSA_2048 = "RSA_2048"
@@ -138,7 +144,7 @@ class DataKeyPairSpec(StrEnum):
     ML_KEM_1024 = "ML_KEM_1024"
 
 
-class MessageType(StrEnum):
+class MessageType(Word):
     """Form of the message of Sign and Verify."""
 
     RAW = "RAW"
@@ -146,28 +152,28 @@ class MessageType(StrEnum):
     EXTERNAL_MU = "EXTERNAL_MU"
 
 
-class ExpirationModel(StrEnum):
+class ExpirationModel(Word):
     """Whether imported key material expires."""
 
     KEY_MATERIAL_EXPIRES = "KEY_MATERIAL_EXPIRES"
     KEY_MATERIAL_DOES_NOT_EXPIRE = "KEY_MATERIAL_DOES_NOT_EXPIRE"
 
 
-class ImportType(StrEnum):
+class ImportType(Word):
     """Whether an import adds new key material, or existing key material again."""
 
     NEW_KEY_MATERIAL = "NEW_KEY_MATERIAL"
     EXISTING_KEY_MATERIAL = "EXISTING_KEY_MATERIAL"
 
 
-class ImportState(StrEnum):
+class ImportState(Word):
     """Whether imported key material is present."""
 
     IMPORTED = "IMPORTED"
     PENDING_IMPORT = "PENDING_IMPORT"
 
 
-class MaterialState(StrEnum):
+class MaterialState(Word):
     """State of a key material of a KMS key."""
 
     NON_CURRENT = "NON_CURRENT"
@@ -176,28 +182,28 @@ class MaterialState(StrEnum):
     PENDING_MULTI_REGION_IMPORT_AND_ROTATION = "PENDING_MULTI_REGION_IMPORT_AND_ROTATION"
 
 
-class RotationType(StrEnum):
+class RotationType(Word):
     """What caused a rotation."""
 
     AUTOMATIC = "AUTOMATIC"
     ON_DEMAND = "ON_DEMAND"
 
 
-class IncludeKeyMaterial(StrEnum):
+class IncludeKeyMaterial(Word):
     """What ListKeyRotations lists."""
 
     ALL_KEY_MATERIAL = "ALL_KEY_MATERIAL"
     ROTATIONS_ONLY = "ROTATIONS_ONLY"
 
 
-class MultiRegionKeyType(StrEnum):
+class MultiRegionKeyType(Word):
     """Role of a multi-Region key."""
 
     PRIMARY = "PRIMARY"
     REPLICA = "REPLICA"
 
 
-class WrappingAlgorithm(StrEnum):
+class WrappingAlgorithm(Word):
     """Algorithms that wrap key material for import."""
 
     RSAES_PKCS1_V1_5 = "RSAES_PKCS1_V1_5"
@@ -207,7 +213,7 @@ class WrappingAlgorithm(StrEnum):
     RSA_AES_KEY_WRAP_SHA_256 = "RSA_AES_KEY_WRAP_SHA_256"
 
 
-class WrappingKeySpec(StrEnum):
+class WrappingKeySpec(Word):
     """Sizes of wrapping keys."""
 
     RSA_2048 = "RSA_2048"
@@ -215,7 +221,7 @@ class WrappingKeySpec(StrEnum):
     RSA_4096 = "RSA_4096"
 
 
-class TrackedOperation(StrEnum):
+class TrackedOperation(Word):
     """Operations that count as a use of their key in GetKeyLastUsage."""
 
     DECRYPT = "Decrypt"
@@ -234,26 +240,26 @@ class TrackedOperation(StrEnum):
     DECAPSULATE = "Decapsulate"
 
 
-class DryRunModifier(StrEnum):
+class DryRunModifier(Word):
     """Checks that a DryRun skips."""
 
     IGNORE_CIPHERTEXT = "IGNORE_CIPHERTEXT"
 
 
-class KeyEncryptionMechanism(StrEnum):
+class KeyEncryptionMechanism(Word):
     """Algorithm of a Recipient."""
 
     RSAES_OAEP_SHA_256 = "RSAES_OAEP_SHA_256"
 
 
-class ResourceOwner(StrEnum):
+class ResourceOwner(Word):
     """Whose keys ListKeys lists."""
 
     SELF = "SELF"
     OTHER_ACCOUNTS_VIA_RAM = "OTHER_ACCOUNTS_VIA_RAM"
 
 
-class Operation(StrEnum):
+class Operation(Word):
     """Names of all operations of the KMS API."""
 
     CANCEL_KEY_DELETION = "CancelKeyDeletion"
@@ -314,7 +320,7 @@ class Operation(StrEnum):
     VERIFY_MAC = "VerifyMac"
 
 
-class GrantOperation(StrEnum):
+class GrantOperation(Word):
     """Operations that a grant can allow."""
 
     DECRYPT = "Decrypt"

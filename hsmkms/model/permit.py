@@ -6,19 +6,18 @@ the device that bypasses the pipeline fails at once, instead of working without 
 """
 
 import time
-from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
 
 from hsmkms.errors import PermitError, PermitExpiredError
-from hsmkms.model.enums import Operation
+from hsmkms.model.enums import Operation, Word
 
 LIFETIME_SECONDS: Final = 60.0
 """Lifetime of a permit, which includes the wait for a session; shorter if key material expires sooner."""
 
 
-class OperatorAct(StrEnum):
+class OperatorAct(Word):
     """Acts on the token that are not operations of the API."""
 
     INITIALISE = "init"

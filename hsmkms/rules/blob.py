@@ -13,6 +13,7 @@ data, the IV, the ciphertext and the length of the additional data (hsm/crypto/c
 it, because some tokens choose that of AES-GCM themselves and return it afterwards; both tags depend on it anyway.
 """
 
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -65,17 +66,26 @@ def assemble(header: bytes, iv: bytes, body: bytes) -> bytes:
 
 def parse(data: bytes) -> Blob:
     """Parse a blob. Every fault is the same InvalidCiphertextException without a message, so that it is no oracle."""
-    cipher_format = _FORMATS.get(data[: _ID_START - 1])
-    if len(data) < _ID_START or cipher_format is None:
+    header = data[:HEADER_LENGTH]
+    named = _parse_header(header)
+    if named is None:
         raise InvalidCiphertextException
+    key_id, material_id, cipher_format = named
     layout = LAYOUTS[cipher_format]
-    id_end = _ID_START + data[_ID_START - 1]
-    header_end = id_end + MATERIAL_ID_LENGTH
-    # Latin-1 decodes any byte, and is_key_id refuses characters beyond ASCII.
-    key_id = data[_ID_START:id_end].decode("latin-1")
-    iv_end = header_end + layout.iv
+    iv_end = HEADER_LENGTH + layout.iv
     length = len(data) - iv_end - layout.tag
-    if length < layout.block or length % layout.block or not is_key_id(key_id):
+    if length < layout.block or length % layout.block:
         raise InvalidCiphertextException
-    material_id, iv = data[id_end:header_end].hex(), data[header_end:iv_end]
-    return Blob(key_id, material_id, data[:header_end], iv, data[iv_end:], cipher_format)
+    return Blob(key_id, material_id, header, data[HEADER_LENGTH:iv_end], data[iv_end:], cipher_format)
+
+
+@lru_cache(maxsize=4096)
+def _parse_header(header: bytes) -> tuple[str, str, CipherFormat] | None:
+    """Return key id, material id and format, which all ciphertexts of a material have in common; None if it is none."""
+    cipher_format = _FORMATS.get(header[: _ID_START - 1])
+    if cipher_format is None or len(header) < HEADER_LENGTH or header[_ID_START - 1] != KEY_ID_LENGTH:
+        return None
+    id_end = _ID_START + KEY_ID_LENGTH
+    # Latin-1 decodes any byte, and is_key_id refuses characters beyond ASCII.
+    key_id = header[_ID_START:id_end].decode("latin-1")
+    return (key_id, header[id_end:].hex(), cipher_format) if is_key_id(key_id) else None

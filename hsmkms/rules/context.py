@@ -6,7 +6,6 @@ contexts have the same bytes. An absent context equals an empty one.
 """
 
 from collections.abc import Mapping
-from struct import Struct
 from typing import Final
 
 from hsmkms.errors import ValidationException
@@ -15,8 +14,6 @@ MAX_BYTES: Final = 8192
 """Limit of the canonical form. AWS documents none; proxies of its external key stores must accept this much AAD."""
 
 EMPTY: Final = bytes(4)
-
-_number: Final = Struct(">I").pack
 
 
 def folded(key: str) -> str:
@@ -28,14 +25,13 @@ def canonical(context: Mapping[str, str] | None) -> bytes:
     """Return the canonical bytes of a context. ValidationException if it is too long or not valid Unicode."""
     if not context:
         return EMPTY
+    form = len(context).to_bytes(4, "big")
     try:
-        pairs = sorted((key.encode("utf-8"), value.encode("utf-8")) for key, value in context.items())
+        for key in sorted(context):  # by code points, which is the order of their UTF-8 bytes
+            name, value = key.encode(), context[key].encode()
+            form += b"%b%b%b%b" % (len(name).to_bytes(4, "big"), name, len(value).to_bytes(4, "big"), value)
     except UnicodeEncodeError as exc:
         raise ValidationException("EncryptionContext holds a lone surrogate, which is no Unicode character.") from exc
-    parts = [_number(len(pairs))]
-    for key, value in pairs:
-        parts += (_number(len(key)), key, _number(len(value)), value)
-    form = b"".join(parts)
     if len(form) > MAX_BYTES:
         raise ValidationException(f"EncryptionContext is {len(form)} bytes long; at most {MAX_BYTES} are possible.")
     return form

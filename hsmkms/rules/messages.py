@@ -83,8 +83,12 @@ ENCAPSULATED_BYTES: Final[Mapping[KeySpec, int]] = {
 
 def check_encapsulated(spec: KeySpec, length: int) -> None:
     """Raise InvalidCiphertextException if an encapsulated secret for such a key is not that long."""
-    if length != ENCAPSULATED_BYTES[spec]:
-        raise InvalidCiphertextException
+    right = ENCAPSULATED_BYTES[spec]
+    if length != right:
+        raise InvalidCiphertextException(
+            f"An encapsulated secret for a key of KeySpec {spec} has {right} bytes, not {length}: "
+            "use the one that was encapsulated for this key."
+        )
 
 
 # -- RSAES-OAEP -----------------------------------------------------------------------------------------------------

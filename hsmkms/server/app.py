@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
+from hsmkms.model.enums import Operation
 from hsmkms.server.audit_gate import AuditGate
 from hsmkms.server.latency_gate import QUICK, LatencyGate
 from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
@@ -32,6 +33,21 @@ SLOW_FACTOR: Final = 3
 """Factor of the time limit for operations that are not quick: the generation of RSA keys, for example."""
 
 MONITOR_THREADS: Final = 2
+
+WITH_TOKEN: Final = QUICK - {Operation.DESCRIBE_KEY, Operation.GET_KEY_ROTATION_STATUS} | {
+    Operation.CREATE_KEY,
+    Operation.GENERATE_DATA_KEY_PAIR,
+    Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+    Operation.IMPORT_KEY_MATERIAL,
+    Operation.SIGN,
+}
+"""Operations that cannot succeed while the token does not answer."""
+
+SERVER_ERROR: Final = 500
+"""The lowest status of a response that is not the client's fault."""
+
+THROTTLED: Final = "ThrottlingException"
+"""Error of requests that have waited for a session in vain, among others."""
 
 
 class _Waiting(Struct):
@@ -56,9 +72,9 @@ class Application:
         self._request_ids: list[str] = []
         self._tickets = itertools.count()
         self._waiting: dict[int, _Waiting] = {}
-        self._counting = threading.Lock()
-        self._busy_threads = 0
-        self._last_progress = 0.0
+        self._busy_since: dict[int, float] = {}
+        """Since when each busy thread has been working on its request, by the monotonic clock."""
+        self._last_progress = self._last_success = self._last_failure = 0.0
         self.audit_gate = AuditGate(state.kms.operator.audit.book, loop)
         *self._others, self._default = state.endpoints
 
@@ -80,6 +96,7 @@ class Application:
             handled = endpoint.answer(request, request_id, source, operation)
             latency.note(self._state.observer.note(handled, started, address), self._loop.time())
             response = handled.response or protocol.failure(RuntimeError(), request_id)
+            self._note_outcome(operation, response)
             self.audit_gate.add(response, respond, operation or "", request_id, protocol.failure)
         else:
             ticket = next(self._tickets)
@@ -111,14 +128,24 @@ class Application:
         self._state.start()
 
     def is_well(self) -> bool:
-        """Answer clients whose time limit is over. False if all threads are busy and none has made progress lately."""
+        """Answer clients whose time limit is over. False if no request can be answered any more.
+
+        That is so if all threads are busy and none has made progress lately, or if one hangs (perhaps with a lock, or
+        the only session) while the token has lately done nothing for others, whose requests fail.
+        """
         now = time.monotonic()
         for ticket, each in list(self._waiting.items()):
             if each.until < now:
                 del self._waiting[ticket]
                 each.respond(each.failure(TokenUnavailableError(AWAY), each.request_id))
         limit = self._state.hang_seconds * SLOW_FACTOR
-        return not (limit and self._busy_threads >= self._state.threads and now - self._last_progress > limit)
+        if not limit:
+            return True
+        busy = list(self._busy_since.values())
+        if len(busy) >= self._state.threads and now - self._last_progress > limit:
+            return False
+        hangs = any(now - since > limit for since in busy)
+        return not (hangs and now - self._last_success > limit and now - self._last_failure < limit)
 
     def end(self) -> None:
         """Wait for the threads, and close the installation."""
@@ -160,16 +187,20 @@ class Application:
         threads.submit(work).add_done_callback(hand_over)
 
     def _counted(self, work: Callable[[], Result]) -> Result:
-        self._count_busy(1)
+        thread = threading.get_ident()
+        self._busy_since[thread] = self._last_progress = time.monotonic()
         try:
             return work()
         finally:
-            self._count_busy(-1)
-
-    def _count_busy(self, change: int) -> None:
-        with self._counting:
-            self._busy_threads += change
+            del self._busy_since[thread]
             self._last_progress = time.monotonic()
+
+    def _note_outcome(self, operation: str | None, response: Response) -> None:
+        """Note when the token has last done something, or has failed, from the response to an operation."""
+        if response.status >= SERVER_ERROR or response.error == THROTTLED:
+            self._last_failure = time.monotonic()
+        elif response.error is None and operation in WITH_TOKEN:
+            self._last_success = time.monotonic()
 
     def _delay_response(self, operation: str | None, ticket: int, handled: Handled | None) -> None:
         """Pass a thread's response to the audit gate, on the loop."""
@@ -178,6 +209,7 @@ class Application:
             return  # too late: the client was sent an error
         response = handled.response if handled is not None else None
         response = response or waiting.failure(RuntimeError(), waiting.request_id)
+        self._note_outcome(operation, response)
         self.audit_gate.add(response, waiting.respond, operation or "", waiting.request_id, waiting.failure)
 
     # -- the pages ----------------------------------------------------------------------------------------------

@@ -54,7 +54,6 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the place of a fresh folder wi
 _ENOUGH: Final = 1024**3
 """Bytes: the audit log takes 1 KiB for each request. Containers often have less there."""
 
-_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens by this
 _LABEL: Final = "hsmkms-dev"
 _PIN_BYTES: Final = 16
 _UNLIMITED: Final = dict.fromkeys(DEFAULT_RATES, 0.0)
@@ -173,22 +172,16 @@ def _settings(folder: Path, account: str, wanted: ServeSettings) -> Settings:
     return config.load(file)
 
 
-def _tell(access_key_id: str, secret: str, serve: ServeSettings, port: int) -> None:
+def _tell(access_key_id: str, secret: str, serve: ServeSettings, port: int, serves: str) -> None:
     """Print what clients need, when they are answered; what would come before it in a shell is unset."""
+    del serves  # an installation and a token that nobody knows
     lines = {
         "AWS_ACCESS_KEY_ID": access_key_id,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_REGION": DEFAULT_REGION,
         "AWS_DEFAULT_REGION": DEFAULT_REGION,
-        "AWS_ENDPOINT_URL_KMS": url_of(serve, port),
+        "AWS_ENDPOINT_URL_KMS": server.url_of(serve, port),
     }
     exports = "".join(f"export {name}={value}\n" for name, value in lines.items())
     sys.stdout.write(f"unset AWS_SESSION_TOKEN AWS_PROFILE\n{exports}")
     sys.stdout.flush()
-
-
-def url_of(serve: ServeSettings, port: int) -> str:
-    """Where a client on this machine reaches a server. One that listens on every address is reached on loopback."""
-    scheme = "http" if serve.certificate is None else "https"
-    host = _LOOPBACK.get(serve.host, serve.host)
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

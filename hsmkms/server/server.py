@@ -30,11 +30,24 @@ from hsmkms.config.settings import Secret, ServeSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenNotFoundError, TokenUnavailableError
 from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.process import systemd
-from hsmkms.server.process.supervisor import SIGNALS, START_AWAY, START_REFUSED, Inherited, Lives, Slot, Workers
+from hsmkms.server.process.ports import PortOwner
+from hsmkms.server.process.supervisor import (
+    SIGNALS,
+    START_AWAY,
+    START_REFUSED,
+    Inherited,
+    Lives,
+    Ready,
+    Slot,
+    Workers,
+)
 from hsmkms.server.unavailable_app import FAULT_FILE
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import tokens
 
 Reread = Callable[[], Settings]
+
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens by this
 
 WAIT_SECONDS: Final = 0.01
 """Pause between two checks whether the first worker has proven the PIN."""
@@ -42,28 +55,38 @@ WAIT_SECONDS: Final = 0.01
 _context: Final = multiprocessing.get_context("fork")
 
 
-def tell_systemd(port: int) -> None:
-    """Report readiness to systemd; others query ``/readyz``."""
-    del port
+def report_ready(serve: ServeSettings, port: int, serves: str) -> None:
+    """Print where clients are answered, by which installation and token, and report readiness to systemd."""
+    sys.stderr.write(f"hsmkms: listening on {url_of(serve, port)} for {serves}\n")
+    sys.stderr.flush()
     systemd.ready()
+
+
+def url_of(serve: ServeSettings, port: int) -> str:
+    """Return where a client on this machine reaches a server; one that listens on every address, by loopback."""
+    scheme = "http" if serve.certificate is None else "https"
+    host = _LOOPBACK.get(serve.host, serve.host)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def serve(
     settings: Settings,
     *,
     proven: bool = False,
-    ready: Callable[[int], None] = tell_systemd,
+    ready: Ready | None = None,
     lifeline: int | None = None,
     scratch: Path | None = None,
     reread: Reread | None = None,
+    join: bool = False,
 ) -> None:
     """Serve until SIGTERM; SIGHUP replaces the workers one by one, with the certificate that is on the disk then.
 
-    ``proven``: the installation was opened just now with the same PIN. ``ready`` is called with the port once the first
-    worker answers. ``lifeline``: a file descriptor whose end stops the server like SIGTERM. ``scratch``: where workers
-    keep their counts, if not in the system's folder for temporary files. ``reread`` reads the settings again, for
-    tokens that are added while the server runs. Raises ConfigurationError; ends the process with status 78 where
-    starting again cannot help.
+    ``proven``: the installation was opened just now with the same PIN. ``ready`` is called once the first worker
+    answers, instead of ``report_ready``. ``lifeline``: a file descriptor whose end stops the server like SIGTERM.
+    ``scratch``: where workers keep their counts, if not in the system's folder for temporary files. ``reread`` reads
+    the settings again, for tokens that are added while the server runs. ``join``: share the port with a running server
+    of this installation, to replace it. Raises ConfigurationError; ends the process with status 78 where starting again
+    cannot help.
     """
     with refusing():
         _check_address(settings.serve)
@@ -81,7 +104,9 @@ def serve(
             worker=partial(_work, opener, shared),
             stand_in=partial(_stand_in, shared),
         )
-        Workers(settings.serve, lives, replaced, ready, lifeline, first).run()
+        ready = ready or partial(report_ready, settings.serve)
+        owner, hung = PortOwner(settings.data_dir, join), partial(_leave_members, settings)
+        Workers(settings.serve, lives, replaced, ready, lifeline, first, hung, owner).run()
 
 
 @contextmanager
@@ -127,6 +152,12 @@ def _ask_pin(settings: Settings) -> Secret | None:
 def _complain(error: HsmKmsError, status: int) -> None:
     sys.stderr.write(f"hsmkms: {type(error).__name__}: {error}\n")
     sys.exit(status)
+
+
+def _leave_members(settings: Settings, started_at: float) -> None:
+    """Let new processes begin with the next member of each HA group, since a worker has hung with the present one."""
+    for serial in tokens.pass_on_members(settings, started_at):
+        sys.stderr.write(f"hsmkms: new workers begin with the HA member with serial {serial}\n")
 
 
 # -- in a worker ------------------------------------------------------------------------------------------------
@@ -204,7 +235,8 @@ def _work(opener: Callable[[Heartbeat], Any], shared: _Shared, slot: Slot) -> No
         def make(loop: asyncio.AbstractEventLoop, secure: bool) -> Application:  # noqa: FBT001 - as the worker has it
             return Application(state, loop, secure=secure)
 
-        worker.run(make, settings.serve, slot.listener, partial(_report_ready, slot.ready), slot.heartbeat)
+        ready = partial(_report_ready, slot.ready, state.kms.operator.watch.title())
+        worker.run(make, settings.serve, slot.listener, ready, slot.heartbeat)
     except (TokenUnavailableError, TokenNotFoundError) as exc:
         _complain_of_token(exc, settings, board)
     except SetupError as exc:
@@ -229,15 +261,17 @@ def _stand_in(shared: _Shared, slot: Slot) -> None:
     from hsmkms.server.unavailable_app import StandIn  # noqa: PLC0415
 
     application = StandIn(shared.board, shared.replaced)
-    worker.run(
-        lambda *_: application, shared.settings.serve, slot.listener, partial(_report_ready, slot.ready), slot.heartbeat
-    )
+    ready = partial(_report_ready, slot.ready, "")
+    worker.run(lambda *_: application, shared.settings.serve, slot.listener, ready, slot.heartbeat)
 
 
-def _report_ready(pipe: Pipe) -> None:
-    """Report to the supervisor that clients are answered. A supervisor that was killed is no error: workers end."""
+def _report_ready(pipe: Pipe, serves: str) -> None:
+    """Report to the supervisor that clients are answered, and by what installation.
+
+    A supervisor that was killed is no error: workers end.
+    """
     with suppress(BrokenPipeError):
-        pipe.send(True)
+        pipe.send(serves)
 
 
 def _begin(others: Inherited) -> None:

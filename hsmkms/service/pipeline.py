@@ -25,7 +25,7 @@ from hsmkms.errors import (
     ValidationException,
 )
 from hsmkms.hsm.ports import Device
-from hsmkms.model.caller import AuthenticatedCaller, Caller
+from hsmkms.model.caller import Caller
 from hsmkms.model.constraints import validate
 from hsmkms.model.crypto import ReEncryptRequest
 from hsmkms.model.enums import KeyManager, Operation, Origin
@@ -41,7 +41,7 @@ from hsmkms.service.keys import expiry as lapses
 from hsmkms.service.keys import service_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.last_use import of_this_key
-from hsmkms.service.runtime.record_cache import CachedKey
+from hsmkms.service.runtime.record_cache import Admission, AdmissionKey, CachedKey
 from hsmkms.store import keys
 from hsmkms.store.engine import Connection
 
@@ -56,6 +56,8 @@ UNKNOWN_CIPHERTEXT_KEY: Final = (
 DRY_RUN: Final = "The request would have succeeded, but the DryRun option is set."
 EVERYTHING: Final = "*"
 """The resource of an operation that is about no key."""
+MAX_ADMISSIONS: Final = 20_000
+"""Cache limit in admissions; when it is reached the cache is cleared."""
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _ALIAS: Final = RefKind.ALIAS
 _EXTERNAL: Final = Origin.EXTERNAL
@@ -66,11 +68,11 @@ class Call:
     """One request of one caller. ``now``: the instant for all its decisions."""
 
     __slots__ = (
+        "admissions",
         "caller",
         "core",
         "ended_grant_token",
         "identity",
-        "just_looked",
         "material_id",
         "now",
         "operation",
@@ -85,7 +87,6 @@ class Call:
         self.operation = operation
         self.caller = caller
         self.region = caller.region
-        self.just_looked = isinstance(caller, AuthenticatedCaller)
         self.now: datetime = core.clock()
         self.identity: Identity | None = None
         """The caller, as of the last key that was looked up."""
@@ -101,28 +102,21 @@ class Call:
 
         ``aliases``: alias names and alias ARNs are taken too. ``action``: what is authorised, if not the operation.
         """
-        account = self.core.installation.account
-        ref = parse_key_ref(key_id, account=account, region=self.region, aliases=aliases)
-        action = action or f"kms:{self.operation}"
-        shown = alias_arn(account, ref.region, ref.name) if ref.kind is _ALIAS else ""
-        cached = self._look_up(ref)
-        if cached is None and managed.has_key(ref.name, self.core.services):
-            cached = self._first_use(ref, action, shown)
-        if cached is None:
-            # The key of an unknown alias is unknown, and the alias's own ARN as a resource means the alias only.
-            arn = key_arn(account, ref.region, "*" if ref.kind is _ALIAS else ref.name)
-            self.authorise_unknown(action, arn, shown)
-            raise unknown(ref, account)
-        return self._admit(cached, action, shown)
+        what = (key_id, aliases, action, self.operation, self.caller.principal, self.region)
+        return self._admitted_before(what) or self._admit_named(what, key_id, aliases=aliases, action=action)
 
     def key_of_ciphertext(self, key_id: str, *, action: str | None = None) -> tuple[CachedKey, Permit]:
         """Return the key that a ciphertext names, with a permit; unknown and forbidden keys give the same error."""
+        what = (key_id, False, action, self.operation, self.caller.principal, self.region)
+        known = self._admitted_before(what)
+        if known is not None:
+            return known
         action = action or f"kms:{self.operation}"
         cached = self._cached(self.region, key_id)
         if cached is None:
             self.authorise_unknown(action, key_arn(self.core.installation.account, self.region, key_id))
             raise AccessDeniedException(UNKNOWN_CIPHERTEXT_KEY)
-        return self._admit(cached, action, "")
+        return self._admit(what, cached, action, "")
 
     def find(self, key_id: str, *, aliases: bool = False) -> CachedKey:
         """Return the key that ``KeyId`` names, without authorisation; NotFoundException if there is none."""
@@ -155,13 +149,9 @@ class Call:
         return max(0, (self.now - since).days)
 
     def _cached(self, region: str, key_id: str) -> CachedKey | None:
-        """Return the key as it is now, and read the caller together with it.
-
-        The change log was read when the caller was authenticated, so it is not read again for the first key.
-        """
-        just_looked, self.just_looked = self.just_looked, False
+        """Return the key as it is now, and read the caller together with it."""
         cache = self.core.cache
-        cached = cache.key(region, key_id, just_looked=just_looked)
+        cached = cache.key(region, key_id)
         self.identity = cache.identity(self.caller.principal, self.core.installation.account, just_looked=True).identity
         return cached
 
@@ -237,7 +227,7 @@ class Call:
         account = self.core.installation.account
         identity = self.identity
         if key is None or identity is None:  # else it was read together with the key
-            looked = key is not None or self.just_looked
+            looked = key is not None
             identity = self.core.cache.identity(self.caller.principal, account, just_looked=looked).identity
         return Question(
             caller=self.caller,
@@ -270,11 +260,12 @@ class Call:
         """
         self._judge(self.core.cache.of(record), f"kms:{self.operation}", shown)
 
-    def _judge(self, cached: CachedKey, action: str, shown: str) -> None:
+    def _judge(self, cached: CachedKey, action: str, shown: str) -> bool:
+        """Do the same for a cached key; True if the permission does not depend on the rest of the request."""
         record = cached.record
         question = self.question(action, record.arn, cached, shown=shown)
         try:
-            self.core.authorise(question)
+            is_general = self.core.authorise(question)
         finally:
             self.resources.append(record.arn)
         if self.ended_grant_token:
@@ -282,16 +273,53 @@ class Call:
         if record.manager is _AWS:
             managed.check_use(self.operation, record, self.caller)
         kinds.ADMIT[self.operation](self.operation, record, self.now)
+        return is_general
 
-    def _admit(self, cached: CachedKey, action: str, shown: str) -> tuple[CachedKey, Permit]:
+    def _admitted_before(self, what: AdmissionKey) -> tuple[CachedKey, Permit] | None:
+        """Return the key with a permit if the same was admitted since the last change, for any request of the caller.
+
+        Most callers use most keys under statements without conditions. This saves 5 µs for each request.
+        """
+        cache = self.core.cache
+        cache.look()
+        self.admissions = cache.admissions
+        admission = self.admissions.get(what)
+        if admission is None or self.ended_grant_token:
+            return None
+        key, self.identity = admission.key, admission.identity
+        self.resources.append(key.record.arn)
+        return key, self._permit(key.covers, key.record.version, LIFETIME_SECONDS)
+
+    def _admit_named(
+        self, what: AdmissionKey, key_id: str, *, aliases: bool, action: str | None
+    ) -> tuple[CachedKey, Permit]:
+        account = self.core.installation.account
+        ref = parse_key_ref(key_id, account=account, region=self.region, aliases=aliases)
+        action = action or f"kms:{self.operation}"
+        shown = alias_arn(account, ref.region, ref.name) if ref.kind is _ALIAS else ""
+        cached = self._look_up(ref)
+        if cached is None and managed.has_key(ref.name, self.core.services):
+            cached = self._first_use(ref, action, shown)
+        if cached is None:
+            # The key of an unknown alias is unknown, and the alias's own ARN as a resource means the alias only.
+            arn = key_arn(account, ref.region, "*" if ref.kind is _ALIAS else ref.name)
+            self.authorise_unknown(action, arn, shown)
+            raise unknown(ref, account)
+        return self._admit(what, cached, action, shown)
+
+    def _admit(self, what: AdmissionKey, cached: CachedKey, action: str, shown: str) -> tuple[CachedKey, Permit]:
         record = cached.record
         if record.origin is _EXTERNAL and states.unwritten_lapses(record, self.now):
             lapses.write(self.core, record.key_id, record.region, self.now)
             cached = self.core.cache.key(record.region, record.key_id) or cached
             record = cached.record
-        self._judge(cached, action, shown)
-        seconds = LIFETIME_SECONDS if record.origin is not _EXTERNAL else self._seconds_left(record)
-        return cached, Permit(self.operation, cached.covers, record.version, time.monotonic() + seconds)
+        is_general = self._judge(cached, action, shown)
+        # Imported material may expire, and the keys of services depend on the caller's address.
+        if is_general and self.identity is not None and record.origin is not _EXTERNAL and record.manager is not _AWS:
+            if len(self.admissions) >= MAX_ADMISSIONS:
+                self.admissions.clear()
+            self.admissions[what] = Admission(cached, self.identity)
+        return cached, self._permit(cached.covers, record.version, self._seconds_left(record))
 
     def _look_up(self, ref: KeyRef) -> CachedKey | None:
         cache = self.core.cache

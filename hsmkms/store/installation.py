@@ -4,13 +4,49 @@ from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.store import changes, schema
 
 SUBJECT: Final = "installation"
 """Subject in the change log for changes of the bound tokens."""
+
+# Built once: building a statement takes longer than SQLite takes to run it, and each creation of a key runs these.
+_KEY, _TOKEN = schema.installation_key.c, schema.token.c
+_TOKENS: Final = select(
+    _TOKEN.id,
+    _TOKEN.label,
+    _TOKEN.serial,
+    _TOKEN.manufacturer,
+    _TOKEN.model,
+    _TOKEN.created_at,
+    _TOKEN.challenge,
+    _TOKEN.response,
+).order_by(_TOKEN.created_at, _TOKEN.id)
+_HOME: Final = (
+    select(_KEY.token_id)
+    .join(schema.token, _TOKEN.id == _KEY.token_id)
+    .where(_KEY.purpose == KeyPurpose.MAC, _TOKEN.response.is_not(None))
+    .order_by(_KEY.version.desc())
+    .limit(1)
+)
+_KEYS: Final = (
+    select(
+        _KEY.purpose,
+        _KEY.version,
+        _KEY.token_id,
+        _KEY.cka_id,
+        _KEY.created_at,
+        _KEY.made_at,
+        _KEY.challenge,
+        _KEY.response,
+    )
+    .join(schema.token, _TOKEN.id == _KEY.token_id)
+    .order_by(_KEY.purpose, _KEY.version)
+)
+_BOUND_KEYS: Final = _KEYS.where(_TOKEN.response.is_not(None))
+_KEYS_OF: Final = _KEYS.where(_KEY.token_id == bindparam("of"))
 
 
 class InstallationRow(Struct, frozen=True, kw_only=True):
@@ -141,17 +177,6 @@ def rename_token(tx: Connection, token_id: str, label: str, serial: str) -> None
 
 def tokens(conn: Connection) -> list[TokenRow]:
     """Return all tokens in the order in which they were added."""
-    table = schema.token.c
-    query = select(
-        table.id,
-        table.label,
-        table.serial,
-        table.manufacturer,
-        table.model,
-        table.created_at,
-        table.challenge,
-        table.response,
-    ).order_by(table.created_at, table.id)
     return [
         TokenRow(
             id=row.id,
@@ -163,7 +188,7 @@ def tokens(conn: Connection) -> list[TokenRow]:
             challenge=row.challenge,
             response=row.response,
         )
-        for row in conn.execute(query)
+        for row in conn.execute(_TOKENS)
     ]
 
 
@@ -177,15 +202,7 @@ def home(conn: Connection) -> TokenRow | None:
 
     Versions are numbered across all tokens, so this does not depend on any clock.
     """
-    key = schema.installation_key.c
-    newest = (
-        select(key.token_id)
-        .join(schema.token, schema.token.c.id == key.token_id)
-        .where(key.purpose == KeyPurpose.MAC, schema.token.c.response.is_not(None))
-        .order_by(key.version.desc())
-        .limit(1)
-    )
-    token_id = conn.scalar(newest)
+    token_id = conn.scalar(_HOME)
     return next((each for each in tokens(conn) if each.id == token_id), None)
 
 
@@ -245,22 +262,7 @@ def versions(conn: Connection, purpose: str, token_id: str | None = None) -> lis
 
 def installation_keys(conn: Connection, token_id: str | None = None) -> list[InstallationKeyRow]:
     """Return the installation keys on one token, or on all bound tokens, by purpose and then by version."""
-    table, token = schema.installation_key.c, schema.token.c
-    query = (
-        select(
-            table.purpose,
-            table.version,
-            table.token_id,
-            table.cka_id,
-            table.created_at,
-            table.made_at,
-            table.challenge,
-            table.response,
-        )
-        .join(schema.token, token.id == table.token_id)
-        .where(token.response.is_not(None) if token_id is None else table.token_id == token_id)
-        .order_by(table.purpose, table.version)
-    )
+    rows = conn.execute(_BOUND_KEYS) if token_id is None else conn.execute(_KEYS_OF, {"of": token_id})
     return [
         InstallationKeyRow(
             purpose=row.purpose,
@@ -272,5 +274,5 @@ def installation_keys(conn: Connection, token_id: str | None = None) -> list[Ins
             challenge=row.challenge,
             response=row.response,
         )
-        for row in conn.execute(query)
+        for row in rows
     ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, case, exists, func, select, true
+from sqlalchemy import Connection, Select, bindparam, case, exists, func, select, true
 
 from hsmkms.model.enums import (
     ExpirationModel,
@@ -63,6 +63,33 @@ _MATERIAL: Final = (
 )
 
 
+# Built once: building a statement takes longer than SQLite takes to run it, and each creation of a key runs these.
+_INSERT_KEY: Final = key.insert()
+_INSERT_REGIONAL_KEY: Final = regional_key.insert()
+_INSERT_MATERIAL: Final = material.insert()
+_INSERT_PRESENCE: Final = material_presence.insert()
+_INSERT_OBJECT: Final = token_object.insert()
+_REGIONS_OF: Final = select(regional_key.c.region).where(
+    regional_key.c.key_id == bindparam("of"), regional_key.c.lifecycle != Lifecycle.DELETED
+)
+_MATERIALS: Final = select(material.c.id).where(material.c.key_id == bindparam("of_key"))
+_RECORD: Final = (regional_key.c.key_id == bindparam("of_key"), regional_key.c.region == bindparam("of_region"))
+_IS_DOOMED: Final = exists().where(
+    token_object.c.material.in_(_MATERIALS), token_object.c.status == ObjectStatus.DESTROYING
+)
+_COMPLETE: Final = (
+    regional_key.update()
+    .where(*_RECORD, regional_key.c.lifecycle == Lifecycle.INTENDED, ~_IS_DOOMED)
+    .values(lifecycle=Lifecycle.LIVE)
+)
+_COMPLETE_OBJECTS: Final = (
+    token_object.update()
+    .where(token_object.c.material.in_(_MATERIALS), token_object.c.status == ObjectStatus.INTENDED)
+    .values(status=ObjectStatus.PRESENT)
+)
+_TOUCH: Final = regional_key.update().where(*_RECORD).values(version=bindparam("epoch"))
+
+
 # -- creating a key ---------------------------------------------------------------------------------------------
 
 
@@ -71,32 +98,30 @@ def insert_intent(tx: Connection, record: KeyRecord, tags: Mapping[str, str], la
 
     ``label`` is the CKA_LABEL of the token objects; ``record.version`` is not used.
     """
-    tx.execute(
-        key.insert().values(
-            key_id=record.key_id,
-            spec=record.spec,
-            usage=record.usage,
-            origin=record.origin,
-            manager=record.manager,
-            multi_region=record.multi_region,
-            creation_date=record.creation_date,
-            primary_region=record.primary_region,
-        )
-    )
-    tx.execute(
-        regional_key.insert().values(
-            key_id=record.key_id,
-            region=record.region,
-            lifecycle=Lifecycle.INTENDED,
-            state=record.state,
-            description=record.description,
-            policy=record.policy,
-            creation_date=record.creation_date,
-            deletion_date=record.deletion_date,
-            pending_window_days=record.pending_window_days,
-            version=changes.note(tx, record.region, record.key_id),
-        )
-    )
+    new_key = {
+        "key_id": record.key_id,
+        "spec": record.spec,
+        "usage": record.usage,
+        "origin": record.origin,
+        "manager": record.manager,
+        "multi_region": record.multi_region,
+        "creation_date": record.creation_date,
+        "primary_region": record.primary_region,
+    }
+    tx.execute(_INSERT_KEY, new_key)
+    new_regional_key = {
+        "key_id": record.key_id,
+        "region": record.region,
+        "lifecycle": Lifecycle.INTENDED,
+        "state": record.state,
+        "description": record.description,
+        "policy": record.policy,
+        "creation_date": record.creation_date,
+        "deletion_date": record.deletion_date,
+        "pending_window_days": record.pending_window_days,
+        "version": changes.note(tx, record.region, record.key_id),
+    }
+    tx.execute(_INSERT_REGIONAL_KEY, new_regional_key)
     for each in record.materials:
         _insert_material(tx, record.key_id, each, label, ObjectStatus.INTENDED)
     insert_tags(tx, record.key_id, record.region, tags)
@@ -115,18 +140,10 @@ def complete(tx: Connection, key_id: str, region: str, state: KeyState | None = 
     False if the intent does not exist (any more), or if its object is being destroyed. ``state`` replaces the intended
     state.
     """
-    values = {"lifecycle": Lifecycle.LIVE} | ({"state": state} if state is not None else {})
-    doomed = exists().where(
-        token_object.c.material.in_(_materials_of(key_id)), token_object.c.status == ObjectStatus.DESTROYING
-    )
-    intended = _of(regional_key.update(), key_id, region).where(regional_key.c.lifecycle == Lifecycle.INTENDED, ~doomed)
-    if not tx.execute(intended.values(**values)).rowcount:
+    intended = _COMPLETE if state is None else _COMPLETE.values(state=state)
+    if not tx.execute(intended, {"of_key": key_id, "of_region": region}).rowcount:
         return False
-    tx.execute(
-        token_object.update()
-        .where(token_object.c.material.in_(_materials_of(key_id)), token_object.c.status == ObjectStatus.INTENDED)
-        .values(status=ObjectStatus.PRESENT)
-    )
+    tx.execute(_COMPLETE_OBJECTS, {"of_key": key_id})
     touch(tx, key_id, region)
     return True
 
@@ -177,20 +194,18 @@ def forget_unused_material(tx: Connection, row_id: int | None) -> None:
 
 
 def _insert_material(tx: Connection, key_id: str, new: MaterialRecord, label: str, status: ObjectStatus) -> None:
-    result = tx.execute(
-        material.insert().values(
-            key_id=key_id,
-            material_id=new.material_id,
-            sequence=new.sequence,
-            state=new.state,
-            created_at=new.created_at,
-            rotation_date=new.rotation_date,
-            rotation_type=new.rotation_type,
-            description=new.description,
-            host_unwrapped=new.host_unwrapped,
-        )
-    )
-    row_id: int = result.lastrowid
+    new_material = {
+        "key_id": key_id,
+        "material_id": new.material_id,
+        "sequence": new.sequence,
+        "state": new.state,
+        "created_at": new.created_at,
+        "rotation_date": new.rotation_date,
+        "rotation_type": new.rotation_type,
+        "description": new.description,
+        "host_unwrapped": new.host_unwrapped,
+    }
+    row_id: int = tx.execute(_INSERT_MATERIAL, new_material).lastrowid
     presence = {
         "key_id": key_id,
         "material": row_id,
@@ -198,21 +213,18 @@ def _insert_material(tx: Connection, key_id: str, new: MaterialRecord, label: st
         "expiration_model": new.expiration_model,
         "valid_to": new.valid_to,
     }
-    there = select(regional_key.c.region).where(
-        regional_key.c.key_id == key_id, regional_key.c.lifecycle != Lifecycle.DELETED
-    )
-    tx.execute(material_presence.insert(), [presence | {"region": each} for each in tx.scalars(there)])
-    tx.execute(
-        token_object.insert().values(
-            token_id=new.token_id,
-            cka_id=new.cka_id,
-            material=row_id,
-            purpose=ObjectPurpose.BACKING_KEY,
-            status=status,
-            label=label,
-            created_at=new.created_at,
-        )
-    )
+    regions = tx.scalars(_REGIONS_OF, {"of": key_id})
+    tx.execute(_INSERT_PRESENCE, [presence | {"region": each} for each in regions])
+    new_object = {
+        "token_id": new.token_id,
+        "cka_id": new.cka_id,
+        "material": row_id,
+        "purpose": ObjectPurpose.BACKING_KEY,
+        "status": status,
+        "label": label,
+        "created_at": new.created_at,
+    }
+    tx.execute(_INSERT_OBJECT, new_object)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
@@ -408,7 +420,7 @@ def rewrite_policy(tx: Connection, key_id: str, region: str, policy: str) -> Non
 def touch(tx: Connection, key_id: str, region: str) -> None:
     """Give the record a new version, after a change of data that belongs to it in this region only."""
     epoch = changes.note(tx, region, key_id)
-    tx.execute(_of(regional_key.update(), key_id, region).values(version=epoch))
+    tx.execute(_TOUCH, {"of_key": key_id, "of_region": region, "epoch": epoch})
 
 
 def touch_users(tx: Connection, row_id: int) -> None:

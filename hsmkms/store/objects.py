@@ -78,6 +78,12 @@ def standing(conn: Connection, token_id: str) -> list[tuple[ObjectPurpose, Objec
     return [(ObjectPurpose(row.purpose), ObjectStatus(row.status)) for row in conn.execute(query)]
 
 
+def end_all(tx: Connection, token_id: str) -> None:
+    """Record a token's objects that are marked for destruction as destroyed: the token is being left as it is."""
+    doomed = (token_object.c.token_id == token_id) & (token_object.c.status == ObjectStatus.DESTROYING)
+    tx.execute(token_object.update().where(doomed).values(status=ObjectStatus.DESTROYED))
+
+
 def move_ended(tx: Connection, token_id: str, home_id: str) -> None:
     """Move the rows of a token's destroyed objects to the home token, because the token is being forgotten.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from hsmkms.store import changes
 from hsmkms.store.schema import change_log, row_seal, store_root
@@ -17,6 +17,14 @@ _GONE: Final = "gone"
 
 # SQL text: it runs at each read of a record, and SQLAlchemy's expressions would take most of the time.
 _SEAL: Final = "SELECT epoch, mac FROM row_seal WHERE subject = ?"
+
+# Built once: building a statement takes longer than SQLite takes to run it, and each change runs these twice.
+_DROP: Final = delete(row_seal).where(row_seal.c.subject == bindparam("of"))
+_PUT: Final = insert(row_seal)
+_PUT_ROOT: Final = insert(store_root)
+_NEWEST_ROOT: Final = (
+    select(store_root.c.number, store_root.c.nonce, store_root.c.value).order_by(store_root.c.number.desc()).limit(1)
+)
 
 _KEPT_ROOTS: Final = 4096
 _PRUNE_EVERY: Final = 256
@@ -75,12 +83,12 @@ def put(tx: Connection, seals: Mapping[str, SealRow]) -> None:
     """Insert the seals of subjects that have none (any more)."""
     rows = [{"subject": subject, "epoch": each.epoch, "mac": each.mac} for subject, each in seals.items()]
     if rows:
-        tx.execute(insert(row_seal), rows)
+        tx.execute(_PUT, rows)
 
 
 def drop(tx: Connection, subject: str) -> None:
     """Remove the seal of a subject."""
-    tx.execute(delete(row_seal).where(row_seal.c.subject == subject))
+    tx.execute(_DROP, {"of": subject})
 
 
 def drop_all(tx: Connection) -> None:
@@ -90,8 +98,7 @@ def drop_all(tx: Connection) -> None:
 
 def newest_root(conn: Connection) -> RootRow | None:
     """Return the root over the store's present state, or None if it was never sealed."""
-    query = select(store_root.c.number, store_root.c.nonce, store_root.c.value)
-    row = conn.execute(query.order_by(store_root.c.number.desc()).limit(1)).one_or_none()
+    row = conn.execute(_NEWEST_ROOT).one_or_none()
     return None if row is None else RootRow(row.number, row.nonce, row.value)
 
 
@@ -109,6 +116,6 @@ def oldest_root(conn: Connection) -> int:
 
 def put_root(tx: Connection, row: RootRow) -> None:
     """Insert the root over the store's present state; the last few thousand roots are kept."""
-    tx.execute(insert(store_root).values(number=row.number, nonce=row.nonce, value=row.value))
+    tx.execute(_PUT_ROOT, {"number": row.number, "nonce": row.nonce, "value": row.value})
     if row.number % _PRUNE_EVERY == 0:
         tx.execute(delete(store_root).where(store_root.c.number <= row.number - _KEPT_ROOTS))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, delete, exists, insert, select
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select
 
 from hsmkms.store import schema
 from hsmkms.store.row_seals import RootRow
@@ -16,6 +16,10 @@ _PATH: Final = (
     "LEFT JOIN seal_tree AS l ON l.number = ?"
 )
 _PART: Final = "SELECT value FROM seal_tree WHERE number = ?"
+
+# Built once: building a statement takes longer than SQLite takes to run it.
+_DROP: Final = delete(schema.seal_tree).where(schema.seal_tree.c.number.in_(bindparam("numbers", expanding=True)))
+_PUT: Final = insert(schema.seal_tree)
 
 
 class Path(NamedTuple):
@@ -50,10 +54,10 @@ def put(tx: Connection, values: Mapping[int, bytes]) -> None:
     """Replace parts; an empty value removes the part."""
     if not values:
         return
-    tx.execute(delete(schema.seal_tree).where(schema.seal_tree.c.number.in_(list(values))))
+    tx.execute(_DROP, {"numbers": list(values)})
     rows = [{"number": number, "value": value} for number, value in values.items() if value]
     if rows:
-        tx.execute(insert(schema.seal_tree), rows)
+        tx.execute(_PUT, rows)
 
 
 def drop(tx: Connection) -> None:

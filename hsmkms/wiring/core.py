@@ -23,6 +23,7 @@ from hsmkms.errors import (
 from hsmkms.hsm.ports import Device
 from hsmkms.hsm.unavailable import AwayDevice
 from hsmkms.model.audit import Durability
+from hsmkms.model.ids import KeyRef, unknown
 from hsmkms.process import exclusive, uptime
 from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Occasion
@@ -48,7 +49,7 @@ from hsmkms.service.runtime.ports import Checkpoint, Clock, Installation, never_
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import SealBook
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import audit_files, files, installation, leases, log_renewal, migrate
+from hsmkms.store import aliases, audit_files, files, installation, leases, log_renewal, migrate
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
 from hsmkms.wiring import tokens as token_wiring
@@ -231,6 +232,19 @@ def _core(
 def audit_folder(settings: Settings) -> Path:
     """Return the folder of the audit log's files."""
     return settings.data_dir / audit_files.FOLDER
+
+
+def target_of_alias(settings: Settings, alias: KeyRef) -> str:
+    """Return the id of an alias's key, from the database alone. Raises NotFoundException, StoreError."""
+    store = Store.open(settings.data_dir)
+    try:
+        with store.reading() as conn:
+            record = aliases.fetch(conn, alias.region, alias.name)
+    finally:
+        store.close()
+    if record is None:
+        raise unknown(alias, settings.account_id)
+    return record.target_key_id
 
 
 def audit_policy(settings: Settings) -> AuditPolicy:

@@ -1,10 +1,11 @@
 """Open the tokens that the settings name, and match them to the tokens of the database."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import cache
 from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.config import settings as config
@@ -14,6 +15,7 @@ from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsEr
 from hsmkms.hsm.device import DeviceSettings, TokenDevice
 from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session import module as modules
+from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate, check_counters
 from hsmkms.hsm.session.pin_marks import UnknownPinError
 from hsmkms.hsm.session.token_choice import TokenChoice, candidates
@@ -75,6 +77,7 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
         init_reserved=token.init_reserved,
         max_sessions=token.max_sessions,
         session_wait_seconds=token.session_wait_seconds,
+        replication_seconds=token.replication_seconds,
         host_unwrap=settings.imports.host_unwrap,
     )
 
@@ -107,6 +110,49 @@ def named_token(settings: Settings, name: str | None) -> TokenSettings:
         return fitting[0]
     names = ", ".join(_shown(choice) for _, choice in known)
     raise ConfigurationError(f"name one [[token]] of the configuration by its label or serial: {names}")
+
+
+class UnusedToken(Struct, frozen=True, kw_only=True):
+    """A token of the settings that is none of the installation's.
+
+    ``away``: why it cannot be used now, or None; ``refused``: why it cannot become the home, or None.
+    """
+
+    label: str | None
+    serial: str | None
+    away: str | None = None
+    refused: str | None = None
+
+
+def unused_tokens(
+    settings: Settings, known: Collection[tuple[str, str]], check_target: Callable[[Device], None]
+) -> list[UnusedToken]:
+    """Return the tokens of the settings that are not among the ``known`` ones (label, serial); each is opened."""
+    return [
+        found
+        for token in settings.tokens
+        if not any(_names(choice_of(token), label, serial) for label, serial in known)
+        if ((found := _tried(settings, token, check_target)).label, found.serial) not in known
+    ]
+
+
+def _names(choice: TokenChoice, label: str, serial: str) -> bool:
+    return serial in choice.serials if choice.serials else choice.label == label
+
+
+def _tried(settings: Settings, token: TokenSettings, check_target: Callable[[Device], None]) -> UnusedToken:
+    choice = choice_of(token)
+    try:
+        device = open_device(settings, token)
+    except HsmKmsError as exc:
+        return UnusedToken(label=choice.label, serial=next(iter(choice.serials), None), away=str(exc))
+    with closing(device):
+        profile = device.profile
+        try:
+            check_target(device)
+        except HsmKmsError as exc:
+            return UnusedToken(label=profile.label, serial=profile.serial, refused=str(exc))
+    return UnusedToken(label=profile.label, serial=profile.serial)
 
 
 def _shown(choice: TokenChoice) -> str:
@@ -273,6 +319,16 @@ def _check_account(settings: Settings, row: InstallationRow) -> None:
         raise ConfigurationError(
             f"account_id is {settings.account_id}, but this installation was created for {row.account}: correct it"
         )
+
+
+def pass_on_members(settings: Settings, used_since: float) -> list[str]:
+    """Let new processes begin with the next member of each HA group; return the serials. Makes no call to a token.
+
+    ``used_since``: see ``LastMember.pass_on``.
+    """
+    groups = [choice for choice in map(choice_of, settings.tokens) if choice.is_group]
+    passed_on = (LastMember(settings.data_dir, each.serials).pass_on(used_since) for each in groups)
+    return [each for each in passed_on if each is not None]
 
 
 def wrong_pins_given(settings: Settings, token: TokenSettings) -> bool:

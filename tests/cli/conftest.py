@@ -27,7 +27,7 @@ def new_folder() -> Iterator[NewFolder]:
 
 @pytest.fixture(scope="session")
 def pristine(new_folder: NewFolder) -> Site:
-    """The installation that all others are copies of; nobody else uses it."""
+    """The installation that all others are copies of; no test changes it."""
     site = Site(folder=new_folder())
     site.folder.mkdir()
     regions = ("--region", REGION, "--region", OTHER_REGION)

@@ -1,4 +1,4 @@
-"""The audit log at the command line: what each command prints, and how a bent log is told of."""
+"""The audit log at the command line: what each command prints, and how a forged log is reported."""
 
 import json
 import sqlite3
@@ -32,7 +32,7 @@ def test_reading_needs_no_pin(site: Site) -> None:
 
 
 def test_verify_and_accept(site: Site) -> None:
-    """A whole log is told in figures; a bent one by its first fault, with status 1, in doctor too; accepting asks."""
+    """A complete log is summarised in numbers; a forged one by its first fault with status 1, also by doctor."""
     site.new_key()
     site.new_key()
     assert site.run("audit", "archive", "--to", "archive").json == {"Moved": []}
@@ -56,7 +56,7 @@ def test_verify_and_accept(site: Site) -> None:
     shown, status = at_terminal(site, "accept-store", answer="n")
     assert status == 1
     assert "missing: records 2 to 2 were sealed, and are not there any more" in shown
-    assert [each["Kind"] for each in site.run("accept-store", "--yes").json["Accepted"]] == ["missing"]
+    assert [fault["Kind"] for fault in site.run("accept-store", "--yes").json["Accepted"]] == ["missing"]
     assert site.run("doctor").json["Checks"][-1]["Outcome"] == "ok"
 
 
@@ -95,8 +95,8 @@ def test_verify_store(site: Site) -> None:
     assert site.run("verify-store").json == {"Faults": []}
     with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
         connection.execute("UPDATE regional_key SET description = 'edited'")
-    found = site.run("verify-store", "--query", "Faults[].Subject", "--output", "text")
-    assert (found.status, found.stdout, found.stderr.count("\n")) == (1, f"key/{key}\n", 1)
+    result = site.run("verify-store", "--query", "Faults[].Subject", "--output", "text")
+    assert (result.status, result.stdout, result.stderr.count("\n")) == (1, f"key/{key}\n", 1)
     refused = site.run("describe-key", "--key-id", key)
     assert (refused.status, refused.stdout) == (1, "")
     alarm, sentence = refused.stderr.splitlines()
@@ -118,18 +118,18 @@ def test_seal_file_that_cannot_be_used(site: Site) -> None:
     seals = site.folder / "seals"
     seals.mkdir()
     site.config.write_text(site.config.read_text().replace("# seal_file = ", f'seal_file = "{seals}"\n# '))
-    said = f"audit.seal_file {seals} cannot be read (Is a directory): let it name a file"
+    message = f"audit.seal_file {seals} cannot be read (Is a directory): let it name a file"
     made = site.run("create-key", "--query", "KeyMetadata.KeyState", "--output", "text")
     assert (made.status, made.stdout) == (0, "Enabled\n")
-    assert said in made.stderr
-    assert site.run("audit", "verify").error.startswith(f"StoreError: {said}")
+    assert message in made.stderr
+    assert site.run("audit", "verify").error.startswith(f"StoreError: {message}")
     backup = site.run("backup", site.folder / "backup")
     assert backup.status == 1
-    assert f"StoreError: {said}" in backup.stderr
+    assert f"StoreError: {message}" in backup.stderr
     assert not (site.folder / "backup").exists()
     doctor = site.run("doctor", "--query", "Checks[?Check=='audit log'].[Outcome, Detail][]", "--output", "text")
     assert doctor.status == 1
-    assert doctor.stdout.startswith(f"wrong\tStoreError: {said}")
+    assert doctor.stdout.startswith(f"wrong\tStoreError: {message}")
 
 
 def test_seals_that_cannot_be_read(site: Site) -> None:

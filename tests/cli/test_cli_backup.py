@@ -50,15 +50,15 @@ def armed(site: Site) -> Path:
 
 def test_options(keys: Site) -> None:
     """Several recipients and a signing key are named in the answer, with the commands that restore the file."""
-    told = keys.run(
+    output = keys.run(
         "backup", "first", "--recipient", IDENTITY.to_public(), "--recipient", IDENTITY.to_public(),
         "--signing-key", "signing.pem",
     ).json  # fmt: skip
-    assert told["Recipients"] == [str(IDENTITY.to_public())] * 2
-    assert told["Proof"].startswith("token, signature ")
+    assert output["Recipients"] == [str(IDENTITY.to_public())] * 2
+    assert output["Proof"].startswith("token, signature ")
     file = keys.folder / "first"
-    assert told["Sha256"] == sha256(file.read_bytes()).hexdigest()
-    assert told["Restore"] == [
+    assert output["Sha256"] == sha256(file.read_bytes()).hexdigest()
+    assert output["Restore"] == [
         f"hsmkms restore {file} --private-key KEY --signed-by PUBLIC.pem",
         f"age --decrypt --identity KEY {file} | tar --extract",
     ]
@@ -73,9 +73,9 @@ def test_settings(keys: Site) -> None:
     before = keys.config.read_text()
     section = f'\n[backup]\nrecipients = ["../recipients.txt"]\nsigning_command = ["{program}"]\n'
     keys.config.write_text(before.partition("[backup]")[0] + section)
-    told = keys.run("backup", "first").json
-    assert (told["Method"], told["Recipients"]) == ("age", [str(IDENTITY.to_public())])
-    assert "signature" in told["Proof"]
+    output = keys.run("backup", "first").json
+    assert (output["Method"], output["Recipients"]) == ("age", [str(IDENTITY.to_public())])
+    assert "signature" in output["Proof"]
     program.write_text("#!/bin/sh\nexit 3\n")
     assert "backup.signing_command" not in keys.run("backup", "second").error
     assert f"the program {program} ended with status 3" in keys.run("backup", "second").error
@@ -121,15 +121,15 @@ def test_without_a_terminal(keys: Site) -> None:
     assert f"names another file: this one has SHA-256 {made['Sha256']}" in other.error
     assert not trace.exists()
     assert not keys.config.exists()
-    told = keys.run(*restore, "--accept-configuration", made["Sha256"]).json
-    assert told["Proof"] == "token"
+    output = keys.run(*restore, "--accept-configuration", made["Sha256"]).json
+    assert output["Proof"] == "token"
     assert trace.exists()
     keys.new_key()
 
 
 @pytest.mark.parametrize("answer", ["n", ""])
 def test_at_a_terminal(keys: Site, answer: str) -> None:
-    """A person is shown the same and asked; only a yes goes on."""
+    """At a terminal the same is shown with a question; only a yes continues."""
     trace = armed(keys)
     keys.run("backup", "first", "--recipient", IDENTITY.to_public())
     trace.unlink()
@@ -175,12 +175,12 @@ def test_nothing_bends_the_terminal() -> None:
 
 def settings_of(section: type[msgspec.Struct], table: str = "") -> Iterator[tuple[str, object]]:
     """Every setting by its full name, and its type."""
-    for each in msgspec.structs.fields(section):
-        name = f"{table}.{each.encode_name}".lstrip(".")
-        if isinstance(each.type, type) and issubclass(each.type, msgspec.Struct):
-            yield from settings_of(each.type, name)
-        elif each.name != "further_tokens":
-            yield name, each.type
+    for field in msgspec.structs.fields(section):
+        name = f"{table}.{field.encode_name}".lstrip(".")
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from settings_of(field.type, name)
+        elif field.name != "further_tokens":
+            yield name, field.type
 
 
 def holds(kind: object, wanted: type) -> bool:

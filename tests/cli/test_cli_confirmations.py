@@ -47,7 +47,7 @@ def test_primary_key_with_replicas(site: Site) -> None:
 
 
 def test_programs_are_not_asked(site: Site) -> None:
-    """Without a terminal nobody is asked, as with the aws CLI."""
+    """Without a terminal no confirmation is asked for, as with the aws CLI."""
     key_id = site.new_key()
     answer = site.run("schedule-key-deletion", "--key-id", key_id)
     assert (answer.status, answer.stderr) == (0, "")

@@ -1,5 +1,6 @@
-"""doctor: each check sees what it is there for, tells what to do, and a warning is no fault."""
+"""doctor: each check finds the fault it is for and says what to do, and a warning is not a fault."""
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def damaged_page(site: Site) -> None:
 
 
 def open_seals(site: Site) -> None:
-    """The seals are also kept in a folder that everybody may write."""
+    """The seals are also kept in a folder that every user may write to."""
     place = site.folder / "share"
     place.mkdir()
     place.chmod(0o777)
@@ -99,12 +100,12 @@ def open_seals(site: Site) -> None:
 
 
 def open_folder(site: Site) -> None:
-    """Everybody may put a token of his own into the folder of tokens."""
+    """Make the folder of tokens writable for every user of the machine."""
     (site.data / "softhsm" / "tokens").chmod(0o777)
 
 
 def foreign_file(site: Site) -> None:
-    """A private file of the installation belongs to somebody else."""
+    """Make a private file of the installation belong to another user."""
     os.chown(site.data / "so-pin", STRANGER, -1)
 
 
@@ -138,22 +139,33 @@ CASES = [
 
 @pytest.mark.parametrize(("do", "check", "outcome", "words"), CASES)
 def test_checks(site: Site, do: Callable[[Site], None], check: str, outcome: str, words: str) -> None:
-    """What is wrong has status 1, what is a warning has not, and both say what to do; other checks are as before."""
+    """A fault gives status 1, a warning does not, and both say what to do; other checks are unaffected."""
     do(site)
-    told = site.run("doctor", "--query", f"Checks[?Check=='{check}'].[Outcome, Detail][]", "--output", "text")
-    found, _, detail = told.stdout.rstrip("\n").partition("\t")
-    assert (told.status, found) == (1 if outcome == "wrong" else 0, outcome), told
+    result = site.run("doctor", "--query", f"Checks[?Check=='{check}'].[Outcome, Detail][]", "--output", "text")
+    printed, _, detail = result.stdout.rstrip("\n").partition("\t")
+    assert (result.status, printed) == (1 if outcome == "wrong" else 0, outcome), result
     assert words in detail
     others = site.run("doctor", "--query", f"Checks[?Check!='{check}' && Outcome=='wrong'].Check", "--output", "text")
     assert others.stdout.strip() == ("rows" if do is damaged_page else "")  # an index that is rubbish hides rows
 
 
-def test_wrong_pin_by_somebody_else(site: Site) -> None:
-    """A wrong PIN that another program gave since the last login is told of."""
+def test_wrong_pin_by_another_program(site: Site) -> None:
+    """A wrong PIN that another program sent since the last login is reported."""
     site.new_key()
     site.program("give_wrong_pin")
     query = "Checks[?Check=='PIN'].[Outcome, Detail][]"
-    told = site.run("doctor", "--query", query, "--output", "text")
-    assert told.status == 0
-    assert told.stdout.startswith("warning\ta wrong PIN was sent to the token since the last login")
+    result = site.run("doctor", "--query", query, "--output", "text")
+    assert result.status == 0
+    assert result.stdout.startswith("warning\ta wrong PIN was sent to the token since the last login")
     assert site.run("doctor", "--query", query, "--output", "text").stdout.startswith("ok\t")
+
+
+def test_a_fault_is_told_once(site: Site) -> None:
+    """A fault that keeps several checks from running is told by the first of them; the others name that check."""
+    (site.data / "pin").unlink()
+    rows = json.loads(site.run("doctor").stdout)["Checks"]
+    details = [each["Detail"] for each in rows]
+    assert sum("the PIN file" in each for each in details) == 1
+    skipped = [each for each in rows if each["Outcome"] == "not checked"]
+    assert {each["Detail"] for each in skipped} == {"see the check 'PIN', which names what prevents this one"}
+    assert len(skipped) > 3

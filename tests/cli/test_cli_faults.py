@@ -10,8 +10,8 @@ from cli_site import Site, damage
 
 def missing_database(site: Site) -> None:
     """Both databases are gone."""
-    for each in site.data.glob("*.db*"):
-        each.unlink()
+    for path in site.data.glob("*.db*"):
+        path.unlink()
 
 
 def missing_log(site: Site) -> None:
@@ -30,7 +30,7 @@ def no_database(site: Site) -> None:
 
 
 def newer_database(site: Site) -> None:
-    """The database says that it is of a revision that this program has never heard of."""
+    """The database has a revision that this program does not know."""
     with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'meta_9999'")
 
@@ -81,9 +81,9 @@ def test_fault(site: Site, break_it: Callable[[Site], None], name: str, words: s
     """The error is named in one line with what to do; doctor sees it too; no file is changed by either."""
     break_it(site)
     before = site.checksum()
-    told = site.run("create-key").error
-    assert told.startswith(f"{name}: ")
-    assert words in told
+    message = site.run("create-key").error
+    assert message.startswith(f"{name}: ")
+    assert words in message
     doctor = site.run("doctor", "--query", "Checks[?Outcome=='wrong'].Detail | [0]", "--output", "text")
     assert (doctor.status, doctor.stderr) == (1, "")
     assert doctor.stdout.startswith(f"{name}: ")
@@ -96,21 +96,21 @@ def test_another_token(site: Site, bare: Site) -> None:
     assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
     for name in ("meta.db", "log.db"):
         (site.data / name).write_bytes((bare.data / name).read_bytes())
-    told = site.run("create-key").error
-    assert told.startswith("BindingError: this database belongs to the token 'hsmkms'")
+    message = site.run("create-key").error
+    assert message.startswith("BindingError: this database belongs to the token 'hsmkms'")
 
 
 def test_another_account(site: Site) -> None:
     """The account of an installation cannot be changed afterwards."""
     site.config.write_text(site.config.read_text().replace("111122223333", "222233334444"))
-    told = site.run("list-keys").error
-    assert told == (
+    message = site.run("list-keys").error
+    assert message == (
         "ConfigurationError: account_id is 222233334444, but this installation was created for 111122223333: correct it"
     )
 
 
 def test_another_installations_ciphertext(site: Site, bare: Site) -> None:
-    """A ciphertext of another installation names a key that nobody has here, and that is answered as AWS does."""
+    """A ciphertext of another installation names an unknown key, and gets the error that AWS gives."""
     assert bare.run("init", "--data-dir", "data", "--create-softhsm-token").status == 0
     key = bare.new_key()
     sealed = bare.run("encrypt", "--key-id", key, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
@@ -118,7 +118,7 @@ def test_another_installations_ciphertext(site: Site, bare: Site) -> None:
 
 
 def test_wrong_pin(site: Site) -> None:
-    """A wrong PIN is tried once; then nobody tries again, not even with the right one, until doctor is told to."""
+    """A wrong PIN is sent once; then none is sent, not even the right one, until `doctor --retry-pin`."""
     right = (site.data / "pin").read_text()
     (site.data / "pin").write_text("wrong horse\n")
     first = site.run("list-keys").error
@@ -139,9 +139,9 @@ def test_wrong_pin(site: Site) -> None:
     assert (site.data / "pin-refused.json").read_text() == mark
     once_more = site.run("doctor", "--retry-pin", "--yes")
     assert once_more.status == 1
-    *logged, told = once_more.stderr.splitlines()
+    *logged, message = once_more.stderr.splitlines()
     assert set(logged) == {"hsmkms: log: somebody gave a wrong PIN for token 'hsmkms' since the last login"}
-    assert told.startswith("hsmkms: PinError: the token 'hsmkms' refused the PIN")
+    assert message.startswith("hsmkms: PinError: the token 'hsmkms' refused the PIN")
     assert (site.data / "pin-refused.json").exists()
 
     (site.data / "pin").write_text(right)
@@ -152,11 +152,11 @@ def test_wrong_pin(site: Site) -> None:
 
 
 def test_no_traceback_of_the_unexpected(site: Site) -> None:
-    """What nobody foresaw is one line with a name; the traceback is for those who ask for it."""
+    """An unexpected exception is reported in one line by its name; the traceback is printed on request."""
     (site.data / "login.lock").unlink()
     (site.data / "login.lock").mkdir()
-    told = site.run("list-keys").error
-    assert "Traceback" not in told
+    message = site.run("list-keys").error
+    assert "Traceback" not in message
     asked = site.run("list-keys", HSMKMS_DEBUG="1")
     assert asked.status == 1
     assert "Traceback" in asked.stderr

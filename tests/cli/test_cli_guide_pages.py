@@ -47,7 +47,7 @@ def served(site: Site) -> Reader:
 
 
 def toured(site: Site) -> Reader:
-    """Nothing but the samples: the README makes all by itself."""
+    """Link the samples alone: the README creates everything else."""
     (site.folder / "conf").symlink_to(pages.ROOT / "conf")
     return Reader(places=_free_port(), environment=_own_servers(site))
 
@@ -55,7 +55,9 @@ def toured(site: Site) -> Reader:
 def on_a_bad_day(site: Site) -> Reader:
     """The tour's installation with the backup and the operator's key that the page of operations makes."""
     reader = installed(site)
-    making = [each for each in pages.commands((pages.GUIDE / "operations.md").read_text()) if "operator.txt" in each]
+    making = [
+        command for command in pages.commands((pages.GUIDE / "operations.md").read_text()) if "operator.txt" in command
+    ]
     steps = [pages.Step(command=each.replace(" --signing-key signing.pem", ""), output=[], status=0) for each in making]
     done = pages.run(site, steps, reader.places, reader.environment)
     assert [each.status for each in done] == [0, 0], done
@@ -85,7 +87,7 @@ def with_two_tokens(site: Site) -> Reader:
 
 
 def _free_port() -> dict[str, str]:
-    """A port on which nobody listens, in the place of the pages' one."""
+    """Return a free port that takes the place of the port of the pages."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return {"8443": str(probe.getsockname()[1])}
@@ -172,7 +174,7 @@ def test_what_is_compared(shown: list[str], printed: list[str], fits: object) ->
 
 
 def test_failures_are_seen(bare: Site) -> None:
-    """The status of each command and what it prints is its own, whatever came before and runs beside it."""
+    """Status and output of each command are its own, whatever ran before or runs beside it."""
     text = "```console\n$ echo one; false\n$ sleep 600 &\n$ place=two; echo $place PLACE\n$ test -t 1 && exit 3\n```\n"
     printed = pages.run(bare, pages.steps(text), {"PLACE": "here"}, {})
     assert [(each.lines, each.status) for each in printed] == [(["one"], 1), ([], 0), (["two here"], 0)]

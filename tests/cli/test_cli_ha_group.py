@@ -14,7 +14,7 @@ def test_doctor(site: Site, group_modules: Modules) -> None:
     group.write(site.config)
     key_id = site.new_key()
     members = site.run("token-info").json["Members"]
-    assert [(each["Serial"], each["Present"], each["InUse"]) for each in members] == [
+    assert [(member["Serial"], member["Present"], member["InUse"]) for member in members] == [
         (group.first.serial, True, True),
         (SECOND_SERIAL, True, False),
     ]
@@ -32,5 +32,5 @@ def test_doctor(site: Site, group_modules: Modules) -> None:
 def members_check(site: Site) -> tuple[str, str]:
     """Outcome and detail of doctor's check of the members."""
     checks = json.loads(site.run("doctor", "--output", "json").stdout)["Checks"]
-    (found,) = [(each["Outcome"], each["Detail"]) for each in checks if each["Check"] == "HA members"]
-    return found
+    (check,) = [(each["Outcome"], each["Detail"]) for each in checks if each["Check"] == "HA members"]
+    return check

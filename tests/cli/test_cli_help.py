@@ -1,6 +1,9 @@
 """Help: an example for everything, every operation, every option; and what it need not import."""
 
+import re
+import shlex
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 import typer
@@ -47,6 +50,7 @@ OPERATOR_COMMANDS = {
     "migrate-token",
     "accept-clone",
     "forget-token",
+    "list-older-material",
     "reconcile",
     "renew-log",
     "doctor",
@@ -168,7 +172,7 @@ def test_completion_script(bare: Site, shell: str) -> None:
 
 
 def test_completion_works(bare: Site) -> None:
-    """The shell is told the commands, and the options of a command, that begin with what was typed."""
+    """Completion offers the commands, and the options of a command, that begin with what was typed."""
 
     def offered(line: str) -> set[str]:
         words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
@@ -226,3 +230,41 @@ def test_no_bracket_is_lost(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         root.main(args=[*names, "--help"], prog_name="hsmkms", standalone_mode=False)
         shown = capsys.readouterr().out
         assert [word for word in words[names] if word not in shown] == [], names
+
+
+def leaves(command: TyperCommand, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], TyperCommand]]:
+    """A command, or all commands of a group, with the words that name them."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+    else:
+        for name, each in below.items():
+            yield from leaves(each, (*path, name))
+
+
+LEAVES = dict(each for name, command in sorted(all_commands().items()) for each in leaves(command, (name,)))
+
+
+@pytest.mark.parametrize("path", sorted(LEAVES), ids=" ".join)
+def test_nothing_is_cut_or_eaten(shared: Site, path: tuple[str, ...]) -> None:
+    """In 80 columns the help of each command has every option in full, and every bracket of its texts."""
+    shown = shared.run(*path, "--help", COLUMNS="80").stdout
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    for option in LEAVES[path].params:
+        for form in (*option.opts, *option.secondary_opts):
+            assert not form.startswith("--") or re.search(rf"{form}(?![\w-])", shown), form
+    assert not re.search(r"(?<!age1)(?<!ssh-ed25519 )(?<!ssh-rsa )…", words)
+    for word in (LEAVES[path].help or "").replace("\\[", "[").split():
+        assert "[" not in word or word in words
+
+
+@pytest.mark.parametrize("path", sorted(LEAVES), ids=" ".join)
+def test_examples_have_options_that_exist(path: tuple[str, ...]) -> None:
+    """The example of each command is one of that command, and every option in it is one of its options."""
+    example = re.search(r"Example: hsmkms (.+)", re.sub(r"\s*\n(?!\n)\s*", " ", LEAVES[path].help or ""))
+    assert example is not None
+    words = shlex.split(example[1])
+    assert tuple(words[: len(path)]) == path
+    known = {form for option in LEAVES[path].params for form in (*option.opts, *option.secondary_opts)}
+    options = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)}
+    assert options <= known

@@ -45,13 +45,13 @@ def new_empty_key(site: Site, *arguments: str) -> str:
 
 
 def metadata(site: Site, key: str) -> dict[str, Any]:
-    """What DescribeKey tells."""
-    told: dict[str, Any] = site.run("describe-key", "--key-id", key).json["KeyMetadata"]
-    return told
+    """The key's metadata as DescribeKey returns it."""
+    metadata: dict[str, Any] = site.run("describe-key", "--key-id", key).json["KeyMetadata"]
+    return metadata
 
 
 def objects(site: Site) -> int:
-    """How many objects are on the token; one of them is the note of the newest seal, made anew by each command."""
+    """How many objects are on the token; one is the note of the newest seal, which each command replaces."""
     return len(list(site.data.glob("softhsm/tokens/*/*.object")))
 
 
@@ -76,17 +76,17 @@ def test_one_step(site: Site, material: Path) -> None:
     """An empty key gets its material by the strongest algorithm of the token, and works; no wrapping key is left."""
     key = new_empty_key(site)
     before = objects(site)
-    told = site.run("import-key", material, "--key-id", key, "--no-expiry", "--description", "from the safe").json
-    assert list(told) == ["KeyId", "KeyMaterialId", "WrappingAlgorithm"]
+    output = site.run("import-key", material, "--key-id", key, "--no-expiry", "--description", "from the safe").json
+    assert list(output) == ["KeyId", "KeyMaterialId", "WrappingAlgorithm"]
     seen = metadata(site, key)
-    assert (told["KeyId"], told["KeyMaterialId"]) == (seen["Arn"], seen["CurrentKeyMaterialId"])
-    assert told["WrappingAlgorithm"] == "RSAES_OAEP_SHA_1"
+    assert (output["KeyId"], output["KeyMaterialId"]) == (seen["Arn"], seen["CurrentKeyMaterialId"])
+    assert output["WrappingAlgorithm"] == "RSAES_OAEP_SHA_1"
     assert (seen["KeyState"], seen["ExpirationModel"]) == ("Enabled", "KEY_MATERIAL_DOES_NOT_EXPIRE")
     assert (objects(site) - before, wrapping_keys(site)) == (1, 0)
     sealed = site.run("encrypt", "--key-id", key, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
     assert site.run("decrypt", "--ciphertext-blob", sealed).json["Plaintext"] == "aGVsbG8="
     rotations = site.run("list-key-rotations", "--key-id", key, "--include-key-material", "ALL_KEY_MATERIAL").json
-    assert [each["KeyMaterialDescription"] for each in rotations["Rotations"]] == ["from the safe"]
+    assert [rotation["KeyMaterialDescription"] for rotation in rotations["Rotations"]] == ["from the safe"]
     assert site.run("reconcile").json == {"Findings": [], "Left": 0}
 
 
@@ -94,8 +94,13 @@ def test_key_on_the_token_is_as_it_must_be(site: Site, material: Path) -> None:
     """What came in by one step was unwrapped on the token: attest finds it as made, and never through the host."""
     key = new_empty_key(site)
     site.run("import-key", material, "--key-id", key, "--no-expiry", *QUICK)
-    (told,) = site.run("attest", "--key-id", key).json["BackingKeys"]
-    assert (told["Present"], told["AsMade"], told["Imported"], told["HostUnwrapped"]) == (True, True, True, False)
+    (result,) = site.run("attest", "--key-id", key).json["BackingKeys"]
+    assert (result["Present"], result["AsMade"], result["Imported"], result["HostUnwrapped"]) == (
+        True,
+        True,
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize(("algorithm", "spec"), list(zip(ON_DEVICE, ["RSA_3072", "RSA_2048"], strict=True)))
@@ -104,8 +109,8 @@ def test_choices(site: Site, material: Path, algorithm: str, spec: str) -> None:
     key = new_empty_key(site)
     first = site.run("import-key", material, "--key-id", key, "--no-expiry", *QUICK).json["KeyMaterialId"]
     chosen = ("--wrapping-algorithm", algorithm, "--wrapping-key-spec", spec, "--valid-to", SOON)
-    told = site.run("import-key", material, "--key-id", key, *chosen).json
-    assert (told["KeyMaterialId"], told["WrappingAlgorithm"], told["ValidTo"]) == (first, algorithm, SOON_SECONDS)
+    output = site.run("import-key", material, "--key-id", key, *chosen).json
+    assert (output["KeyMaterialId"], output["WrappingAlgorithm"], output["ValidTo"]) == (first, algorithm, SOON_SECONDS)
     assert metadata(site, key)["ValidTo"] == SOON_SECONDS
 
 
@@ -114,8 +119,8 @@ def test_default_wrapping_key(site: Site, material: Path) -> None:
     shown = site.run("import-key", "--help").stdout
     assert "[default: RSA_4096]" in shown
     key = new_empty_key(site)
-    told = site.run("import-key", material, "--key-id", key, "--no-expiry", "--wrapping-key-spec", "RSA_1024")
-    assert "RSA_4096" in refused(told, material)
+    result = site.run("import-key", material, "--key-id", key, "--no-expiry", "--wrapping-key-spec", "RSA_1024")
+    assert "RSA_4096" in refused(result, material)
 
 
 @pytest.mark.parametrize("name", ["photos", "alias/photos", "arn:aws:kms:eu-central-1:111122223333:alias/photos"])
@@ -123,15 +128,15 @@ def test_names_of_keys(site: Site, material: Path, name: str) -> None:
     """An alias is resolved for people, though ImportKeyMaterial takes none."""
     key = new_empty_key(site)
     site.run("create-alias", "--alias-name", "photos", "--target-key-id", key)
-    told = site.run("import-key", material, "--key-id", name, "--no-expiry", *QUICK).json
-    assert told["KeyId"] == metadata(site, key)["Arn"]
+    output = site.run("import-key", material, "--key-id", name, "--no-expiry", *QUICK).json
+    assert output["KeyId"] == metadata(site, key)["Arn"]
 
 
 def test_other_region(site: Site, material: Path) -> None:
     """--region is that of the key."""
     key = new_empty_key(site, "--region", OTHER_REGION)
-    told = site.run("import-key", material, "--key-id", key, "--no-expiry", "--region", OTHER_REGION, *QUICK).json
-    assert told["KeyId"].startswith(f"arn:aws:kms:{OTHER_REGION}:")
+    output = site.run("import-key", material, "--key-id", key, "--no-expiry", "--region", OTHER_REGION, *QUICK).json
+    assert output["KeyId"].startswith(f"arn:aws:kms:{OTHER_REGION}:")
     assert wrapping_keys(site) == 0
 
 
@@ -145,8 +150,8 @@ def test_standard_input(site: Site) -> None:
         ).json["KeyMaterialId"],
     }
     assert len(names) == 1
-    told = site.run("import-key", "-", "--key-id", key, "--no-expiry", stdin=data[:31]).error
-    assert told == "ValidationException: standard input has 31 bytes, but the key takes exactly 32."
+    message = site.run("import-key", "-", "--key-id", key, "--no-expiry", stdin=data[:31]).error
+    assert message == "ValidationException: standard input has 31 bytes, but the key takes exactly 32."
 
 
 def test_host_unwrap_is_not_the_default(site: Site, material: Path) -> None:
@@ -155,23 +160,23 @@ def test_host_unwrap_is_not_the_default(site: Site, material: Path) -> None:
     assert "# host_unwrap = false" in text
     site.config.write_text(text.replace("# host_unwrap = false", "host_unwrap = true"))
     key = new_empty_key(site)
-    told = site.run("import-key", material, "--key-id", key, "--no-expiry", *QUICK).json
-    assert told["WrappingAlgorithm"] == "RSAES_OAEP_SHA_1"
+    output = site.run("import-key", material, "--key-id", key, "--no-expiry", *QUICK).json
+    assert output["WrappingAlgorithm"] == "RSAES_OAEP_SHA_1"
     (attested,) = site.run("attest", "--key-id", key).json["BackingKeys"]
     assert attested["HostUnwrapped"] is False
     for algorithm in ON_HOST:
         named = ("--wrapping-algorithm", algorithm, *QUICK)
         again = site.run("import-key", material, "--key-id", key, "--no-expiry", *named).json
-        assert again["KeyMaterialId"] == told["KeyMaterialId"]
+        assert again["KeyMaterialId"] == output["KeyMaterialId"]
 
 
 @pytest.mark.parametrize("options", [(), ("--no-expiry", "--valid-to", SOON)])
 def test_expiry_must_be_said(site: Site, material: Path, options: tuple[str, ...]) -> None:
-    """Whoever imports says when the material expires, or that it does not: one of them."""
-    told = site.run("import-key", material, "--key-id", "photos", *options)
-    assert (told.status, told.stdout) == (2, "")
-    assert "say either --valid-to INSTANT" in told.stderr
-    assert "or --no-expiry" in " ".join(told.stderr.split())
+    """import-key requires exactly one of an expiry date and --no-expiry."""
+    result = site.run("import-key", material, "--key-id", "photos", *options)
+    assert (result.status, result.stdout) == (2, "")
+    assert "say either --valid-to INSTANT" in result.stderr
+    assert "or --no-expiry" in " ".join(result.stderr.split())
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
@@ -197,37 +202,37 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_failure_leaves_nothing(site: Site, material: Path, why: str) -> None:
-    """Whatever is refused, at whatever step: no object and no wrapping key is left, and the key waits as before."""
+    """After a refusal at any step no object and no wrapping key is left, and the key is still PendingImport."""
     options, sentence = REFUSED[why]
     key = new_empty_key(site)
     before = objects(site)
-    told = refused(site.run("import-key", material, "--key-id", key, *QUICK, *options), material)
-    assert told.startswith(sentence)
+    message = refused(site.run("import-key", material, "--key-id", key, *QUICK, *options), material)
+    assert message.startswith(sentence)
     assert (objects(site), wrapping_keys(site)) == (before, 0)
     assert metadata(site, key)["KeyState"] == "PendingImport"
 
 
 def test_other_material(site: Site, material: Path) -> None:
-    """Other bytes than those that the key had are refused as often as they come, and the key goes on working."""
+    """Other bytes than those that the key had are refused each time, and the key works on."""
     key = new_empty_key(site)
     site.run("import-key", material, "--key-id", key, "--no-expiry", *QUICK)
     before, other = objects(site), private(site.folder / "other.bin", os.urandom(32))
     for _ in range(5):  # one more than there may be wrapping keys
-        told = refused(site.run("import-key", other, "--key-id", key, "--no-expiry", *QUICK), other)
-        assert told.startswith("IncorrectKeyMaterialException: The key material is not the one that was imported")
+        message = refused(site.run("import-key", other, "--key-id", key, "--no-expiry", *QUICK), other)
+        assert message.startswith("IncorrectKeyMaterialException: The key material is not the one that was imported")
     assert (objects(site), wrapping_keys(site)) == (before, 0)
     assert metadata(site, key)["KeyState"] == "Enabled"
 
 
 def test_other_origin(site: Site, material: Path) -> None:
-    """A key whose material the token made takes none; that is told before the length is."""
+    """A key whose material the token generated accepts no import; this is reported before a wrong length."""
     key = site.new_key()
     material.write_bytes(b"short")
     before = site.checksum()
-    told = refused(site.run("import-key", material, "--key-id", key, "--no-expiry"), material)
-    assert told.startswith("UnsupportedOperationException: arn:aws:kms:eu-central-1:111122223333:key/")
-    assert "has the origin AWS_KMS" in told
-    assert "hsmkms create-key --origin EXTERNAL" in told
+    message = refused(site.run("import-key", material, "--key-id", key, "--no-expiry"), material)
+    assert message.startswith("UnsupportedOperationException: arn:aws:kms:eu-central-1:111122223333:key/")
+    assert "has the origin AWS_KMS" in message
+    assert "hsmkms create-key --origin EXTERNAL" in message
     assert site.checksum() == before
 
 
@@ -235,15 +240,15 @@ def test_pending_deletion(site: Site, material: Path) -> None:
     """A key that is to be deleted takes no material."""
     key = new_empty_key(site)
     site.run("schedule-key-deletion", "--key-id", key)
-    told = refused(site.run("import-key", material, "--key-id", key, "--no-expiry"), material)
-    assert told.startswith("KMSInvalidStateException: ")
+    message = refused(site.run("import-key", material, "--key-id", key, "--no-expiry"), material)
+    assert message.startswith("KMSInvalidStateException: ")
     assert wrapping_keys(site) == 0
 
 
 def test_unknown_key(site: Site, material: Path) -> None:
-    """A key that there is not is told as everywhere."""
-    told = refused(site.run("import-key", material, "--key-id", "nobody", "--no-expiry"), material)
-    assert told.startswith("NotFoundException: ")
+    """An unknown key is reported as every other command reports it."""
+    message = refused(site.run("import-key", material, "--key-id", "nobody", "--no-expiry"), material)
+    assert message.startswith("NotFoundException: ")
 
 
 # -- what a file may be ---------------------------------------------------------------------------------------------
@@ -270,35 +275,37 @@ LENGTHS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("what", LENGTHS)
 def test_wrong_length(bare: Site, public: Path, what: str) -> None:
-    """A file of another length is refused with what it looks like, and nothing of it is shown."""
+    """A file of another length is refused with its likely format, and nothing of it is shown."""
     data, sentence = LENGTHS[what]
     file = private(bare.folder / "file", data)
     wrap = ("--public-key", public, "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
-    told = bare.run("wrap-key-material", file, *wrap).error
-    assert told.startswith(f"ValidationException: {file} ")
-    assert sentence in told
-    assert KEY.hex() not in told
-    assert base64.b64encode(KEY).decode() not in told
+    message = bare.run("wrap-key-material", file, *wrap).error
+    assert message.startswith(f"ValidationException: {file} ")
+    assert sentence in message
+    assert KEY.hex() not in message
+    assert base64.b64encode(KEY).decode() not in message
 
 
 def test_wrong_length_for_a_key(site: Site) -> None:
     """import-key says the same, before anything is made on the token or written into a database."""
     key, file = new_empty_key(site), private(site.folder / "file", LENGTHS["base64, line end"][0])
     before = site.checksum()
-    told = refused(site.run("import-key", file, "--key-id", key, "--no-expiry"), file)
-    assert told.startswith(f"ValidationException: {file} has 46 bytes, but the key takes exactly 32. It is base64 text")
+    message = refused(site.run("import-key", file, "--key-id", key, "--no-expiry"), file)
+    assert message.startswith(
+        f"ValidationException: {file} has 46 bytes, but the key takes exactly 32. It is base64 text"
+    )
     assert site.checksum() == before
 
 
 def test_buffer_is_overwritten(bare: Site) -> None:
     """What was read is overwritten once it was used, also where that failed."""
     file = private(bare.folder / "key", KEY)
-    with material_files.material(str(file)) as held:
-        assert held == KEY
-    assert held == bytes(32)
-    with pytest.raises(ValidationException), material_files.material(str(file)) as held:
-        material_files.check_length("key", held, 64)
-    assert held == bytes(32)
+    with material_files.material(str(file)) as buffer:
+        assert buffer == KEY
+    assert buffer == bytes(32)
+    with pytest.raises(ValidationException), material_files.material(str(file)) as buffer:
+        material_files.check_length("key", buffer, 64)
+    assert buffer == bytes(32)
 
 
 def test_advice_helps(bare: Site, public: Path) -> None:
@@ -306,41 +313,41 @@ def test_advice_helps(bare: Site, public: Path) -> None:
     wrap = ("--public-key", public, "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
     for data in (base64.b64encode(KEY) + b"\n", KEY + b"\n"):
         file = private(bare.folder / "my key", data)
-        told = bare.run("wrap-key-material", file, *wrap).error
-        advice = told.partition("`")[2].partition("`")[0].replace("BINARY", "binary")
+        message = bare.run("wrap-key-material", file, *wrap).error
+        advice = message.partition("`")[2].partition("`")[0].replace("BINARY", "binary")
         subprocess.run(["bash", "-c", f"umask 077; {advice}"], check=True, cwd=bare.folder, timeout=SECONDS)
         assert (bare.folder / "binary").read_bytes() == KEY
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
 def test_open_file(bare: Site, public: Path, mode: int, warned: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """A file that others can read is told on standard error, and used all the same."""
+    """A file that other users can read is used, with a warning on standard error."""
     file = private(bare.folder / "key", KEY)
     file.chmod(mode)
-    told = bare.run("wrap-key-material", file, "--public-key", public, "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
-    assert told.status == 0
+    result = bare.run("wrap-key-material", file, "--public-key", public, "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
+    assert result.status == 0
     expected = f"hsmkms: warning: {file} is open to other users (mode {mode:04o}): run `chmod 600 {file}`.\n"
-    assert told.stderr == (expected if warned else "")
+    assert result.stderr == (expected if warned else "")
 
 
 def test_text_of_the_right_length(bare: Site, public: Path) -> None:
     """32 bytes that are text (16 in hexadecimal, say, or a password) are taken, with a warning."""
     file = private(bare.folder / "key", KEY[:16].hex().encode())
-    told = bare.run("wrap-key-material", file, "--public-key", public, "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
-    assert told.status == 0
-    assert told.stderr.startswith(f"hsmkms: warning: {file} is text: key material is binary")
-    assert KEY[:16].hex() not in told.stderr
+    result = bare.run("wrap-key-material", file, "--public-key", public, "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
+    assert result.status == 0
+    assert result.stderr.startswith(f"hsmkms: warning: {file} is text: key material is binary")
+    assert KEY[:16].hex() not in result.stderr
 
 
 def test_unreadable_files(bare: Site, public: Path) -> None:
-    """What is not there, and what is no file, is told by name."""
+    """A missing path, and one that is not a file, is named in the error."""
     wrap = ("--public-key", public, "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
-    told = bare.run("wrap-key-material", "missing", *wrap).error
-    assert told == "ValidationException: missing cannot be read (No such file or directory)."
+    message = bare.run("wrap-key-material", "missing", *wrap).error
+    assert message == "ValidationException: missing cannot be read (No such file or directory)."
     assert bare.run("wrap-key-material", ".", *wrap).error == "ValidationException: . cannot be read (Is a directory)."
     wrap = ("--public-key", "missing", "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
-    told = bare.run("wrap-key-material", private(bare.folder / "key", KEY), *wrap).error
-    assert told == "ValidationException: --public-key: missing cannot be read (No such file or directory)."
+    message = bare.run("wrap-key-material", private(bare.folder / "key", KEY), *wrap).error
+    assert message == "ValidationException: --public-key: missing cannot be read (No such file or directory)."
 
 
 # -- wrap-key-material ----------------------------------------------------------------------------------------------
@@ -362,7 +369,7 @@ def public(pair: RSAPrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.mark.parametrize(("algorithm", "form"), list(zip(ON_DEVICE, ["DER", "PEM"], strict=True)))
 def test_wrapped_elsewhere(site: Site, bare: Site, material: Path, algorithm: str, form: str) -> None:
-    """What was wrapped on a machine that has nothing of the installation can be imported as it is."""
+    """Material that was wrapped on a machine without the installation is imported as it is."""
     key = new_empty_key(site)
     asked = ("--wrapping-algorithm", algorithm, "--wrapping-key-spec", "RSA_2048")
     parameters = site.run("get-parameters-for-import", "--key-id", key, *asked).json
@@ -374,9 +381,9 @@ def test_wrapped_elsewhere(site: Site, bare: Site, material: Path, algorithm: st
     assert (here.status, here.stdout, here.stderr) == (0, "", "")
     bring = ("--import-token", parameters["ImportToken"], "--expiration-model", "KEY_MATERIAL_DOES_NOT_EXPIRE")
     wrapped = f"fileb://{bare.folder}/wrapped.bin"
-    told = site.run("import-key-material", "--key-id", key, *bring, "--encrypted-key-material", wrapped).json
+    output = site.run("import-key-material", "--key-id", key, *bring, "--encrypted-key-material", wrapped).json
     again = site.run("import-key", material, "--key-id", key, "--no-expiry", *QUICK).json
-    assert again["KeyMaterialId"] == told["KeyMaterialId"]
+    assert again["KeyMaterialId"] == output["KeyMaterialId"]
 
 
 FORMS: dict[str, Any] = {
@@ -395,11 +402,13 @@ def test_base64_on_standard_output(site: Site, bare: Site, material: Path) -> No
     asked = ("--wrapping-algorithm", "RSAES_OAEP_SHA_1", "--wrapping-key-spec", "RSA_2048")
     parameters = site.run("get-parameters-for-import", "--key-id", key, *asked).json
     (bare.folder / "public").write_text(parameters["PublicKey"])
-    told = bare.run("wrap-key-material", material, "--public-key", "public", "--wrapping-algorithm", "RSAES_OAEP_SHA_1")
-    assert (told.status, told.stderr, told.stdout.count("\n")) == (0, "", 1)
-    assert len(base64.b64decode(told.stdout, validate=False)) == 256
+    result = bare.run(
+        "wrap-key-material", material, "--public-key", "public", "--wrapping-algorithm", "RSAES_OAEP_SHA_1"
+    )
+    assert (result.status, result.stderr, result.stdout.count("\n")) == (0, "", 1)
+    assert len(base64.b64decode(result.stdout, validate=False)) == 256
     bring = ("--import-token", parameters["ImportToken"], "--expiration-model", "KEY_MATERIAL_DOES_NOT_EXPIRE")
-    done = site.run("import-key-material", "--key-id", key, *bring, "--encrypted-key-material", told.stdout.strip())
+    done = site.run("import-key-material", "--key-id", key, *bring, "--encrypted-key-material", result.stdout.strip())
     assert done.json["KeyMaterialId"]
 
 
@@ -415,14 +424,14 @@ def test_file_is_private_and_new(bare: Site, public: Path) -> None:
     made = bare.folder / "wrapped"
     assert (made.stat().st_mode & 0o777, made.stat().st_size) == (0o600, 256)
     content = made.read_bytes()
-    told = bare.run(*wrap, "wrapped").error
-    assert told == "ValidationException: --out: wrapped exists already: name a file that does not."
+    message = bare.run(*wrap, "wrapped").error
+    assert message == "ValidationException: --out: wrapped exists already: name a file that does not."
     assert made.read_bytes() == content
     (bare.folder / "link").symlink_to("elsewhere")
     assert "exists already" in bare.run(*wrap, "link").error
     assert not (bare.folder / "elsewhere").exists()
-    told = bare.run(*wrap, "no/folder").error
-    assert told == "ValidationException: --out: no/folder cannot be created (No such file or directory)."
+    message = bare.run(*wrap, "no/folder").error
+    assert message == "ValidationException: --out: no/folder cannot be created (No such file or directory)."
 
 
 def test_full_disk(bare: Site, public: Path) -> None:
@@ -452,21 +461,27 @@ def test_any_length(bare: Site, public: Path) -> None:
     assert "If it is no symmetric key, say --any-length." in bare.run(*wrap, "RSA_AES_KEY_WRAP_SHA_256").error
     done = bare.run(*wrap, "RSA_AES_KEY_WRAP_SHA_256", "--any-length")
     assert (done.status, len(base64.b64decode(done.stdout))) == (0, 256 + 1232)
-    told = bare.run(*wrap, "RSAES_OAEP_SHA_256", "--any-length").error
-    assert "takes 190 bytes, and the key material has 1217" in told
+    message = bare.run(*wrap, "RSAES_OAEP_SHA_256", "--any-length").error
+    assert "takes 190 bytes, and the key material has 1217" in message
 
 
 def test_wrong_arguments(bare: Site, public: Path) -> None:
     """An unknown algorithm, and a file that is no public key, are refused by name."""
     file = private(bare.folder / "key", KEY)
-    told = bare.run("wrap-key-material", file, "--public-key", public, "--wrapping-algorithm", "RSAES_PKCS1_V1_5").error
-    assert told.startswith("ValidationException: 'RSAES_PKCS1_V1_5' is none of the wrapping algorithms: use one of RSA")
-    told = bare.run("wrap-key-material", file, "--public-key", file, "--wrapping-algorithm", "RSAES_OAEP_SHA_1").error
-    assert told.startswith("ValidationException: The public key cannot be read: give the PublicKey of get-par")
+    message = bare.run(
+        "wrap-key-material", file, "--public-key", public, "--wrapping-algorithm", "RSAES_PKCS1_V1_5"
+    ).error
+    assert message.startswith(
+        "ValidationException: 'RSAES_PKCS1_V1_5' is none of the wrapping algorithms: use one of RSA"
+    )
+    message = bare.run(
+        "wrap-key-material", file, "--public-key", file, "--wrapping-algorithm", "RSAES_OAEP_SHA_1"
+    ).error
+    assert message.startswith("ValidationException: The public key cannot be read: give the PublicKey of get-par")
 
 
 def test_needs_nothing_of_an_installation(bare: Site, public: Path) -> None:
-    """Wrapping loads neither configuration nor database nor token, and looks for none."""
+    """Wrapping loads neither configuration nor database nor token, and searches for none."""
     file = private(bare.folder / "key", KEY)
     code = (
         "import atexit, sys\n"
@@ -499,12 +514,12 @@ def test_private_keys_and_hmac_keys(site: Site) -> None:
     made = generate_ec_key(SECP256R1())
     pem = private(site.folder / "key.pem", made.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, PLAIN))
     key = new_empty_key(site, "--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
-    told = site.run("import-key", pem, "--key-id", key, "--no-expiry", *QUICK).json
-    assert list(told) == ["KeyId", "WrappingAlgorithm"]
-    assert told["WrappingAlgorithm"] == "RSA_AES_KEY_WRAP_SHA_1"
+    output = site.run("import-key", pem, "--key-id", key, "--no-expiry", *QUICK).json
+    assert list(output) == ["KeyId", "WrappingAlgorithm"]
+    assert output["WrappingAlgorithm"] == "RSA_AES_KEY_WRAP_SHA_1"
     public = site.run("get-public-key", "--key-id", key).json["PublicKey"]
-    ours = made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    assert base64.b64decode(public) == ours
+    public_key = made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert base64.b64decode(public) == public_key
     wrong = private(site.folder / "wrong.pem", b"-----BEGIN PRIVATE KEY-----\nno\n-----END PRIVATE KEY-----\n")
     assert "cannot be read as a private key" in refused(
         site.run("import-key", wrong, "--key-id", key, "--no-expiry"), wrong

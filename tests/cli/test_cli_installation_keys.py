@@ -6,7 +6,7 @@ VERSIONS = "InstallationKeys[].[Purpose, Version, Outcome]"
 
 
 def test_rotation(site: Site) -> None:
-    """Every key that there is gets a version more, all goes on working, and the record tells who did it."""
+    """Rotation adds a version to each installation key, all keys work on, and the record names the caller."""
     secret = site.run("create-access-key", "--root").json["AccessKey"]["AccessKeyId"]
     assert site.run("rotate-installation-keys", "--query", VERSIONS).json == [
         ["mac", 2, "rotated"],
@@ -20,8 +20,8 @@ def test_rotation(site: Site) -> None:
     assert secret in site.run("list-access-keys", "--root").stdout
     assert site.run("doctor").status == 0
     assert site.run("audit", "verify").status == 0
-    told = site.run("audit", "tail", "--query", "Records[?eventName=='RotateInstallationKey'].requestParameters").json
-    assert [each["purpose"] for each in told] == ["mac", "audit-seal", "secrets", "backup", "secrets"]
+    output = site.run("audit", "tail", "--query", "Records[?eventName=='RotateInstallationKey'].requestParameters").json
+    assert [each["purpose"] for each in output] == ["mac", "audit-seal", "secrets", "backup", "secrets"]
 
 
 def test_end_of_older_versions(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""A damaged or lost log.db: it is told by name, renewed at a word, and no key encrypts on with an unknown count."""
+"""A damaged or lost log.db: it is named, renewed on request, and no key encrypts with an unknown count."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -63,8 +63,8 @@ def test_left_alone(site: Site) -> None:
     assert "is whole" in site.run("renew-log").error
 
 
-def test_killed_before_the_control_plane_was_told(site: Site) -> None:
-    """Whoever opens the installation next tells it."""
+def test_killed_before_the_control_plane_was_changed(site: Site) -> None:
+    """The process that opens the installation next reports the renewal."""
     key_id = site.new_key()
     sealed = encrypted(site, key_id)
     corrupt(site)

@@ -54,8 +54,8 @@ def test_order_of_configurations(site: Site) -> None:
 
     def read_by(*arguments: object, variable: str) -> str:
         # The account is a wrong one, so each file gives itself away.
-        told = site.run("list-keys", *arguments, cwd=work, HSMKMS_CONFIG=variable, HOME=str(home)).error
-        return next(name for name, account in accounts.items() if f"account_id is {account}" in told)
+        message = site.run("list-keys", *arguments, cwd=work, HSMKMS_CONFIG=variable, HOME=str(home)).error
+        return next(name for name, account in accounts.items() if f"account_id is {account}" in message)
 
     assert read_by("--config", files["option"], variable=str(files["variable"])) == "option"
     assert read_by(variable=str(files["variable"])) == "variable"
@@ -66,24 +66,24 @@ def test_order_of_configurations(site: Site) -> None:
 
 def test_no_configuration(bare: Site) -> None:
     """Without a configuration the error says where it was looked for, and how to make one."""
-    told = bare.run("list-keys", HSMKMS_CONFIG="").error
-    assert told.startswith("ConfigurationError: there is no configuration")
-    assert "hsmkms init --data-dir DIR" in told
+    message = bare.run("list-keys", HSMKMS_CONFIG="").error
+    assert message.startswith("ConfigurationError: there is no configuration")
+    assert "hsmkms init --data-dir DIR" in message
 
 
 def test_missing_configuration(bare: Site) -> None:
     """A configuration that was named and is not there is not replaced by another."""
     (bare.folder / "hsmkms.toml").write_text("nonsense")
-    told = bare.run("--config", "other.toml", "list-keys").error
-    assert told == "ConfigurationError: the configuration other.toml cannot be read: No such file or directory"
+    message = bare.run("--config", "other.toml", "list-keys").error
+    assert message == "ConfigurationError: the configuration other.toml cannot be read: No such file or directory"
 
 
 def test_unknown_setting(site: Site) -> None:
     """A misspelt setting is refused by its name."""
     site.config.write_text("acount_id = '1'\n" + site.config.read_text())
-    told = site.run("list-keys").error
-    assert told.startswith("ConfigurationError")
-    assert "acount_id" in told
+    message = site.run("list-keys").error
+    assert message.startswith("ConfigurationError")
+    assert "acount_id" in message
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_words_after_a_list(shared: Site, key: str) -> None:
 
 
 def test_policy_from_a_file(shared: Site) -> None:
-    """A policy may come from a file; one that is no policy is refused by its AWS name."""
+    """A policy may be read from a file; a malformed one is refused with AWS's error code."""
     (shared.folder / "policy.json").write_text(json.dumps(POLICY, ensure_ascii=False))
     assert shared.new_key("--policy", "file://policy.json")
     (shared.folder / "broken.json").write_text('{"Version": ')
-    told = shared.run("create-key", "--policy", "file://broken.json").error
-    assert told.startswith("MalformedPolicyDocumentException")
-    told = shared.run("create-key", "--policy", "file://nowhere.json").error
-    assert told.startswith("ValidationException: --policy: nowhere.json cannot be read")
+    message = shared.run("create-key", "--policy", "file://broken.json").error
+    assert message.startswith("MalformedPolicyDocumentException")
+    message = shared.run("create-key", "--policy", "file://nowhere.json").error
+    assert message.startswith("ValidationException: --policy: nowhere.json cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,14 @@ def test_standard_input(shared: Site, key: str) -> None:
 def test_structures(shared: Site) -> None:
     """A structure may be shorthand or JSON; what it does not have is refused by name."""
     for written in ("KeyEncryptionAlgorithm=RSAES_OAEP_SHA_256", '{"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}'):
-        told = shared.run("generate-random", "--number-of-bytes", "8", "--recipient", written).error
-        assert told.startswith("UnsupportedOperationException")
-    told = shared.run("generate-random", "--number-of-bytes", "8", "--recipient", "nonsense").error
-    assert told == "ValidationException: --recipient: 'nonsense' is not key=value (or pass a JSON object)."
+        message = shared.run("generate-random", "--number-of-bytes", "8", "--recipient", written).error
+        assert message.startswith("UnsupportedOperationException")
+    message = shared.run("generate-random", "--number-of-bytes", "8", "--recipient", "nonsense").error
+    assert message == "ValidationException: --recipient: 'nonsense' is not key=value (or pass a JSON object)."
 
 
 def test_four_forms_of_a_key(shared: Site, key: str) -> None:
-    """A key is found by its id, its ARN, an alias with and without the prefix, and the alias's ARN."""
+    """A key is accepted by its id, its ARN, an alias with and without the prefix, and the alias's ARN."""
     shared.run("create-alias", "--alias-name", "forms", "--target-key-id", key)
     prefix = "arn:aws:kms:eu-central-1:111122223333"
     for form in (f"{prefix}:key/{key}", "alias/forms", "forms", f"{prefix}:alias/forms"):

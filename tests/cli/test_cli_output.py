@@ -95,9 +95,9 @@ def test_nothing_is_printed_without_an_answer(shared: Site, key: str, output: st
 
 def test_unknown_output_is_wrong_usage(shared: Site) -> None:
     """A form of output that does not exist is refused with status 2."""
-    refused = shared.run("list-keys", "--output", "yaml")
+    refused = shared.run("list-keys", "--output", "xml")
     assert (refused.status, refused.stdout) == (2, "")
-    assert "yaml" in refused.stderr
+    assert "xml" in refused.stderr
 
 
 def test_closed_pipe(shared: Site) -> None:
@@ -107,8 +107,8 @@ def test_closed_pipe(shared: Site) -> None:
 
 def test_full_disk_of_the_answer(shared: Site) -> None:
     """An answer that cannot be written is said in one line, with status 1."""
-    told = piped(shared, "hsmkms list-keys > /dev/full; echo $? >&2")
-    assert told == "hsmkms: the answer cannot be written: No space left on device\n1\n"
+    printed = piped(shared, "hsmkms list-keys > /dev/full; echo $? >&2")
+    assert printed == "hsmkms: the answer cannot be written: No space left on device\n1\n"
 
 
 def piped(site: Site, line: str) -> str:
@@ -123,3 +123,25 @@ def piped(site: Site, line: str) -> str:
         text=True,
     )
     return done.stderr
+
+
+def test_query_that_selects_nothing(shared: Site, key: str) -> None:
+    """At a terminal a query that selects nothing says so, and what was meant; for programs it is null, or None."""
+    asked = ("describe-key", "--key-id", key, "--query")
+    shown, status = at_terminal(shared, *asked, "KeyId")
+    assert status == 0
+    assert "note: --query 'KeyId' selects nothing in this answer: did you mean 'KeyMetadata.KeyId'?" in shown
+    shown, _ = at_terminal(shared, *asked, "Nonsense")
+    assert "selects nothing in this answer, whose members are KeyMetadata" in shown
+    shown, _ = at_terminal(shared, "list-keys", "--query", "KeyArn")
+    assert "did you mean 'Keys[].KeyArn'?" in shown
+    shown, _ = at_terminal(shared, *asked, "KeyMetadata.KeyId")
+    assert "note" not in shown
+    silent = shared.run(*asked, "KeyId", "--output", "text")
+    assert (silent.stdout, silent.stderr) == ("None\n", "")
+
+
+def test_table_of_one_structure_has_its_name(shared: Site, key: str) -> None:
+    """The table of an answer that is one structure has the name with which a query begins."""
+    shown, _ = at_terminal(shared, "describe-key", "--key-id", key)
+    assert shown.lstrip().startswith("KeyMetadata")

@@ -42,10 +42,10 @@ def test_generated(site: Site) -> None:
     """A PIN that is generated is another one each time, and is not shown."""
     seen = {pin(site)}
     for _ in range(2):
-        told = site.run("change-pin", "--generate")
-        assert told.status == 0
+        result = site.run("change-pin", "--generate")
+        assert result.status == 0
         seen.add(pin(site))
-        assert pin(site) not in told.stdout + told.stderr
+        assert pin(site) not in result.stdout + result.stderr
         assert works(site)
     assert len(seen) == 3
 
@@ -83,7 +83,7 @@ def test_interrupted(site: Site) -> None:
 
 
 def test_interrupted_in_the_first_step(site: Site) -> None:
-    """A file for the new PIN that is still empty holds nobody up: the token has never heard of a new one."""
+    """An empty file for the new PIN blocks no command: the token has never had the new one."""
     before = pin(site)
     (site.data / "pin.new").touch(0o600)
     assert site.run("change-pin").json["Outcome"] == "an interrupted change was finished: the old PIN holds"

@@ -29,9 +29,9 @@ class Watched:
     def run(self, *arguments: object, **environment: str) -> tuple[str, list[str]]:
         """Run a command; what it said, and the answers to the PINs that it sent."""
         log = self.site.folder / f"{next(self._numbers)}.log"
-        told = self.site.run(*arguments, **(self._environment | environment), PKCS11SPY_OUTPUT=str(log))
+        result = self.site.run(*arguments, **(self._environment | environment), PKCS11SPY_OUTPUT=str(log))
         calls = spylog.named(spylog.read(log), "C_Login", "C_SetPIN")
-        return told.stdout + told.stderr, [each.returned for each in calls]
+        return result.stdout + result.stderr, [call.returned for call in calls]
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def watched(site: Site, spy_path: Path) -> Watched:
 @pytest.fixture
 def half(bare: Site, spy_path: Path) -> Watched:
     """A token behind the spy, and no installation yet."""
-    told = json.loads(bare.program("make_token", bare.folder / "elsewhere", LABEL, PIN))
-    return Watched(bare, spy_path, told.pop("module"), **told)
+    parsed = json.loads(bare.program("make_token", bare.folder / "elsewhere", LABEL, PIN))
+    return Watched(bare, spy_path, parsed.pop("module"), **parsed)
 
 
 def write(file: Path, text: str) -> Path:
@@ -66,14 +66,14 @@ def init(half: Watched, pin: Path, *more: object) -> tuple[str, list[str]]:
 def test_init_takes_the_second_options(half: Watched) -> None:
     """After a refused PIN a second init takes account, region and PIN file as given now, and sends nothing again."""
     wrong, right = write(half.site.folder / "wrong.pin", WRONG), write(half.site.folder / "right.pin", PIN)
-    said, sent = init(half, wrong, "--account-id", "111111111111", "--region", "eu-west-1")
-    assert ("refused the PIN" in said, sent) == (True, [REFUSED])
-    said, sent = init(half, right, "--account-id", "222222222222", "--region", "eu-central-1")
-    assert (" --retry-pin" in said, sent) == (True, [])
+    result, sent = init(half, wrong, "--account-id", "111111111111", "--region", "eu-west-1")
+    assert ("refused the PIN" in result, sent) == (True, [REFUSED])
+    result, sent = init(half, right, "--account-id", "222222222222", "--region", "eu-central-1")
+    assert (" --retry-pin" in result, sent) == (True, [])
     _, sent = half.run("doctor", "--retry-pin", "--yes")
     assert REFUSED not in sent
-    said, sent = init(half, right)
-    made = json.loads(said)
+    result, sent = init(half, right)
+    made = json.loads(result)
     assert (made["Account"], made["Regions"], made["PinFile"]) == ("222222222222", ["eu-central-1"], str(right))
     assert REFUSED not in sent
 
@@ -82,8 +82,8 @@ def test_init_with_the_same_file(half: Watched) -> None:
     """The advised retry sends nothing while the PIN file is as it was; corrected in its place, it is sent on a word."""
     pin = write(half.site.folder / "token.pin", WRONG)
     assert init(half, pin)[1] == [REFUSED]
-    said, sent = half.run("doctor", "--retry-pin")
-    assert (f"the PIN file {pin} has not changed since the token '{LABEL}'" in said, sent) == (True, [])
+    result, sent = half.run("doctor", "--retry-pin")
+    assert (f"the PIN file {pin} has not changed since the token '{LABEL}'" in result, sent) == (True, [])
     write(pin, PIN)
     assert init(half, pin)[1] == []
     assert half.run("doctor", "--retry-pin")[1] == []
@@ -92,13 +92,13 @@ def test_init_with_the_same_file(half: Watched) -> None:
 
 
 def test_another_token_at_the_second_init(half: Watched) -> None:
-    """As long as nothing is made another token may be named, whose serial is then asked for anew."""
+    """Until an installation exists another token may be named; then its serial is asked for again."""
     other = json.loads(half.site.program("make_token", half.site.folder / "another", "other token", PIN))
     assert init(half, write(half.site.folder / "wrong.pin", WRONG))[1] == [REFUSED]
     right = write(half.site.folder / "right.pin", PIN)
     named = ("--data-dir", "data", "--token-label", "other token", "--pin-file", right)
-    said, sent = half.run("init", *named, SOFTHSM2_CONF=other["SOFTHSM2_CONF"])
-    assert json.loads(said)["TokenLabel"] == "other token"
+    result, sent = half.run("init", *named, SOFTHSM2_CONF=other["SOFTHSM2_CONF"])
+    assert json.loads(result)["TokenLabel"] == "other token"
     assert sent == ["CKR_OK"]
 
 
@@ -115,7 +115,7 @@ COMMANDS: list[list[object]] = [
 
 @pytest.mark.parametrize("source", ["file", "environment", "command"])
 def test_no_command_sends_it_again(watched: Watched, source: str) -> None:
-    """Whatever source the PIN has and whatever command is run: one refusal, until the operator insists."""
+    """For any source of the PIN and any command: one refusal, until the operator confirms the PIN."""
     site = watched.site
     pin = write(site.data / "pin", WRONG)
     lines = {
@@ -127,10 +127,10 @@ def test_no_command_sends_it_again(watched: Watched, source: str) -> None:
     given = {"HSMKMS_PIN": WRONG}
     assert watched.run("list-keys", **given)[1] == [REFUSED]
     for command in COMMANDS:
-        said, sent = watched.run(*command, **given)
-        assert sent == [], (command, said)
-    said, sent = watched.run("doctor", "--retry-pin", "--yes", **given)
-    assert sent == [REFUSED], said
+        result, sent = watched.run(*command, **given)
+        assert sent == [], (command, result)
+    result, sent = watched.run("doctor", "--retry-pin", "--yes", **given)
+    assert sent == [REFUSED], result
     assert watched.run("doctor", "--retry-pin", **given)[1] == []
 
 
@@ -173,8 +173,8 @@ def test_retry_of_the_same_pin(watched: Watched, change: Callable[[Watched], obj
     assert watched.run("list-keys")[1] == [REFUSED]
     change(watched)
     for _ in range(2):
-        said, sent = watched.run("doctor", "--retry-pin")
-        assert ("hsmkms doctor --retry-pin --yes" in said or "has not changed" in said, sent) == (True, [])
+        result, sent = watched.run("doctor", "--retry-pin")
+        assert ("hsmkms doctor --retry-pin --yes" in result or "has not changed" in result, sent) == (True, [])
 
 
 @pytest.mark.parametrize(("answer", "status"), [("n", 1), ("y", 0)])
@@ -196,8 +196,8 @@ def test_insisting_is_for_a_retry(site: Site) -> None:
     for wrong in (["--yes"], ["--retry-pin", "--token", "hsmkms"], ["--token", "hsmkms"]):
         assert site.run("doctor", *wrong).status == 2
     query = ("--query", "Checks[:4].Outcome", "--output", "text")
-    told = site.run("doctor", "--retry-pin", "--yes", "--token", "hsmkms", *query)
-    assert (told.status, told.stdout) == (0, "ok\tok\tok\tok\n")
+    result = site.run("doctor", "--retry-pin", "--yes", "--token", "hsmkms", *query)
+    assert (result.status, result.stdout) == (0, "ok\tok\tok\tok\n")
 
 
 def test_corrected_variable(watched: Watched) -> None:
@@ -206,9 +206,9 @@ def test_corrected_variable(watched: Watched) -> None:
     right = (site.data / "pin").read_text().strip()
     site.config.write_text(site.config.read_text().replace('file = "pin"', 'environment = "HSMKMS_PIN"'))
     assert watched.run("list-keys", HSMKMS_PIN=WRONG)[1] == [REFUSED]
-    said, sent = watched.run("doctor", "--retry-pin", HSMKMS_PIN=right)
-    assert ("hsmkms doctor --retry-pin --yes" in said, sent) == (True, [])
-    said, sent = watched.run("doctor", "--retry-pin", "--yes", HSMKMS_PIN=right)
+    result, sent = watched.run("doctor", "--retry-pin", HSMKMS_PIN=right)
+    assert ("hsmkms doctor --retry-pin --yes" in result, sent) == (True, [])
+    result, sent = watched.run("doctor", "--retry-pin", "--yes", HSMKMS_PIN=right)
     assert (REFUSED in sent, "CKR_OK" in sent) == (False, True)
     assert watched.run("list-keys", HSMKMS_PIN=right)[1] == ["CKR_OK"]
 
@@ -222,8 +222,8 @@ def test_interrupted_change_with_two_wrong_files(watched: Watched) -> None:
     pin, draft = write(watched.site.data / "pin", WRONG), write(watched.site.data / "pin.new", "other horse")
     assert watched.run("change-pin")[1] == [REFUSED, REFUSED]
     for _ in range(2):
-        said, sent = watched.run("change-pin")
-        assert ("neither is sent again" in said, sent) == (True, [])
+        result, sent = watched.run("change-pin")
+        assert ("neither is sent again" in result, sent) == (True, [])
     write(pin, right)
     draft.unlink()
     assert REFUSED not in watched.run("doctor", "--retry-pin", "--yes")[1]
@@ -249,8 +249,8 @@ def test_interrupted_change_with_a_known_pin(watched: Watched, refused: str) -> 
         mark = watched.site.data / "pin-refused.json"
         mark.write_text(mark.read_text().replace(f"{pin}", f"{pin}.new"))
     write(watched.site.data / "pin.new", WRONG)
-    said, sent = watched.run("change-pin")
-    assert ("neither is sent again" in said, sent) == (True, [])
+    result, sent = watched.run("change-pin")
+    assert ("neither is sent again" in result, sent) == (True, [])
 
 
 def test_interrupted_change_after_a_refusal(watched: Watched) -> None:
@@ -259,8 +259,8 @@ def test_interrupted_change_after_a_refusal(watched: Watched) -> None:
     write(watched.site.data / "pin.new", pin.read_text().strip())
     write(pin, WRONG)
     assert watched.run("list-keys")[1] == [REFUSED]
-    said, sent = watched.run("change-pin")
-    assert ("the new PIN holds" in said, sent) == (True, ["CKR_OK"])
+    result, sent = watched.run("change-pin")
+    assert ("the new PIN holds" in result, sent) == (True, ["CKR_OK"])
     assert watched.run("list-keys")[1] == ["CKR_OK"]
 
 
@@ -277,9 +277,9 @@ def test_interrupted_change_spends_no_last_try(site: Site, shim_path: Path) -> N
     draft = write(site.data / "pin.new", right)
     write(pin, WRONG)
     for _ in range(2):
-        said = site.run("change-pin", **environment).error
-        assert "one more wrong PIN locks token 'hsmkms', so none is tried" in said
-        assert said.endswith(f"Of {pin} and {draft} one has the right PIN: it must be in {pin}")
+        message = site.run("change-pin", **environment).error
+        assert "one more wrong PIN locks token 'hsmkms', so none is tried" in message
+        assert message.endswith(f"Of {pin} and {draft} one has the right PIN: it must be in {pin}")
     assert Path(f"{control}.pins").read_text() == "1\n"
     draft.replace(pin)
     assert site.run("doctor", "--retry-pin", "--yes", **environment).status == 0
@@ -287,8 +287,8 @@ def test_interrupted_change_spends_no_last_try(site: Site, shim_path: Path) -> N
 
 def test_change_of_a_pin_that_is_refused(site: Site) -> None:
     """A present PIN that C_SetPIN refuses leaves the mark as well: no command sends it again."""
-    told = site.program("change_pin_refused")
-    assert told.startswith("the token refused the present PIN (PinIncorrect), so it was not changed")
+    output = site.program("change_pin_refused")
+    assert output.startswith("the token refused the present PIN (PinIncorrect), so it was not changed")
     assert (site.data / "pin-refused.json").exists()
     assert not (site.data / "pin.new").exists()
     assert "hsmkms doctor --retry-pin" in site.run("change-pin", "--generate").error

@@ -90,13 +90,13 @@ def totals(answer: dict[str, Any]) -> dict[str, int]:
 
 def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """Inode, time of change and content of everything in a folder."""
-    files = [each for each in folder.rglob("*") if each.is_file()]
-    return {str(each): (each.stat().st_ino, each.stat().st_ctime_ns, each.read_bytes()) for each in files}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(file): (file.stat().st_ino, file.stat().st_ctime_ns, file.read_bytes()) for file in files}
 
 
 @contextmanager
 def started(site: Site, folder: Path, file: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run that goes on while the test does something, from the moment at which it has replaced a file."""
+    """Start a run that continues beside the test, and wait until it has replaced a file."""
     before = file.stat().st_ino
     command = [BIN / "hsmkms", "re-encrypt-files", folder, "--destination-key-id", "photos"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -146,7 +146,7 @@ def test_nested_folders_and_both_forms(shared: Site, keys: Keys, folder: Path) -
     assert {name: held for name, held in state(folder).items() if name in untouched} == {
         name: held for name, held in before.items() if name in untouched
     }
-    assert sorted(each.name for each in folder.iterdir()) == ["a", "json", "notes.txt", "raw"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "json", "notes.txt", "raw"]
 
 
 def test_second_run_changes_nothing(shared: Site, keys: Keys, folder: Path) -> None:
@@ -159,7 +159,7 @@ def test_second_run_changes_nothing(shared: Site, keys: Keys, folder: Path) -> N
 
 
 def test_rotation(site: Site, folder: Path) -> None:
-    """After a rotation of one and the same key the older material is told as needed, and needed no more afterwards."""
+    """After a rotation of the same key the older material is listed as needed, and no longer after re-encryption."""
     key = site.new_key()
     first = material(site, key)
     site.program("seal_files", folder, key, 6)
@@ -189,7 +189,7 @@ def test_nothing_is_changed(shared: Site, keys: Keys, folder: Path, option: str)
     before = state(folder)
     if option == "--report":
         answer = answered(shared.run("re-encrypt-files", folder, option))
-        # No header tells that the rest of a file is damaged, and the old key's material is that key's current one.
+        # No header shows that the rest of a file is damaged, and the old key's material is that key's current one.
         assert totals(answer) == {"AlreadyCurrent": 7}
         assert answer["OldBackingKeys"] == []
     else:
@@ -220,7 +220,7 @@ def test_mode_owner_and_attributes(shared: Site, keys: Keys, folder: Path) -> No
 
 
 def test_large_files_are_not_read(shared: Site, keys: Keys, folder: Path) -> None:
-    """A file of ten terabytes is not read, whatever it begins with; nor is anything that is no regular file."""
+    """A file of ten terabytes is not read, whatever it begins with; nor is anything but regular files."""
     (folder / "huge").write_bytes(sealed(shared, keys.old))
     os.truncate(folder / "huge", 10**13)
     os.mkfifo(folder / "pipe")
@@ -242,7 +242,9 @@ def test_links(shared: Site, keys: Keys, folder: Path) -> None:
     os.link(outside / "00001", inside / "second name")
     content = (outside / "00001").read_bytes()
     answer = run(shared, outside / "00001", status=1)
-    assert [(each["File"], each["Error"]) for each in answer["Failures"]] == [(str(outside / "00001"), "HardLink")]
+    assert [(failure["File"], failure["Error"]) for failure in answer["Failures"]] == [
+        (str(outside / "00001"), "HardLink")
+    ]
     assert (outside / "00001").read_bytes() == (inside / "second name").read_bytes() == content
 
 
@@ -265,7 +267,7 @@ def test_include(shared: Site, keys: Keys, folder: Path) -> None:
 
 
 def test_context_is_kept(shared: Site, keys: Keys, folder: Path) -> None:
-    """The source's context is the destination's as well; a file with another one fails and stays as it is."""
+    """The source's context is the destination's as well; a file with another one fails and is unchanged."""
     shared.program("seal_files", folder, keys.old, 2, '{"album": "2026"}')
     (folder / "other").write_bytes(sealed(shared, keys.old))
     before = (folder / "other").read_bytes()
@@ -296,7 +298,7 @@ def test_context_is_changed(shared: Site, keys: Keys, folder: Path) -> None:
     assert totals(tried) == {"NotDone": 3, "AlreadyCurrent": 1, "Failed": 1}
     answer = run(shared, folder, *contexts, status=1)
     assert totals(answer) == {"ReEncrypted": 3, "AlreadyCurrent": 1, "Failed": 1}
-    assert [Path(each["File"]).name for each in answer["Failures"]] == ["5"]
+    assert [Path(failure["File"]).name for failure in answer["Failures"]] == ["5"]
     assert answer["OldBackingKeys"] == []
     for name in "1234":
         assert opened(shared, (folder / name).read_bytes(), "--encryption-context", "a=2") == (keys.new, "aGVsbG8=")
@@ -321,18 +323,22 @@ def test_failures_do_not_stop_the_run(site: Site, folder: Path) -> None:
     before = state(folder)
     answer = answered(site.run("re-encrypt-files", folder, "--destination-key-id", new), status=1)
     assert totals(answer) == {"ReEncrypted": 1, "Failed": 4}
-    assert [(Path(each["File"]).name, each["Error"]) for each in answer["Failures"]] == [
+    assert [(Path(failure["File"]).name, failure["Error"]) for failure in answer["Failures"]] == [
         ("a", "DisabledException"),
         ("b", "InvalidCiphertextException"),
         ("c", "AccessDeniedException"),
         ("e\\n\\xff\\x1b[1m", "InvalidCiphertextException"),
     ]
     assert answer["Failures"][0]["Message"].endswith(f"key/{disabled} is disabled.")
-    assert {each["KeyId"]: each["Files"] for each in answer["OldBackingKeys"]} == {disabled: 1, old: 2, unknown: 1}
+    assert {backing_key["KeyId"]: backing_key["Files"] for backing_key in answer["OldBackingKeys"]} == {
+        disabled: 1,
+        old: 2,
+        unknown: 1,
+    }
     unchanged = state(folder)
     assert [name for name in before if unchanged[name] != before[name]] == [str(folder / "d")]
     reported = answered(site.run("re-encrypt-files", folder, "--report"))
-    assert [each["KeyId"] for each in reported["OldBackingKeys"]] == [unknown]
+    assert [backing_key["KeyId"] for backing_key in reported["OldBackingKeys"]] == [unknown]
 
 
 def test_unreadable(shared: Site, keys: Keys, folder: Path) -> None:
@@ -365,7 +371,7 @@ def test_read_only_folder(shared: Site, keys: Keys, folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, check=False, timeout=SECONDS, env=shared.environment())
     folder.chmod(0o700)
     assert done.returncode == 1
-    assert [each["Error"] for each in json.loads(done.stdout)["Failures"]] == ["EACCES", "EACCES"]
+    assert [failure["Error"] for failure in json.loads(done.stdout)["Failures"]] == ["EACCES", "EACCES"]
     assert state(folder) == before
 
 
@@ -375,8 +381,8 @@ def test_unusable_destination(site: Site, folder: Path) -> None:
     site.program("seal_files", folder, old, 2)
     before = state(folder)
     site.run("disable-key", "--key-id", new)
-    told = site.run("re-encrypt-files", folder, "--destination-key-id", new).error
-    assert told == f"DisabledException: arn:aws:kms:eu-central-1:111122223333:key/{new} is disabled."
+    message = site.run("re-encrypt-files", folder, "--destination-key-id", new).error
+    assert message == f"DisabledException: arn:aws:kms:eu-central-1:111122223333:key/{new} is disabled."
     assert site.run("re-encrypt-files", folder, "--destination-key-id", "nobody").error.startswith("NotFoundException")
     empty = str(site.run("create-key", "--origin", "EXTERNAL").json["KeyMetadata"]["KeyId"])
     assert "pending import" in site.run("re-encrypt-files", folder, "--destination-key-id", empty).error
@@ -397,9 +403,9 @@ def test_unusable_destination(site: Site, folder: Path) -> None:
 )
 def test_wrong_usage(shared: Site, arguments: list[str]) -> None:
     """Options that do not go together, a path that is not there, and no path at all are wrong usage."""
-    told = shared.run("re-encrypt-files", *arguments)
-    assert (told.status, told.stdout) == (2, "")
-    assert "Usage: hsmkms re-encrypt-files" in told.stderr
+    result = shared.run("re-encrypt-files", *arguments)
+    assert (result.status, result.stdout) == (2, "")
+    assert "Usage: hsmkms re-encrypt-files" in result.stderr
 
 
 def test_token_goes_away(shared: Site, keys: Keys, folder: Path) -> None:
@@ -447,13 +453,13 @@ def test_kill(shared: Site, keys: Keys, folder: Path) -> None:
 
 
 def test_remains_of_the_living(shared: Site, keys: Keys, folder: Path) -> None:
-    """Remains of a killed run are removed beside a file as well; a temporary file that somebody is writing stays."""
+    """Remains of a killed run are removed beside a file as well; a temporary file that is being written stays."""
     shared.program("seal_files", folder, keys.old, 1)
     living, dead, other = (folder / LEFTOVER.replace("0123", digits) for digits in ("aaaa", "bbbb", "zzzz"))
     for each in (living, dead, other):
         each.write_bytes(b"half")
-    with living.open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with living.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert totals(run(shared, folder / "00000")) == {"ReEncrypted": 1}
     assert sorted(folder.iterdir()) == sorted([folder / "00000", living, other])
 
@@ -484,14 +490,14 @@ def test_at_a_terminal(shared: Site, keys: Keys, folder: Path) -> None:
     shown, status = at_terminal(shared, "re-encrypt-files", str(folder), "--destination-key-id", "photos")
     assert status == 0
     assert "│ ReEncrypted    │ 3 │" in shown
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     command = [BIN / "hsmkms", "re-encrypt-files", folder, "--destination-key-id", "photos"]
     environment = shared.environment(TERM="xterm")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, env=environment) as process:
         answer = json.loads(process.communicate(timeout=SECONDS)[0])
-    os.close(theirs)
-    bar = os.read(ours, 65536)
-    os.close(ours)
+    os.close(terminal)
+    bar = os.read(controller, 65536)
+    os.close(controller)
     assert totals(answer) == {"AlreadyCurrent": 3}
     assert b"re-encrypt-files" in bar
     assert b"3/3" in bar

@@ -14,16 +14,16 @@ PAGE = GUIDE / "import.md"
 def printed() -> list[str]:
     """The commands of the page, with wrapping keys of 2048 bits: the token takes seconds for each of 4096."""
     spec = ("hsmkms import-key ", "hsmkms import-key --wrapping-key-spec RSA_2048 ")
-    return [each.replace("RSA_4096", "RSA_2048").replace(*spec) for each in commands(PAGE.read_text())]
+    return [command.replace("RSA_4096", "RSA_2048").replace(*spec) for command in commands(PAGE.read_text())]
 
 
 def test_section_is_there(printed: list[str]) -> None:
     """The page shows both commands for people, all three of the API's steps, and both ways of OpenSSL."""
-    told = "\n".join(printed)
+    output = "\n".join(printed)
     for word in ("import-key ", "wrap-key-material ", "get-parameters-for-import ", "import-key-material "):
-        assert f"hsmkms {word}" in told
-    assert "openssl pkeyutl" in told
-    assert "openssl enc -id-aes256-wrap-pad" in told
+        assert f"hsmkms {word}" in output
+    assert "openssl pkeyutl" in output
+    assert "openssl enc -id-aes256-wrap-pad" in output
 
 
 def run(site: Site, lines: list[str]) -> list[str]:
@@ -49,8 +49,8 @@ def test_every_way_brings_the_same(site: Site, printed: list[str]) -> None:
     assert len(names) == len(symmetric) == 3
     assert len(set(names)) == 1
     key = (site.folder / "key.txt").read_text()
-    told = site.run("describe-key", "--key-id", key).json["KeyMetadata"]
-    assert (told["KeyState"], told["ExpirationModel"]) == ("Enabled", "KEY_MATERIAL_DOES_NOT_EXPIRE")
+    metadata = site.run("describe-key", "--key-id", key).json["KeyMetadata"]
+    assert (metadata["KeyState"], metadata["ExpirationModel"]) == ("Enabled", "KEY_MATERIAL_DOES_NOT_EXPIRE")
     sealed = site.run("encrypt", "--key-id", key, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
     assert site.run("decrypt", "--ciphertext-blob", sealed).json["Plaintext"] == "aGVsbG8="
     assert not (site.folder / "aes.bin").exists()
@@ -70,14 +70,14 @@ def test_both_wrap_the_same(site: Site, printed: list[str]) -> None:
 
 def test_table_as_printed() -> None:
     """The table below import-key names the members of its answer, and an algorithm that SoftHSM does."""
-    told = PAGE.read_text()
-    shown = re.findall(r"^│ (\w+) +│ (\S+)", told, re.MULTILINE)
+    text = PAGE.read_text()
+    shown = re.findall(r"^│ (\w+) +│ (\S+)", text, re.MULTILINE)
     assert [name for name, _ in shown] == ["KeyId", "KeyMaterialId", "WrappingAlgorithm", "ValidTo"]
     assert dict(shown)["WrappingAlgorithm"] == "RSAES_OAEP_SHA_1"
 
 
 def test_reader_of_blocks() -> None:
-    """Commands are told from what they print, continued lines are kept together, and failures are expected as shown."""
+    """Commands are separated from their output, continued lines are joined, and failures are expected as shown."""
     text = "\n## A\n```console\n$ one \\\n    two\nprinted\n$ three\n```\n$ no\n"
     text += "## B\n```console\n$ four  # status 3\n```\n"
     text += "```sh\n$ five\n```\n```console\n$ six\nhsmkms: NotFoundException: nothing\n```\n"

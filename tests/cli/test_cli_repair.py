@@ -8,7 +8,7 @@ from cli_site import REGION, Site, at_terminal
 
 @pytest.fixture
 def interrupted(site: Site) -> Site:
-    """An installation with one key, and an object of a creation that was killed before anybody was told."""
+    """An installation with one key, and an object of a creation that was killed before its response."""
     site.new_key()
     site.program("interrupt_creation", "create-key 2", status=-9)
     return site
@@ -25,9 +25,9 @@ def findings(site: Site, *options: str, status: int = 1) -> list[dict[str, objec
     """What reconcile finds, and how many of it are left."""
     shown = site.run("reconcile", *options)
     assert (shown.status, shown.stderr) == (status, ""), shown
-    told = json.loads(shown.stdout)
-    assert told["Left"] == (len(told["Findings"]) if status else 0)
-    return list(told["Findings"])
+    parsed = json.loads(shown.stdout)
+    assert parsed["Left"] == (len(parsed["Findings"]) if status else 0)
+    return list(parsed["Findings"])
 
 
 def objects(site: Site) -> int:
@@ -47,7 +47,7 @@ def test_unfinished(site: Site) -> None:
 
 
 def test_shown(interrupted: Site) -> None:
-    """An object that nobody was told of is shown at every look, by doctor too, and nothing is done about it."""
+    """An unacknowledged object is listed each time, also by doctor, and nothing is done about it."""
     before = objects(interrupted)
     first, second = findings(interrupted), findings(interrupted)
     assert first == second
@@ -69,8 +69,8 @@ def test_mend_adopts(interrupted: Site) -> None:
     (mended,) = findings(interrupted, "--mend", status=0)
     assert mended["Outcome"] == "adopted as a Disabled key"
     key = mended["KeyId"]
-    told = interrupted.run("describe-key", "--key-id", key).json["KeyMetadata"]
-    assert (told["KeyState"], told["Description"]) == ("Disabled", "interrupted")
+    metadata = interrupted.run("describe-key", "--key-id", key).json["KeyMetadata"]
+    assert (metadata["KeyState"], metadata["Description"]) == ("Disabled", "interrupted")
     assert interrupted.run("enable-key", "--key-id", key).status == 0
     assert interrupted.run("encrypt", "--key-id", key, "--plaintext", "aGVsbG8=").status == 0
     assert findings(interrupted, status=0) == []
@@ -99,11 +99,11 @@ def test_removal(interrupted: Site) -> None:
 
 
 def test_removal_without_a_word(interrupted: Site) -> None:
-    """Without a terminal there is nobody to ask, so without --yes nothing is removed; --yes alone does nothing."""
+    """Without a terminal nothing is removed unless --yes is given; --yes alone does nothing."""
     set_grace(interrupted, 0)
     before = objects(interrupted)
-    assert [each["Outcome"] for each in findings(interrupted, "--remove")] == ["left as it is"]
-    assert ["Outcome" in each for each in findings(interrupted, "--yes")] == [False]
+    assert [finding["Outcome"] for finding in findings(interrupted, "--remove")] == ["left as it is"]
+    assert ["Outcome" in finding for finding in findings(interrupted, "--yes")] == [False]
     assert interrupted.run("reconcile", "--remove", stdin=b"y\n").status == 1
     assert objects(interrupted) == before
 

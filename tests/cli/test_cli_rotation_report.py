@@ -1,6 +1,9 @@
 """rotation-report: its table, its json, and its status."""
 
-from cli_site import Site, at_terminal
+import json
+import subprocess
+
+from cli_site import BIN, Site, at_terminal
 
 
 def test_json(site: Site) -> None:
@@ -9,13 +12,26 @@ def test_json(site: Site) -> None:
     site.run("enable-key-rotation", "--key-id", on)
     site.run("create-alias", "--alias-name", "photos", "--target-key-id", on)
     report = site.run("rotation-report").json
-    rows = {each["KeyId"]: each for each in report["Keys"]}
+    rows = {key["KeyId"]: key for key in report["Keys"]}
     assert {key_id: rows[key_id]["Posture"] for key_id in (on, off, empty)} == {on: "ok", off: "off", empty: "waiting"}
     assert (rows[on]["Aliases"], rows[on]["RotationPeriodDays"], rows[on]["BackingKeys"]) == (["alias/photos"], 365, 1)
     assert rows[off]["Reason"] == "automatic rotation is off: enable-key-rotation switches it on"
     assert report["Problems"] == 1
     assert site.run("rotation-report", "--check").status == 1
-    assert {each["KeyId"] for each in site.run("rotation-report", "--only-problems").json["Keys"]} == {off, empty}
+    assert {key["KeyId"] for key in site.run("rotation-report", "--only-problems").json["Keys"]} == {empty}
+
+
+def test_key_without_rotation(site: Site) -> None:
+    """A key of more than a year without rotation is a problem, to --only-problems and to --check."""
+    key, pair = site.new_key(), site.new_key("--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
+    assert site.run("rotation-report", "--check", "--only-problems").json == {"Keys": [], "Problems": 0}
+    environment = site.environment()
+    later = ("faketime", "-f", "+400d", BIN / "hsmkms", "rotation-report", "--check", "--only-problems")
+    done = subprocess.run(later, env=environment, capture_output=True, text=True, check=False)
+    (row,) = json.loads(done.stdout)["Keys"]
+    assert (done.returncode, row["KeyId"], row["Posture"]) == (1, key, "aged")
+    assert row["Reason"].startswith("its key material is 400 days old, more than 365, and does not rotate by itself: ")
+    assert pair != key
 
 
 def test_table(site: Site) -> None:

@@ -58,7 +58,7 @@ def test_no_base64(folder: Path, text: bytes) -> None:
 
 
 class Meddler:
-    """A job during which somebody else changes the file."""
+    """A job during which another process changes the file."""
 
     def __init__(self, meddle: Callable[[], object]) -> None:
         self.meddle = meddle
@@ -91,7 +91,7 @@ MEDDLERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", MEDDLERS)
 def test_file_changed_meanwhile(folder: Path, name: str) -> None:
-    """A file that somebody else changes between reading and replacing is left as he made it, and reported."""
+    """A file that another process changes between reading and replacing is left unchanged, and reported."""
     file = folder / "file"
     file.write_bytes(CIPHERTEXT)
     left: list[object] = []

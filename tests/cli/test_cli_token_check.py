@@ -39,7 +39,7 @@ def soft(bare: Site) -> tuple[str, str]:
 
 def outcomes(answer: dict[str, list[dict[str, str]]]) -> dict[str, str]:
     """The outcome of each check."""
-    return {each["Name"]: each["Outcome"] for each in answer["Checks"]}
+    return {check["Name"]: check["Outcome"] for check in answer["Checks"]}
 
 
 def test_before_there_is_an_installation(bare: Site, soft: tuple[str, str], pin_file: Path) -> None:
@@ -56,7 +56,7 @@ def test_before_there_is_an_installation(bare: Site, soft: tuple[str, str], pin_
     assert report["Checks"] == done.json["Checks"]
     assert (report["Module"]["File"], report["Module"]["Environment"]) == ("libsofthsm2.so", ["SOFTHSM2_CONF"])
     assert {"Name": "AES_GCM", "MinKeySize": 16, "MaxKeySize": 32}.items() <= next(
-        each.items() for each in report["Token"]["Mechanisms"] if each["Name"] == "AES_GCM"
+        mechanism.items() for mechanism in report["Token"]["Mechanisms"] if mechanism["Name"] == "AES_GCM"
     )
     assert PIN not in text
     assert pin_file.name not in text
@@ -89,7 +89,7 @@ def test_crash(bare: Site, soft: tuple[str, str], pin_file: Path, shim_path: Pat
     options = [option for each in (variable, *variables) for option in ("--environment", each)]
     done = bare.run("token-check", "--module", shim_path, *options, "--pin-file", pin_file)
     assert (done.status, done.stderr) == (1, "")
-    checks = {each["Name"]: each for each in json.loads(done.stdout)["Checks"]}
+    checks = {check["Name"]: check for check in json.loads(done.stdout)["Checks"]}
     assert checks["HMAC-SHA-256"]["Detail"] == "the process of the module crashed with SIGSEGV"
     assert checks["HMAC-SHA-256"]["Outcome"] == checks["ECC_NIST_P256"]["Outcome"] == "failed"
     assert checks["AES-GCM, published vector"]["Outcome"] == checks["data objects"]["Outcome"] == "works"
@@ -118,8 +118,8 @@ def test_options_that_do_not_fit(bare: Site, options: tuple[str, ...], sentence:
 
 def test_wrong_uri(bare: Site) -> None:
     """A URI that names an object is refused by the name of the attribute, and the option's own."""
-    told = bare.run("token-check", "--module", "/x.so", "--uri", "pkcs11:token=x;object=y").error
-    assert told == (
+    message = bare.run("token-check", "--module", "/x.so", "--uri", "pkcs11:token=x;object=y").error
+    assert message == (
         "ConfigurationError: --uri: 'object' names an object on the token, and hsmkms makes its own objects: "
         "leave it out"
     )
@@ -130,8 +130,8 @@ def test_module_of_another_user(bare: Site, pin_file: Path) -> None:
     module = bare.folder / "open.so"
     module.write_bytes(b"")
     module.chmod(0o666)
-    told = bare.run("token-check", "--module", module, "--pin-file", pin_file).error
-    assert told.startswith(f"ConfigurationError: the PKCS#11 module {module} can be changed by another user")
+    message = bare.run("token-check", "--module", module, "--pin-file", pin_file).error
+    assert message.startswith(f"ConfigurationError: the PKCS#11 module {module} can be changed by another user")
 
 
 # -- init -----------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_token_without_a_serial(bare: Site, soft: tuple[str, str], pin_file: Pat
     bare.config.write_text(bare.config.read_text().replace("\n# serial = ", '\nserial = ""\n# serial = '))
     assert bare.run("describe-key", "--key-id", key).json["KeyMetadata"]["KeyId"] == key
     checked = bare.run("token-check").json
-    (token,) = (each for each in checked["Checks"] if each["Name"] == "token")
+    (token,) = (check for check in checked["Checks"] if check["Name"] == "token")
     assert token["Outcome"] == "limited"
     assert "it reports no serial" in token["Detail"]
 
@@ -203,8 +203,8 @@ def test_nss(bare: Site, pin_file: Path) -> None:
     assert (done.status in (0, 1), done.stderr) == (True, "")
     assert opened(done.stdout) == WORKS
     answers = json.loads(done.stdout)["Checks"]
-    assert "not tried" not in {each["Outcome"] for each in answers}
-    assert all(each["Advice"] and each["Affects"] for each in answers if each["Outcome"] != "works")
+    assert "not tried" not in {answer["Outcome"] for answer in answers}
+    assert all(answer["Advice"] and answer["Affects"] for answer in answers if answer["Outcome"] != "works")
 
 
 def test_nss_without_its_parameters(bare: Site, pin_file: Path) -> None:
@@ -251,6 +251,6 @@ def test_p11_kit(bare: Site, pin_file: Path, p11_kit: str) -> None:
     done = bare.run("token-check", *named, "--pin-file", pin_file)
     assert done.stderr == ""
     assert opened(done.stdout) == WORKS
-    checks = {each["Name"]: each for each in json.loads(done.stdout)["Checks"]}
+    checks = {check["Name"]: check for check in json.loads(done.stdout)["Checks"]}
     assert checks["stored keys"]["Outcome"] == checks["data objects"]["Outcome"] == "works"
-    assert "not tried" not in {each["Outcome"] for each in checks.values()}
+    assert "not tried" not in {check["Outcome"] for check in checks.values()}

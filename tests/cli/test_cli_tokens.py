@@ -38,7 +38,11 @@ def test_migration(two: Site) -> None:
     plan = two.run("migrate-token", "--to", second_token.LABEL, "--dry-run").json
     assert [each["KeyId"] for each in plan["ToRotate"]] == [symmetric]
     assert {each["KeyId"] for each in plan["Left"]} == {symmetric, signing}
-    assert [each["Home"] for each in two.run("list-tokens").json["Tokens"]] == [True]
+    home, unused = two.run("list-tokens").json["Tokens"]
+    assert (home["Home"], unused["Home"], unused["TokenId"], unused["Label"], unused["Objects"], unused["Away"]) == (
+        *(True, False, None, second_token.LABEL, 0, None),
+    )
+    assert unused["Next"] == f"migrate-token --to {second_token.LABEL} makes it the home"
 
     refused = two.run("migrate-token", "--to", second_token.LABEL)
     assert "run it there, or with --yes" in refused.error
@@ -54,7 +58,7 @@ def test_migration(two: Site) -> None:
     assert [(each["Label"], each["Home"]) for each in listed][1:] == [(second_token.LABEL, True)]
     assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).json["Plaintext"] == "cGhvdG8="
     rotations = two.run("list-key-rotations", "--key-id", symmetric).json["Rotations"]
-    assert [each["RotationType"] for each in rotations] == ["AUTOMATIC"]
+    assert [rotation["RotationType"] for rotation in rotations] == ["AUTOMATIC"]
     doctor = two.run("doctor")
     assert (doctor.status, "has no mark" in doctor.stdout) == (0, False)
     assert two.run("re-encrypt-files", sealed, "--destination-key-id", symmetric).json["ReEncrypted"] == 1
@@ -62,23 +66,72 @@ def test_migration(two: Site) -> None:
     assert events.stdout.count('"MigrateToken"') == 2
 
 
+def test_older_material(two: Site) -> None:
+    """What is known of older material is shown; at the operator's word it is abandoned, and its token forgotten.
+
+    Nothing on that token is destroyed: a backup from before the act decrypts again.
+    """
+    used, unused = two.new_key(), two.new_key()
+    sealed = encrypted(two, used)
+    two.run("migrate-token", "--to", second_token.LABEL, "--yes")
+    left = {each["KeyId"]: each for each in two.run("list-tokens").json["Left"]}
+    advice = "forget-token --abandon-older-material"
+    assert left[unused]["Reason"] == f"older material that has encrypted nothing: {advice}"
+    assert (left[used]["Encryptions"], left[used]["Reason"].endswith(advice)) == (1, True)
+    home, old = second_token.LABEL, two.run("list-tokens").json["Tokens"][0]["Label"]
+    assert "is the home" in two.run("list-older-material", "--token", home).error
+    assert "name one token" in two.run("list-older-material", "--token", "x").error
+    found = {each["KeyId"]: each for each in two.run("list-older-material", "--token", old).json["OlderMaterial"]}
+    assert {key: each["Encryptions"] for key, each in found.items()} == {used: 1, unused: 0}
+    assert (found[unused]["LastUse"], found[used]["LastUse"] is None) == (None, False)
+
+    command = ("forget-token", "--token", old, "--abandon-older-material")
+    assert "still needed: 2 keys are on it" in two.run("forget-token", "--token", old, "--yes").error
+    assert "run it there, or with --yes" in two.run(*command).error
+    output, status = at_terminal(two, *command, answer="n\n")
+    assert status == 1
+    assert "at most 1 encryptions, last used 20" in output
+    assert "2 older key materials" in output
+    pair = two.new_key("--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
+    assert pair not in found
+    before = two.folder / "before"
+    shutil.copytree(two.data, before)
+
+    done = two.run(*command, "--yes").json
+    assert (done["Label"], done["Abandoned"], done["Destroyed"]) == (old, 2, 0)
+    assert "erase it with the token's own tool" in done["Away"]
+    lost = two.run("decrypt", "--ciphertext-blob", sealed.read_text()).error
+    assert lost.startswith("KMSInvalidStateException: The key material ")
+    for key in (used, unused):
+        assert two.run("decrypt", "--ciphertext-blob", encrypted(two, key).read_text()).json["Plaintext"] == "cGhvdG8="
+    assert two.run("reconcile").json["Findings"] == []
+    assert two.run("audit", "export", "--event-name", "AbandonOlderKeyMaterial").stdout.count("\n") == 2
+    assert two.run("audit", "verify").status == two.run("verify-store").status == 0
+
+    for name in ("meta.db", "log.db"):
+        for each in two.data.glob(f"{name}*"):
+            each.unlink()
+        shutil.copy(before / name, two.data / name)
+    assert two.run("decrypt", "--ciphertext-blob", sealed.read_text()).status == 0
+
+
 def test_question(two: Site) -> None:
     """At a terminal it is asked whether all servers know the token; no changes nothing."""
-    said, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
-    assert "cannot be undone" in said
+    output, status = at_terminal(two, "migrate-token", "--to", second_token.LABEL, answer="n\n")
+    assert "cannot be undone" in output
     assert status == 1
-    assert len(two.run("list-tokens").json["Tokens"]) == 1
+    assert [token["TokenId"] is None for token in two.run("list-tokens").json["Tokens"]] == [False, True]
 
 
 def test_naming_a_token(two: Site) -> None:
-    """Of several, commands about one token want to know which; a name that fits none is told which there are."""
+    """With several tokens, commands about one require --token; an unknown one is refused with those that exist."""
     info = two.run("token-info", "--token", second_token.LABEL, "--query", "Profile.Label").json
     assert info == second_token.LABEL
     assert two.run("token-check", "--token", second_token.LABEL).status == 0
     for command in (("change-pin", "--generate"), ("token-info", "--token", "x"), ("migrate-token", "--to", "x")):
-        told = two.run(*command).error
-        assert told.startswith("ConfigurationError: name one [[token]] of the configuration")
-        assert second_token.LABEL in told
+        message = two.run(*command).error
+        assert message.startswith("ConfigurationError: name one [[token]] of the configuration")
+        assert second_token.LABEL in message
     file = two.data / "new-pin"
     before = file.read_text()
     assert two.run("change-pin", "--generate", "--token", second_token.LABEL).json["PinFile"] == str(file)
@@ -106,12 +159,13 @@ def test_accept_clone(site: Site) -> None:
     assert "is a clone of this installation's token" in site.run("doctor").stdout
     second_token.clone_again(config.load(site.config).tokens[0], clone)
     assert "run it there, or with --yes" in site.run("accept-clone", "--token", serial).error
-    said, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
-    assert "is refused from then on" in said
+    output, status = at_terminal(site, "accept-clone", "--token", serial, answer="n\n")
+    assert "is refused from then on" in output
     assert status == 1
     answer = site.run("accept-clone", "--token", serial, "--yes").json
     assert (answer["Serial"], answer["Missing"]) == (serial, 0)
-    assert [each["Serial"] for each in site.run("list-tokens").json["Tokens"]] == [serial]
+    result, original = site.run("list-tokens").json["Tokens"]
+    assert (result["Serial"], original["TokenId"], "is a clone" in original["Next"]) == (serial, None, True)
     assert site.run("create-key").status == 0
     assert site.run("audit", "export", "--event-name", "AcceptClone").stdout.count('"AcceptClone"') == 1
 
@@ -138,20 +192,20 @@ def test_forget_token(two: Site) -> None:
     assert "is the home" in two.run("forget-token", "--token", old, "--yes").error
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     assert "run it there, or with --yes" in two.run("forget-token", "--token", old).error
-    said, status = at_terminal(two, "forget-token", "--token", old, answer="n\n")
-    assert "no backup from before the migration" in said
+    output, status = at_terminal(two, "forget-token", "--token", old, answer="n\n")
+    assert "no backup from before the migration" in output
     assert status == 1
     answer = two.run("forget-token", "--token", old, "--yes").json
     assert answer["Next"].startswith("remove the [[token]] with label")
     listed = two.run("list-tokens")
-    assert [each["Label"] for each in listed.json["Tokens"]] == [second_token.LABEL]
+    assert [token["Label"] for token in listed.json["Tokens"] if token["TokenId"]] == [second_token.LABEL]
     assert two.run("create-key").status == 0
     assert two.run("doctor").status == 0
     assert two.run("audit", "export", "--event-name", "ForgetToken").stdout.count('"ForgetToken"') == 1
 
 
 def test_renewal_of_own_keys(two: Site) -> None:
-    """While nothing is lost it is refused; with the old token lost it says what is lost, asks, and all goes on."""
+    """While nothing is lost it is refused; with the old token lost it shows the loss, asks, and everything works."""
     two.run("create-user", "--user-name", "alice")
     lost = two.run("create-access-key", "--user-name", "alice").json["AccessKey"]["AccessKeyId"]
     assert "nothing is lost" in two.run("renew-installation-keys", "--yes").error
@@ -184,7 +238,7 @@ def test_init_on_a_group(site: Site) -> None:
 
 
 def test_a_token_is_away(two: Site) -> None:
-    """list-tokens and doctor tell of it with status 1; what is at home goes on."""
+    """list-tokens and doctor report it with status 1; the keys at home work on."""
     two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     text = two.config.read_text()
     first = text.index("[[token]]\n")
@@ -214,7 +268,7 @@ def handed_over(two: Site) -> Path:
 
 def test_pins_from_systemd(two: Site, handed_over: Path) -> None:
     """Each token gets the PIN file that systemd handed over for it, though both files have one name."""
-    labels = [each.label for each in config.load(two.config).tokens]
+    labels = [token.label for token in config.load(two.config).tokens]
     for label, pin in zip(labels, ("pin", "new-pin"), strict=True):
         (two.data / pin).rename(handed_over / f"pin-{label.replace(' ', '-')}")
     environment = {"CREDENTIALS_DIRECTORY": str(handed_over)}
@@ -228,6 +282,6 @@ def test_a_credential_that_fits_both(two: Site, handed_over: Path) -> None:
     """A file that systemd handed over under the name of both PIN files is sent to neither token."""
     (two.data / "pin").rename(handed_over / "pin")
     refused = two.run("list-keys", CREDENTIALS_DIRECTORY=str(handed_over)).error
-    (label, _) = [each.label for each in config.load(two.config).tokens]
+    (label, _) = [token.label for token in config.load(two.config).tokens]
     assert f"systemd passes it with LoadCredential=pin-{label}:{two.data}/first/pin" in refused
     assert not list(two.data.rglob("*refused*"))

@@ -36,7 +36,7 @@ LETTER = "Dear Ada,\n\nthe engine\x00 is yours. \N{SNOWMAN}\n".encode()
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """One command of a transcript, and what must come of it."""
+    """One command of a transcript, and its expected output."""
 
     line: int
     command: str
@@ -61,12 +61,12 @@ def _finished(step: Step) -> Step:
     output = list(step.output)
     while output and not output[-1]:
         output.pop()
-    told = re.fullmatch(r"\[status (\d+)\]", output[-1]) if output else None
+    match = re.fullmatch(r"\[status (\d+)\]", output[-1]) if output else None
     return Step(
         line=step.line,
         command=step.command,
-        output=output[:-1] if told else output,
-        status=int(told.group(1)) if told else 0,
+        output=output[:-1] if match else output,
+        status=int(match.group(1)) if match else 0,
     )
 
 
@@ -77,8 +77,8 @@ class Memory:
         self._known: dict[str, str] = {}
 
     def filled(self, text: str) -> str:
-        """A command with every remembered value in its place; a name that nobody has seen yet is a mistake."""
-        return PLACEHOLDER.sub(lambda found: self._known[found.group(1)], text)
+        """Fill in the remembered values of a command; an unknown name is an error of the transcript."""
+        return PLACEHOLDER.sub(lambda match: self._known[match.group(1)], text)
 
     def read(self, expected: str, printed: str) -> str:
         """The printed line if it is as expected, with its values remembered; else the expected line."""
@@ -87,10 +87,10 @@ class Memory:
             re.escape(part) if index % 3 == 0 else self._pattern(part, kind, groups)
             for index, part, kind in _parts(expected)
         )
-        found = re.fullmatch(pattern, printed)
-        if found is None:
+        match = re.fullmatch(pattern, printed)
+        if match is None:
             return expected
-        self._known |= {name: found.group(group) for group, name in groups.items()}
+        self._known |= {name: match.group(group) for group, name in groups.items()}
         return printed
 
     def _pattern(self, name: str, kind: str | None, groups: dict[str, str]) -> str:
@@ -142,7 +142,7 @@ def test_transcript(site: Site, transcript: Path) -> None:
 
 
 def test_runner_notices() -> None:
-    """The runner tells a wrong line, a wrong remembered value and a missing line from right ones."""
+    """The runner distinguishes a wrong line, a wrong remembered value and a missing line from right ones."""
     memory = Memory()
     assert memory.read("id <A:HEX8>.", "id 0123abcd.") == "id 0123abcd."
     assert memory.read("<A> and <HEX8>", "0123abcd and ffffffff") == "0123abcd and ffffffff"

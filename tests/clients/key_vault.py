@@ -43,8 +43,8 @@ class KeyVault(socketserver.ThreadingTCPServer):
                 stored += command["documents"]
                 return {"ok": 1, "n": len(command["documents"])}
             case "find":
-                found = [each for each in stored if matches(each, command["filter"])]
-                return {"ok": 1, "cursor": {"id": 0, "ns": f"{command['$db']}.{command[name]}", "firstBatch": found}}
+                matching = [each for each in stored if matches(each, command["filter"])]
+                return {"ok": 1, "cursor": {"id": 0, "ns": f"{command['$db']}.{command[name]}", "firstBatch": matching}}
             case "endSessions" | "ping":
                 return {"ok": 1}
         return {"ok": 0, "code": 59, "codeName": "CommandNotFound", "errmsg": f"no such command: {name}"}
@@ -60,8 +60,8 @@ def fits(document: dict[str, Any], name: str, value: object) -> bool:
     if name in {"$or", "$and"}:
         assert isinstance(value, list)
         return (any if name == "$or" else all)(matches(document, each) for each in value)
-    held = document.get(name)
-    values = held if isinstance(held, list) else [held]
+    stored = document.get(name)
+    values = stored if isinstance(stored, list) else [stored]
     choices = value["$in"] if isinstance(value, dict) else [value]
     return any(each in choices for each in values)
 

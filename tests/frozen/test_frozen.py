@@ -49,16 +49,16 @@ def test_every_revision_is_kept() -> None:
 
 def test_it_works(thawed: Site) -> None:
     """Migrated, every ciphertext opens; aliases, states and users are as they were; nothing differs."""
-    told = json.loads((thawed.folder / "expected.json").read_text())
+    parsed = json.loads((thawed.folder / "expected.json").read_text())
     wiring.migrate_databases(config.load(thawed.config))
     arguments = [str(thawed.config), str(thawed.folder / "expected.json")]
     done = warm.run_program(HERE / "programs/look.py", arguments, thawed.environment(), SECONDS)
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout) == {
-        "opened": [each["plaintext"] for each in told["ciphertexts"]],
-        "aliases": told["aliases"],
-        "disabled": ["DisabledException" for _ in told["disabled"]],
-        "users": told["users"],
+        "opened": [ciphertext["plaintext"] for ciphertext in parsed["ciphertexts"]],
+        "aliases": parsed["aliases"],
+        "disabled": ["DisabledException" for _ in parsed["disabled"]],
+        "users": parsed["users"],
         "differences": 0,
         "faults": 0,
     }
@@ -67,10 +67,10 @@ def test_it_works(thawed: Site) -> None:
 @pytest.mark.parametrize("name", FROZEN)
 def test_blobs_are_parsed_for_ever(name: str) -> None:
     """The bytes of a ciphertext keep their meaning: header, IV and body are found where they were."""
-    for each in json.loads((HERE / name / "expected.json").read_text())["ciphertexts"]:
-        data = base64.b64decode(each["blob"])
+    for ciphertext in json.loads((HERE / name / "expected.json").read_text())["ciphertexts"]:
+        data = base64.b64decode(ciphertext["blob"])
         parsed = blob.parse(data)
-        assert (data[:6], parsed.key_id) == (b"hkms\x01\x01", each["key"])
+        assert (data[:6], parsed.key_id) == (b"hkms\x01\x01", ciphertext["key"])
         assert blob.assemble(parsed.header, parsed.iv, parsed.body) == data
-        assert len(parsed.body) == len(each["plaintext"]) + 16
+        assert len(parsed.body) == len(ciphertext["plaintext"]) + 16
         assert blob.header(parsed.key_id, parsed.material_id) == data[:75]

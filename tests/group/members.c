@@ -67,7 +67,7 @@ CK_RV C_Initialize(void *arguments)
 {
     const char *named = getenv("GROUP_MEMBERS");
     char words[8192], *rest;
-    CK_RV told = CKR_GENERAL_ERROR;
+    CK_RV rv = CKR_GENERAL_ERROR;
     if (named == NULL || strlen(named) >= sizeof words) {
         fprintf(stderr, "group: GROUP_MEMBERS names no members\n");
         return CKR_GENERAL_ERROR;
@@ -80,10 +80,10 @@ CK_RV C_Initialize(void *arguments)
         struct member *member = &members[count_of_members++];
         CK_RV answer = begin(member, each, arguments);
         member->answers = answer == CKR_OK;
-        if (told != CKR_OK)
-            told = answer;
+        if (rv != CKR_OK)
+            rv = answer;
     }
-    return told;
+    return rv;
 }
 
 CK_RV C_Finalize(void *reserved)
@@ -120,8 +120,8 @@ CK_RV C_GetSlotList(CK_BYTE present, CK_ULONG *slots, CK_ULONG *count)
 
 CK_RV C_OpenSession(CK_ULONG slot, CK_ULONG flags, void *application, void *notify, CK_ULONG *session)
 {
-    CK_RV told = members[member_of(slot)].list->C_OpenSession(own_of(slot), flags, application, notify, session);
-    if (told == CKR_OK)
+    CK_RV rv = members[member_of(slot)].list->C_OpenSession(own_of(slot), flags, application, notify, session);
+    if (rv == CKR_OK)
         *session = numbered(member_of(slot), *session);
-    return told;
+    return rv;
 }

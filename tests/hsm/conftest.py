@@ -81,13 +81,13 @@ def main_job(new_token: NewToken, spy_path: Path) -> spylog.MainJob:
     """The main job, done once through the spy."""
     token = new_token("spied")
     log = token.folder / "spy.log"
-    told = devices.run(PROGRAMS / "main_job.py", token.spied(spy_path, log))
-    return spylog.MainJob(calls=spylog.read(log), **told)
+    output = devices.run(PROGRAMS / "main_job.py", token.spied(spy_path, log))
+    return spylog.MainJob(calls=spylog.read(log), **output)
 
 
 @pytest.fixture
 def session(device: TokenDevice) -> Iterator[Session]:
-    """A session of the device's pool, to look at the token behind its back."""
+    """A session of the device's pool, to check the token without the device."""
     with device.connection.pool.session() as borrowed:
         yield borrowed
 

@@ -80,7 +80,7 @@ def test_trouble_is_not_a_bad_signature(device: TokenDevice, played: Played) -> 
 
 
 def test_short_plaintext_is_thrown_away(device: TokenDevice, played: Played) -> None:
-    """A plaintext that is not as long as its ciphertext is given to nobody."""
+    """A plaintext that is shorter than its ciphertext is not returned."""
     key = new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"aad")
     played.order("fault C_Decrypt * truncate 3")
@@ -89,7 +89,7 @@ def test_short_plaintext_is_thrown_away(device: TokenDevice, played: Played) -> 
 
 
 def test_short_mac_is_thrown_away(device: TokenDevice, played: Played) -> None:
-    """A MAC that lost its end is neither given to anybody nor compared with one that is as short."""
+    """A truncated MAC is neither returned nor compared with one that is as short."""
     key = new_object(device, KeySpec.HMAC_256, KeyUsage.GENERATE_VERIFY_MAC)
     played.order("fault C_Sign * truncate 31")
     with pytest.raises(TokenError, match="wrong length"):
@@ -97,7 +97,7 @@ def test_short_mac_is_thrown_away(device: TokenDevice, played: Played) -> None:
 
 
 def test_unwritten_signature_is_thrown_away(device: TokenDevice, played: Played) -> None:
-    """A token that answers CKR_OK and writes nothing has not signed: the buffer is nobody's signature."""
+    """A token that returns CKR_OK and writes nothing has not signed: the buffer is not returned as a signature."""
     key = new_object(device, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
     played.order("silent")
     with pytest.raises(TokenUnavailableError):

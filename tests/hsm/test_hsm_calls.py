@@ -94,8 +94,8 @@ def test_declarations_are_up_to_date() -> None:
         new, old = fresh.typeof(name), ffi.typeof(name)
         assert fresh.sizeof(new) == ffi.sizeof(old)
         if new.kind == "struct":
-            told = [[(n, f.offset, str(f.type)) for n, f in each.fields] for each in (new, old)]
-            assert told[0] == told[1], name
+            layouts = [[(n, f.offset, str(f.type)) for n, f in each.fields] for each in (new, old)]
+            assert layouts[0] == layouts[1], name
 
 
 def test_remote_module_has_one_connection(make_token: MakeToken) -> None:
@@ -117,8 +117,8 @@ def test_remote_module_has_one_connection(make_token: MakeToken) -> None:
         assert module.cryptoki.logged_in(session.handle)  # type: ignore[attr-defined]
         made = generate(session, INSTALLATION_MAC_KEY, b"remote", "a key behind p11-kit")
         mac = operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message")
-        (found,) = search(session, {Attribute.ID: b"remote"})
-        assert operations.sign(session, handle_of(found), mechanism(Mechanism.SHA256_HMAC), b"message") == mac
+        (handle,) = search(session, {Attribute.ID: b"remote"})
+        assert operations.sign(session, handle_of(handle), mechanism(Mechanism.SHA256_HMAC), b"message") == mac
         module.release()
     finally:
         server.terminate()
@@ -170,29 +170,29 @@ def test_operations_are_those_of_the_other_library(session: Session, key: int) -
     for iv, aad in ((IV, AAD), (IV, b""), (IV, bytes(5000)), (bytes(8), AAD)):
         built = mechanism(Mechanism.AES_GCM, GCMParams(iv, aad, 128))
         sealed = operations.encrypt(session, key, built, PLAINTEXT)
-        assert operations.encrypt(session, key, gcm(iv, aad, 128), PLAINTEXT) == sealed
+        assert operations.encrypt(session, key, gcm(iv, aad), PLAINTEXT) == sealed
         assert len(sealed) == len(PLAINTEXT) + 16
-        assert operations.decrypt(session, key, gcm(iv, aad, 128), sealed) == PLAINTEXT
-    (found,) = session.get_objects({Attribute.LABEL: "a key of the calls"})
+        assert operations.decrypt(session, key, gcm(iv, aad), sealed) == PLAINTEXT
+    (key_object,) = session.get_objects({Attribute.LABEL: "a key of the calls"})
     parameters = GCMParams(IV, AAD, 128)
-    theirs = found.encrypt(PLAINTEXT, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)  # type: ignore[attr-defined]
-    assert theirs == operations.encrypt(session, key, gcm(IV, AAD, 128), PLAINTEXT)
+    expected = key_object.encrypt(PLAINTEXT, mechanism=Mechanism.AES_GCM, mechanism_param=parameters)  # type: ignore[attr-defined]
+    assert expected == operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
 
 
 def test_large_output(session: Session, key: int) -> None:
     """Data larger than a thread's own buffer is encrypted and decrypted as well."""
     data = os.urandom(3 * operations.ROOM)
-    sealed = operations.encrypt(session, key, gcm(IV, AAD, 128), data, len(data) + 16)
-    assert operations.decrypt(session, key, gcm(IV, AAD, 128), sealed, len(sealed)) == data
+    sealed = operations.encrypt(session, key, gcm(IV, AAD), data, len(data) + 16)
+    assert operations.decrypt(session, key, gcm(IV, AAD), sealed, len(sealed)) == data
 
 
 def test_plaintext_is_overwritten(session: Session, key: int) -> None:
     """After a decryption, a refused one, and a MAC (some are keys) the thread's buffer holds zeros only."""
-    sealed = operations.encrypt(session, key, gcm(IV, AAD, 128), PLAINTEXT)
-    assert operations.decrypt(session, key, gcm(IV, AAD, 128), sealed) == PLAINTEXT
+    sealed = operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
+    assert operations.decrypt(session, key, gcm(IV, AAD), sealed) == PLAINTEXT
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
     with pytest.raises(ckr.PKCS11Error):
-        operations.decrypt(session, key, gcm(IV, b"others", 128), sealed)
+        operations.decrypt(session, key, gcm(IV, b"others"), sealed)
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
     made = session.generate_key(KeyType.GENERIC_SECRET, 256, capabilities=MechanismFlag.SIGN, store=False)
     assert any(operations.sign(session, handle_of(made), mechanism(Mechanism.SHA256_HMAC), b"message"))
@@ -267,7 +267,7 @@ def test_others_are_given(session: Session, key: int, played: Played, manner: st
 
 
 def test_untouched_is_not_read(session: Session, key: int, played: Played) -> None:
-    """What the token left untouched, and refuses alone, is no value: zeros in the buffer are nobody's attribute."""
+    """An attribute that the token left unwritten, and refuses alone, has no value: zeros in the buffer are none."""
     played.order(f"unknown {Attribute.CLASS:#x} stops", "fault C_GetAttributeValue 2+ return 0x5")
     assert attributes.read_several(session, key, READ) == dict.fromkeys(READ)
 
@@ -292,19 +292,22 @@ def test_buffers_of_numbers(session: Session, key: int, played: Played) -> None:
     played.order("exact_numbers", "fault C_GetAttributeValue 2+ return 0x30")
     assert attributes.read_several(session, key, names) == wanted
     played.order("exact_numbers")
-    assert [attributes.read_one(session, key, each) for each in names] == list(wanted.values())
+    assert [attributes.read_one(session, key, name) for name in names] == list(wanted.values())
 
 
 @pytest.mark.parametrize("manner", ["empty", "unwritten"])
 def test_ok_is_no_value(session: Session, key: int, played: Played, manner: str) -> None:
-    """A token that answers CKR_OK, and writes nothing, has told nothing: read together or alone, of whatever type."""
+    """A token that returns CKR_OK and writes no value has given none: read together or alone, for every type."""
     names = (Attribute.EXTRACTABLE, Attribute.SENSITIVE, Attribute.CLASS, Attribute.KEY_TYPE)
-    played.order(*(f"unknown {each:#x} {manner}" for each in names))
-    found = HandleObject(session, key)
-    assert tell(found, (*names, Attribute.LABEL)) == {**dict.fromkeys(names), Attribute.LABEL: "a key of the calls"}
-    for each in names:
+    played.order(*(f"unknown {name:#x} {manner}" for name in names))
+    key_object = HandleObject(session, key)
+    assert tell(key_object, (*names, Attribute.LABEL)) == {
+        **dict.fromkeys(names),
+        Attribute.LABEL: "a key of the calls",
+    }
+    for name in names:
         with pytest.raises((ValueError, ckr.FunctionFailed)):
-            found[each]
+            key_object[name]
 
 
 def test_read_back_is_not_fooled_by_silence(device: TokenDevice, played: Played) -> None:

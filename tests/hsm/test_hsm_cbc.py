@@ -5,18 +5,19 @@ test_hsm_personalities.py.
 """
 
 import hmac
+import os
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from devices import MakeToken, new_key, permit
+from devices import MakeToken, checks_of, new_key, permit
 from hypothesis import given
 from hypothesis import strategies as st
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Session
-from shims import NO_GCM, Played
+from shims import NO_GCM, Played, ignoring
 from test_hsm_gcm import load
 
 from hsmkms.errors import (
@@ -24,16 +25,21 @@ from hsmkms.errors import (
     ObjectLostError,
     RejectedDataError,
     TokenError,
+    TokenUnavailableError,
     TokenUnfitError,
     UnsupportedOperationException,
 )
-from hsmkms.hsm.checks.formats import CBC_VECTOR
+from hsmkms.hsm.checks.formats import CBC_VECTOR, SHORT_DATA
 from hsmkms.hsm.crypto import cbc
 from hsmkms.hsm.crypto.gcm_from_blocks import open_from_blocks
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.objects.objects import find, handle_of
+from hsmkms.hsm.objects import cbc_pairs
+from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY
+from hsmkms.hsm.objects.cbc_pairs import make_both, read_back_both
+from hsmkms.hsm.objects.objects import find, generate, handle_of, require_there
 from hsmkms.model.cipher_format import CipherFormat, format_of, mac_key_id, material_of_mac_key, new_cka_id
 from hsmkms.model.enums import Operation
+from hsmkms.model.token_check import Outcome
 
 GCM, CBC = CipherFormat.AES_256_GCM, CipherFormat.AES_256_CBC_HMAC_SHA_256
 AES_KEY, HMAC_KEY = bytes(range(32)), bytes(range(32, 64))
@@ -249,6 +255,38 @@ def test_one_of_two_is_missing(played: Played, which: int) -> None:
         ]
 
 
+@pytest.mark.parametrize("code", ["0x40", "0x41"], ids=["encrypted data invalid", "encrypted data length range"])
+def test_authentic_data_that_is_refused(played: Played, code: str) -> None:
+    """Where the token calls data wrong whose HMAC is right, that is the token's fault, and no bad ciphertext."""
+    device = played.token.open()
+    key = new_key(device)
+    sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
+    played.order(*NO_GCM.orders, f"fault C_Decrypt * return {code}")
+    with pytest.raises(TokenError, match="does not decrypt what it encrypted") as caught:
+        device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"")
+    assert not isinstance(caught.value, RejectedDataError)
+    played.order(*NO_GCM.orders)
+    assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"") == b"secret"
+
+
+@pytest.mark.parametrize("mechanism", ["HMAC", "AES-CBC"])
+def test_token_that_takes_little_data(played: Played, mechanism: str) -> None:
+    """Where the token takes less data at once, the refusal says what to do, and `token-check` says so before."""
+    device = played.token.open()
+    key = new_key(device)
+    short = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
+    long = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"p" * 4096, b"")
+    played.order(*NO_GCM.orders, "sign_at_most 2048" if mechanism == "HMAC" else "fault C_Encrypt * return 0x21")
+    with pytest.raises(UnsupportedOperationException, match="use a shorter encryption context"):
+        device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"p" * 4096, b"")
+    assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *short, b"") == b"secret"
+    if mechanism == "HMAC":
+        with pytest.raises(UnsupportedOperationException, match="use a shorter encryption context"):
+            device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *long, b"")
+        checked = checks_of(device)["AES-CBC with HMAC"]
+        assert (checked.outcome, checked.detail) == (Outcome.LIMITED, SHORT_DATA)
+
+
 def test_refused_second_key_leaves_nothing(played: Played) -> None:
     """Where the token makes the first key and refuses the second, the first is destroyed."""
     device = played.token.open()
@@ -258,6 +296,48 @@ def test_refused_second_key_leaves_nothing(played: Played) -> None:
         device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "refused")
     played.order(*NO_GCM.orders)
     assert on_token(device, key) == [False, False]
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["encrypting key", "HMAC key"])
+def test_one_of_two_is_unfit(played: Played, which: int) -> None:
+    """Where one of both is not as ordered, the refusal names what the token ignored, and both are destroyed."""
+    device = played.token.open()
+    key, usage = new_cka_id(CBC), (Attribute.SIGN, Attribute.ENCRYPT)[which]
+    played.order(*NO_GCM.orders, ignoring(usage, value=True))
+    with pytest.raises(TokenUnfitError, match=rf"CKA_{usage.name} is True instead of False"):
+        device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "unfit")
+    played.order(*NO_GCM.orders)
+    assert on_token(device, key) == [False, False]
+
+
+@pytest.mark.parametrize("first_is_swapped", [True, False])
+def test_swapped_while_two_are_made(device: TokenDevice, session: Session, *, first_is_swapped: bool) -> None:
+    """On a token that was swapped the handle of either is another object's, which is never destroyed as one of them."""
+    key, label, other, support = new_cka_id(CBC), "swapped", os.urandom(16), device.profile.attributes
+    both = make_both(session, key, label, support)
+    stranger = generate(session, AES_256_BACKING_KEY, other, label, support)
+    changed = cbc_pairs.Both(stranger, both[1]) if first_is_swapped else cbc_pairs.Both(both[0], stranger)
+    with pytest.raises(TokenError, match="has another CKA_ID, so it was left as it is") as caught:
+        read_back_both(changed, key, label, support)
+    assert not isinstance(caught.value, TokenUnfitError)
+    unfit = cbc_pairs.Both(both[0], stranger)
+    with pytest.raises(TokenError, match="has another CKA_ID, so it was left as it is"):
+        read_back_both(unfit, key, "another label", support)
+    assert find(session, ObjectClass.SECRET_KEY, other) is not None
+    for each in (both[1], stranger):
+        each.destroy()
+
+
+def test_swapped_after_the_proof(device: TokenDevice, session: Session) -> None:
+    """An imported key counts as there only under its CKA_ID: its handle may be another object's by now."""
+    key = os.urandom(16)
+    made = generate(session, AES_256_BACKING_KEY, key, "swapped", device.profile.attributes)
+    assert require_there(made, key) is made
+    with pytest.raises(TokenError, match="has another CKA_ID"):
+        require_there(made, os.urandom(16))
+    made.destroy()
+    with pytest.raises(TokenUnavailableError):
+        require_there(made, key)
 
 
 def test_interrupted_creation_is_repeated(played: Played) -> None:
@@ -348,3 +428,20 @@ def test_lost_gcm(played: Played) -> None:
     assert device.ciphers.usable_formats == {CBC}
     with pytest.raises(UnsupportedOperationException, match="This token has no AES-GCM any more"):
         device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"after", b"")
+
+
+def test_lost_cbc(played: Played) -> None:
+    """After a token has got AES-GCM for AES-CBC, the refusal of the old key says so, in both directions."""
+    device = played.token.open()
+    key = new_key(device)
+    sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"before", b"aad")
+    device.close()
+    played.order(f"hide {Mechanism.AES_CBC:#x}")
+    device = played.token.open()
+    assert device.ciphers.usable_formats == {GCM}
+    for act in (
+        lambda: device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"after", b""),
+        lambda: device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"aad"),
+    ):
+        with pytest.raises(UnsupportedOperationException, match="This token has no AES-CBC any more"):
+            act()

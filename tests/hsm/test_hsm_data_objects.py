@@ -33,15 +33,15 @@ def _within_the_search(session: Session, found: Found) -> Found:
 
 @pytest.mark.parametrize("replace", [_after_the_search, _within_the_search])
 def test_replaced_while_it_is_read(device: TokenDevice, replace: Replace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever another one replaces a note, a reader is told the older or the newer one, and never of none."""
+    """Whenever another process replaces a note, a reader gets the older or the newer one, and never none."""
     seal = permit(OperatorAct.SEAL)
     device.own.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
     search = data_objects.search
 
     def once(session: Session, wanted: Mapping[Attribute, Any]) -> Found:
-        found = search(session, wanted)
+        found_objects = search(session, wanted)
         monkeypatch.setattr(data_objects, "search", search)
-        return replace(session, found)
+        return replace(session, found_objects)
 
     monkeypatch.setattr(data_objects, "search", once)
     assert device.own.notes(seal, PREFIX) == {f"{PREFIX}newer": b"newer"}
@@ -55,10 +55,10 @@ def test_lost_each_time(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) ->
 
     def always(session: Session, wanted: Mapping[Attribute, Any]) -> Found:
         searches.append(wanted)
-        found = search(session, wanted)
+        found_objects = search(session, wanted)
         if len(searches) == 1:
-            found[0].destroy()
-            destroyed.extend(found)
+            found_objects[0].destroy()
+            destroyed.extend(found_objects)
         return destroyed
 
     destroyed: Found = []
@@ -66,3 +66,18 @@ def test_lost_each_time(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ObjectLostError):
         device.own.notes(seal, PREFIX)
     assert 1 < len(searches) < 100
+
+
+def test_note_that_is_still_there(device: TokenDevice) -> None:
+    """A note that was read is recognised by its handle, label and value; one that was replaced or not read is not."""
+    seal = permit(OperatorAct.SEAL)
+    label = f"{PREFIX}noted"
+    device.own.replace_note(seal, PREFIX, label, b"value")
+    assert not device.own.holds_note(seal, label, b"value"), "it was not read yet"
+    device.own.notes(seal, PREFIX)
+    assert device.own.holds_note(seal, label, b"value")
+    assert not device.own.holds_note(seal, f"{PREFIX}others", b"value")
+    assert not device.own.holds_note(seal, label, b"another")
+    device.own.notes(seal, PREFIX)
+    device.own.replace_note(seal, PREFIX, f"{PREFIX}newer", b"value")
+    assert not device.own.holds_note(seal, label, b"value")

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from devices import MakeToken, SoftHsm, new_key, permit
 from pkcs11.constants import Attribute
 from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Session
 from shims import Played, ignoring
-from test_hsm_unwrapping import OAEP_1, ON_DEVICE, Bench, opens
+from test_hsm_unwrapping import KEY_WRAP_1, OAEP_1, ON_DEVICE, Bench, opens
 
 from hsmkms.errors import TokenUnavailableError, TokenUnfitError, UnsupportedOperationException
 from hsmkms.hsm.crypto.pairs import generate_pair
@@ -68,9 +70,9 @@ def test_a_token_that_does_all_has_no_quirk(played: Played) -> None:
     assert attributes.copies is Copying.REFUSED
     assert (attributes.orders_copyable, attributes.copyable, attributes.local, attributes.quirks) == (True, (), (), ())
     key = new_key(device)
-    told, deviations = device.keys.attest(key)
+    reported, deviations = device.keys.attest(key)
     assert deviations == []
-    assert device.keys.tolerated(told) == []
+    assert device.keys.tolerated(reported) == []
 
 
 @pytest.mark.parametrize("code", ["0x12", "0x13", "0x5"])
@@ -86,12 +88,12 @@ def test_copyable_refused_in_templates(played: Played, code: str) -> None:
     assert quirk.startswith("CKA_COPYABLE is unknown or has no effect, so it is left out")
     assert quirk.endswith(attributes.copies)
     key, pair = new_key(device), new_pair(device)
-    told, deviations = device.keys.attest(key)
+    reported, deviations = device.keys.attest(key)
     assert deviations == []
-    assert device.keys.tolerated(told) == ["CKA_COPYABLE is True instead of False"]
-    told, deviations = device.keys.attest_public(pair, PAIR)
+    assert device.keys.tolerated(reported) == ["CKA_COPYABLE is True instead of False"]
+    reported, deviations = device.keys.attest_public(pair, PAIR)
     assert deviations == []
-    assert device.keys.tolerated(told, PAIR, public=True) == ["CKA_COPYABLE is True instead of False"]
+    assert device.keys.tolerated(reported, PAIR, public=True) == ["CKA_COPYABLE is True instead of False"]
     bench = Bench(device)
     secret = os.urandom(32)
     assert opens(bench, bench.bring(bench.wrap(OAEP_1, secret)), secret)
@@ -120,9 +122,9 @@ def test_copyable_unreported(played: Played) -> None:
     device = played.token.open()
     assert device.profile.attributes.copyable == (None,)
     assert device.profile.attributes.copies is Copying.REFUSED
-    told, deviations = device.keys.attest(new_key(device))
+    attributes, deviations = device.keys.attest(new_key(device))
     assert deviations == []
-    assert device.keys.tolerated(told) == ["CKA_COPYABLE is None instead of False"]
+    assert device.keys.tolerated(attributes) == ["CKA_COPYABLE is None instead of False"]
 
 
 def test_copyable_that_begins_to_be_ignored(played: Played) -> None:
@@ -132,7 +134,7 @@ def test_copyable_that_begins_to_be_ignored(played: Played) -> None:
     played.order(ignoring(Attribute.COPYABLE, value=True))
     with pytest.raises(TokenUnfitError, match="CKA_COPYABLE is True instead of False"):
         device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "never")
-    assert [each.cka_id for each in device.keys.inventory(witness)] == [witness]
+    assert [stored_key.cka_id for stored_key in device.keys.inventory(witness)] == [witness]
 
 
 def test_readable_copies_are_named(played: Played) -> None:
@@ -140,7 +142,7 @@ def test_readable_copies_are_named(played: Played) -> None:
     played.order(ignoring(Attribute.COPYABLE, value=True), "readable_copies")
     device = played.token.open()
     assert device.profile.attributes.copies is Copying.READABLE
-    assert any("whoever has the PIN can take keys out of this token" in each for each in device.profile.quirks)
+    assert any("whoever has the PIN can take keys out of this token" in quirk for quirk in device.profile.quirks)
     with device.connection.pool.session() as session:
         assert list(session.get_objects({})) == []
 
@@ -154,11 +156,11 @@ def test_local_reported_otherwise(played: Played, order: str, value: object) -> 
     played.order(f"report {LOCAL} {order}")
     device = played.token.open()
     assert device.profile.attributes.local == (value,)
-    assert any(each.startswith("CKA_LOCAL of generated keys is reported as") for each in device.profile.quirks)
+    assert any(quirk.startswith("CKA_LOCAL of generated keys is reported as") for quirk in device.profile.quirks)
     for cka_id, kind in ((new_key(device), None), (new_pair(device), PAIR)):
-        told, deviations = device.keys.attest(cka_id, *filter(None, (kind,)))
+        attributes, deviations = device.keys.attest(cka_id, *filter(None, (kind,)))
         assert deviations == []
-        assert device.keys.tolerated(told, *filter(None, (kind,))) == [f"CKA_LOCAL is {value} instead of True"]
+        assert device.keys.tolerated(attributes, *filter(None, (kind,))) == [f"CKA_LOCAL is {value} instead of True"]
 
 
 @pytest.mark.parametrize("attribute", [Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE], ids=str)
@@ -178,9 +180,9 @@ def test_public_halves_that_are_not_private(played: Played) -> None:
     pair = new_pair(device)
     phrase = "CKA_PRIVATE is False instead of True"
     assert device.profile.attributes.quirks == (f"public halves: {phrase}",)
-    told, deviations = device.keys.attest_public(pair, PAIR)
+    attributes, deviations = device.keys.attest_public(pair, PAIR)
     assert deviations == []
-    assert device.keys.tolerated(told, PAIR, public=True) == [phrase]
+    assert device.keys.tolerated(attributes, PAIR, public=True) == [phrase]
 
 
 # -- unwrapped keys -------------------------------------------------------------------------------------------------
@@ -196,10 +198,10 @@ def test_silence_about_unwrapped_keys(played: Played) -> None:
     secret = os.urandom(32)
     key = bench.bring(bench.wrap(OAEP_1, secret))
     assert opens(bench, key, secret)
-    told, deviations = device.keys.attest(key, imported=True)
+    attributes, deviations = device.keys.attest(key, imported=True)
     assert deviations == []
     silent = [f"CKA_{each.name} is None instead of False" for each in past]
-    assert device.keys.tolerated(told, imported=True) == silent
+    assert device.keys.tolerated(attributes, imported=True) == silent
     assert device.profile.attributes.quirks == tuple(f"imported keys: {each}" for each in silent[1:])
 
 
@@ -220,19 +222,33 @@ def test_ignored_templates_are_tightened(played: Played) -> None:
         key = bench.bring(bench.wrap(algorithm, secret))
         assert opens(bench, key, secret)
         assert bench.objects() == before + 1
-        told, deviations = device.keys.attest(key, imported=True)
+        attributes, deviations = device.keys.attest(key, imported=True)
         assert deviations == []
-        assert device.keys.tolerated(told, imported=True) == ["CKA_COPYABLE is True instead of False"]
-        assert (told["CKA_EXTRACTABLE"], told["CKA_SENSITIVE"], told["CKA_MODIFIABLE"]) == (False, True, False)
+        assert device.keys.tolerated(attributes, imported=True) == ["CKA_COPYABLE is True instead of False"]
+        assert (attributes["CKA_EXTRACTABLE"], attributes["CKA_SENSITIVE"], attributes["CKA_MODIFIABLE"]) == (
+            False,
+            True,
+            False,
+        )
 
 
 def test_tightening_of_other_kinds(played: Played) -> None:
-    """The same for HMAC keys and private keys."""
+    """HMAC keys and private keys are importable there as well, and are tightened in the same way."""
     played.order(f"ignore_unwrapped {Attribute.EXTRACTABLE:#x} 1")
     device = played.token.open()
-    device.imports.check_import((KeySpec.HMAC_256, KeyUsage.GENERATE_VERIFY_MAC))
-    device.imports.check_import(PAIR)
-    device.imports.check_import((KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY))
+    hmac = (KeySpec.HMAC_256, KeyUsage.GENERATE_VERIFY_MAC)
+    for kind in (hmac, PAIR, (KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY)):
+        device.imports.check_import(kind)
+    assert device.imports.profiles.every_kind().hardening is Hardening.BY_COPYABLE_COPY
+    bench = Bench(device)
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    pkcs_8 = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    for kind, secret in ((hmac, os.urandom(32)), (PAIR, pkcs_8)):
+        material, new = bench.wrap(KEY_WRAP_1, secret), os.urandom(16)
+        device.imports.unwrap_backing_key(bench.may(new, bench.key), material, new, "imported", kind)
+        attributes, deviations = device.keys.attest(new, kind, imported=True)
+        assert deviations == []
+        assert (attributes["CKA_EXTRACTABLE"], attributes["CKA_SENSITIVE"]) == (False, True)
 
 
 @pytest.mark.parametrize("function", ["C_SetAttributeValue", "C_CopyObject"])
@@ -249,14 +265,14 @@ def test_what_cannot_be_tightened_is_refused(played: Played, function: str) -> N
         device.imports.profiles.of(OAEP_1)
     with pytest.raises(UnsupportedOperationException, match="CKA_EXTRACTABLE is True instead of False"):
         device.imports.check_import(PAIR)
-    assert [each.cka_id for each in device.keys.inventory(witness)] == [witness]
+    assert [stored_key.cka_id for stored_key in device.keys.inventory(witness)] == [witness]
 
 
 # -- numbers and names ----------------------------------------------------------------------------------------------
 
 
 def test_key_wrap_by_its_new_number(played: Played) -> None:
-    """AES-KWP is found as 0x210B where that is its number, for imports and for data key pairs."""
+    """AES-KWP is used as 0x210B where that is its number, for imports and for data key pairs."""
     played.order("kwp_by_new_number")
     device = played.token.open()
     assert device.imports.profiles.symmetric().key_wrap is Mechanism.AES_KEY_WRAP_KWP
@@ -265,7 +281,7 @@ def test_key_wrap_by_its_new_number(played: Played) -> None:
         secret = os.urandom(32)
         assert opens(bench, bench.bring(bench.wrap(algorithm, secret)), secret)
     device.pairs.data_key_pair(permit(Operation.GENERATE_DATA_KEY_PAIR), KeySpec.ECC_NIST_P256)
-    assert [each.wrapping for each in device.pairs._ways.values()] == [Mechanism.AES_KEY_WRAP_KWP]
+    assert [way.wrapping for way in device.pairs._ways.values()] == [Mechanism.AES_KEY_WRAP_KWP]
 
 
 def test_ed25519_by_object_identifier(played: Played) -> None:
@@ -297,14 +313,14 @@ def test_curves_that_are_listed_and_not_made(played: Played, code: str, name: st
         new_pair(device)
     with pytest.raises(UnsupportedOperationException, match="no data key pairs of KeyPairSpec ECC_NIST_P384"):
         device.pairs.check_data_key_pair(KeySpec.ECC_NIST_P384)
-    assert [each.cka_id for each in device.keys.inventory(witness)] == [witness]
+    assert [stored_key.cka_id for stored_key in device.keys.inventory(witness)] == [witness]
 
 
 def test_the_trial_leaves_nothing(device: TokenDevice) -> None:
     """Trials of every spec leave no object, on the token or in the session, and are made once."""
     specs = [spec for spec, facts in KEY_FACTS.items() if facts.public and device.connection.has(facts.generation)]
     outcomes = [device.pairs._trials.outcome(spec) for spec in specs]
-    assert not any(isinstance(each, str) for each in outcomes)
+    assert not any(isinstance(outcome, str) for outcome in outcomes)
     assert [device.pairs._trials.outcome(spec) for spec in specs] == outcomes
     with device.connection.pool.session() as session:
         assert list(session.get_objects({})) == []
@@ -319,7 +335,7 @@ def test_data_key_pairs_take_the_way_that_works(played: Played) -> None:
     may = permit(Operation.GENERATE_DATA_KEY_PAIR)
     played.order("fault C_WrapKey * return 0x70")
     device.pairs.data_key_pair(may, KeySpec.ECC_NIST_P256)
-    assert [each.wrapping for each in device.pairs._ways.values()] == [None]
+    assert [way.wrapping for way in device.pairs._ways.values()] == [None]
     played.order("fault C_WrapKey * kill")
     device.pairs.data_key_pair(may, KeySpec.ECC_NIST_P384)
 
@@ -333,7 +349,7 @@ def test_a_way_in_trouble_is_tried_again(played: Played) -> None:
     assert device.pairs._ways == {}
     played.order()
     device.pairs.data_key_pair(may, KeySpec.ECC_NIST_P256)
-    assert [each.wrapping for each in device.pairs._ways.values()] == [Mechanism.AES_KEY_WRAP_PAD]
+    assert [way.wrapping for way in device.pairs._ways.values()] == [Mechanism.AES_KEY_WRAP_PAD]
 
 
 def test_no_way_at_all(played: Played) -> None:
@@ -372,7 +388,7 @@ def nss(tmp_path: Path) -> Iterator[Session]:
     reserved = f"configdir='sql:{tmp_path}' certPrefix='' keyPrefix='' secmod='secmod.db' flags="
     module = modules.acquire(path, reserved=reserved)
     try:
-        (token,) = (each.get_token() for each in module.slots() if "Certificate DB" in each.get_token().label)
+        (token,) = (slot.get_token() for slot in module.slots() if "Certificate DB" in slot.get_token().label)
         session = token.open(rw=True, so_pin="")
         session.init_pin("correct horse")
         session.close()

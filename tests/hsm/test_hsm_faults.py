@@ -138,7 +138,7 @@ def test_names_of_codes() -> None:
 
 
 def test_known_faults_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """What is in the table goes to the caller only."""
+    """A known return code is translated for the caller, and not logged."""
     translate(ckr.GeneralError())
     assert caplog.text == ""
 
@@ -159,6 +159,6 @@ def test_other_errors_pass() -> None:
 
 
 def test_what_is_worth_a_second_try() -> None:
-    """A lost session, which is worth a repetition, is told from a token that is away, which is not."""
+    """A lost session, which is retried, is distinguished from a token that is away, which is not."""
     assert issubclass(errors.SessionLostError, errors.TokenUnavailableError)
     assert not issubclass(errors.TokenUnavailableError, errors.SessionLostError)

@@ -147,8 +147,8 @@ def flips(data: bytes) -> Iterator[bytes]:
         yield bytes(changed)
 
 
-def refused(device: TokenDevice, key: bytes, iv: bytes, body: bytes, aad: bytes) -> None:
-    """Decrypt, and see it refused as bad data with the one sentence for all faults."""
+def assert_refused(device: TokenDevice, key: bytes, iv: bytes, body: bytes, aad: bytes) -> None:
+    """Assert that Decrypt refuses this as bad data, with the one sentence for all faults."""
     with pytest.raises(RejectedDataError) as caught:
         device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad)
     assert str(caught.value) == "the token refused the data"
@@ -161,11 +161,11 @@ def test_every_bit_counts(device: TokenDevice) -> None:
     layout = LAYOUTS[device.profile.cipher_format]
     assert (len(iv), len(body)) == (layout.iv, max(3, layout.block) + layout.tag)
     for changed in flips(iv):
-        refused(device, key, changed, body, aad)
+        assert_refused(device, key, changed, body, aad)
     for changed in flips(body):
-        refused(device, key, iv, changed, aad)
+        assert_refused(device, key, iv, changed, aad)
     for changed in flips(aad):
-        refused(device, key, iv, body, changed)
+        assert_refused(device, key, iv, body, changed)
     assert device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad) == b"abc"
 
 
@@ -175,11 +175,11 @@ def test_wrong_lengths(device: TokenDevice) -> None:
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"a plaintext of 24 bytes.", aad)
     opened = device.connection.pool._opened
     for length in range(len(body)):
-        refused(device, key, iv, body[:length], aad)
+        assert_refused(device, key, iv, body[:length], aad)
     for changed in (body + b"\0", body[1:], body[-16:], bytes(16), bytes(5000)):
-        refused(device, key, iv, changed, aad)
+        assert_refused(device, key, iv, changed, aad)
     for changed in (b"", aad[:-1], aad + b"\0", aad * 1000):
-        refused(device, key, iv, body, changed)
+        assert_refused(device, key, iv, body, changed)
     assert device.connection.pool._opened == opened == 1
 
 
@@ -187,7 +187,7 @@ def test_another_key(device: TokenDevice) -> None:
     """What one key made is refused by another."""
     first, second = new_key(device), new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, first), first, b"mine", b"")
-    refused(device, second, iv, body, b"")
+    assert_refused(device, second, iv, body, b"")
     assert device.ciphers.decrypt(permit(Operation.DECRYPT, first), first, iv, body, b"") == b"mine"
 
 

@@ -31,7 +31,7 @@ class Spied(Struct, frozen=True, kw_only=True):
 
     def unwrapped(self) -> list[spylog.SpyCall]:
         """All calls that unwrapped something."""
-        return [each for each in spylog.named(self.calls, "C_UnwrapKey") if each.returned == "CKR_OK"]
+        return [call for call in spylog.named(self.calls, "C_UnwrapKey") if call.returned == "CKR_OK"]
 
     def stayed(self) -> list[spylog.SpyCall]:
         """Those that made an object that stays."""
@@ -50,15 +50,15 @@ def dumped(text: str) -> bytes:
 
 
 def seen(job: Spied, secret: bytes) -> bool:
-    """True if the log shows the secret, as whatever parameter of whatever call."""
-    return any(secret in dumped(each.text) for each in job.calls)
+    """Return whether the log shows the secret, in any parameter of any call."""
+    return any(secret in dumped(call.text) for call in job.calls)
 
 
 def spy_on(token: Token, spy_path: Path, programs: Path, *, host_unwrap: bool) -> Spied:
     """Run the import job through the spy."""
     log = token.folder / "spy.log"
-    told = devices.run(programs / "import_job.py", token.spied(spy_path, log), host_unwrap=host_unwrap)
-    return Spied(calls=spylog.read(log), **told)
+    output = devices.run(programs / "import_job.py", token.spied(spy_path, log), host_unwrap=host_unwrap)
+    return Spied(calls=spylog.read(log), **output)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_material_does_not_pass_through_the_host(spied: Spied) -> None:
     started = spylog.named(spied.calls, "C_DecryptInit")
     assert started
     assert all("CKM_AES_GCM" in each.text for each in started)
-    read = {name for each in spylog.named(spied.calls, "C_GetAttributeValue") for name in each.attributes}
+    read = {name for call in spylog.named(spied.calls, "C_GetAttributeValue") for name in call.attributes}
     assert "CKA_VALUE" not in read
     assert not seen(spied, bytes.fromhex(spied.secret))
 
@@ -125,15 +125,15 @@ def test_material_does_not_pass_through_the_host(spied: Spied) -> None:
 def test_host_unwrap_creates_no_object(spied_host: Spied) -> None:
     """With ``host_unwrap`` raw RSA is decrypted, and the bytes go back by C_UnwrapKey, never by C_CreateObject."""
     assert spylog.named(spied_host.calls, "C_CreateObject") == []
-    started = [each for each in spylog.named(spied_host.calls, "C_DecryptInit") if "CKM_RSA_X_509" in each.text]
+    started = [call for call in spylog.named(spied_host.calls, "C_DecryptInit") if "CKM_RSA_X_509" in call.text]
     assert started
-    raw = [each for each in spylog.named(spied_host.calls, "C_Decrypt") if "pData[*pulDataLen]" in each.text]
+    raw = [call for call in spylog.named(spied_host.calls, "C_Decrypt") if "pData[*pulDataLen]" in call.text]
     blocks = [dumped(each.text.partition("pData[*pulDataLen]")[2]) for each in raw]
-    opened = [remove_padding(each, OAEP_SHA_256) for each in blocks if len(each) == 256]
+    opened = [remove_padding(block, OAEP_SHA_256) for block in blocks if len(block) == 256]
     assert bytes.fromhex(spied_host.secret) in opened
 
 
 def test_the_search_for_secrets_finds(spied: Spied) -> None:
-    """What is passed to the token is found by the search above: a plaintext, and the label of a key."""
+    """The search above finds what is passed to the token: a plaintext, and the label of a key."""
     assert seen(spied, b"plaintext")
     assert seen(spied, b"hsmkms spied import")

@@ -57,7 +57,8 @@ def test_mark_says_nothing_of_the_pin(token: Token) -> None:
         TokenDevice.open(token.settings(), Reader(WRONG))
     mark = token.folder / "pin-refused.json"
     told = json.loads(mark.read_text())
-    assert told.keys() == {"label", "serial", "refused_at", "source", "version", "comparable", "unsettled", "members"}
+    known = {"label", "serial", "refused_at", "source", "version", "comparable", "unsettled", "members", "alone"}
+    assert told.keys() == known
     assert (told["label"], told["serial"], told["source"]) == (token.label, token.serial, "")
     assert WRONG not in mark.read_text()
     assert WRONG not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Looks at a token before and after a key is made: many threads that wait for one share it."""
+"""Checks of a token before and after a key is made: many threads that wait for one share it."""
 
 import threading
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class CountedLock:
 
 
 class Looks:
-    """A listener of a device: each look waits for its word, and may fail."""
+    """A listener of a device: each check waits for its release, and may fail."""
 
     def __init__(self, device: TokenDevice) -> None:
         self.begun = 0
@@ -46,7 +46,7 @@ class Looks:
         self.lock = device.connection._notifying = CountedLock()  # type: ignore[assignment]
 
     def look(self, shown: frozenset[bytes]) -> None:
-        """Look at the token."""
+        """Check the token."""
         self.begun += 1
         self.shown = shown
         assert self.go_on.wait(60)
@@ -63,7 +63,7 @@ def device(make_token: MakeToken) -> Iterator[TokenDevice]:
 
 
 def test_one_look_for_all_who_wait(device: TokenDevice) -> None:
-    """Who asks while a look is under way waits for the next one, which is the same for all of them."""
+    """Threads that ask during a check wait for the next one, which all of them share."""
     looks = Looks(device)
     with ThreadPoolExecutor(MANY + 1) as pool:
         first = pool.submit(device.connection._notify_listeners, always=True)
@@ -79,7 +79,7 @@ def test_one_look_for_all_who_wait(device: TokenDevice) -> None:
 
 
 def test_failed_look_does_for_nobody(device: TokenDevice) -> None:
-    """A look that fails says nothing: each who waited for it looks again, and fails by himself."""
+    """A check that fails proves nothing: each waiting thread checks again, and fails by itself."""
     looks = Looks(device)
     looks.fault = TokenUnavailableError("away")
     with ThreadPoolExecutor(MANY + 1) as pool:
@@ -95,7 +95,7 @@ def test_failed_look_does_for_nobody(device: TokenDevice) -> None:
 
 
 def test_login_wants_a_look_of_its_own(device: TokenDevice) -> None:
-    """A look that began before another login does not count after it."""
+    """A check that began before another login does not count after it."""
     looks = Looks(device)
     looks.go_on.set()
     device.connection._notify_listeners(always=True)
@@ -107,7 +107,7 @@ def test_login_wants_a_look_of_its_own(device: TokenDevice) -> None:
 
 
 def test_what_was_shown_before_a_login_does_not_count(device: TokenDevice) -> None:
-    """A look need not ask again for what its caller has just seen, unless it was seen before another login."""
+    """A check need not repeat what its caller has just read, unless that was before another login."""
     looks = Looks(device)
     looks.go_on.set()
     seen = Shown(device.connection._news, frozenset({b"seen"}))

@@ -100,13 +100,16 @@ def test_other_operations_between(device: TokenDevice) -> None:
 
 
 def test_alternating_keys_begin_no_message(device: TokenDevice, played: Played) -> None:
-    """Where keys alternate in a session, each encryption is two calls as before: no operation is begun and ended."""
+    """Where keys alternate in a session, each encryption makes two calls, and no message operation is begun."""
     keys = [new_key(device), new_key(device)]
     for key in keys:
         encrypt(device, key)
-    played.order("messages caller", "fault C_EncryptInit 5+ return 0x30", "fault C_Encrypt 5+ return 0x30")
-    for key in keys * 2:
-        assert decrypt(device, key, encrypt(device, key)) == PLAINTEXT
+    # From here on the token refuses messages with the caller's IV: one that is attempted clears ``generator``.
+    played.order("messages random", "fault C_EncryptInit 5+ return 0x30", "fault C_Encrypt 5+ return 0x30")
+    encrypted = [(key, encrypt(device, key)) for key in keys * 2]
+    assert device.connection.messages.generator is Generator.CALLER
+    played.order("messages caller")
+    assert [decrypt(device, key, sealed) for key, sealed in encrypted] == [PLAINTEXT] * 4
 
 
 def test_handle_of_another_key(device: TokenDevice) -> None:
@@ -156,7 +159,7 @@ def test_dropped_key_begins_anew(device: TokenDevice, played: Played) -> None:
 
 
 def test_operation_has_an_end(device: TokenDevice, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a second an operation is begun anew, so a key that another program destroyed encrypts no longer."""
+    """After a second the operation is begun again, so a key that another program destroyed no longer encrypts."""
     now = [100.0]
     monkeypatch.setattr(messages, "LIFETIME_SECONDS", 1.0)
     monkeypatch.setattr(device.connection.messages, "_clock", lambda: now[0])

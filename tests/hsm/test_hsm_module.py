@@ -135,5 +135,5 @@ def test_failed_opening_leaves_nothing(token: Token) -> None:
 
 
 def test_description(device: TokenDevice) -> None:
-    """The module's own description and version are told in the profile."""
+    """The profile has the module's own description and version."""
     assert device.profile.library.startswith("SoftHSM Implementation of PKCS11 2.")

@@ -47,7 +47,7 @@ class Bench(Struct):
         return bool(self.device.connection.sessions().away)
 
     def comes_back(self) -> None:
-        """Told nothing any more, the token is soon in use again, and nobody tries any longer."""
+        """Once its faults end the token is soon in use again, and the reconnecting thread stops."""
         self.played.order()
         until(lambda: not self.is_away(), PATIENCE)
         until(lambda: self.device.connection._comeback._thread is None, PATIENCE)
@@ -111,7 +111,7 @@ def test_comes_back(bench: Bench, orders: tuple[str, ...], logins: list[float]) 
 
 
 def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: Token) -> None:
-    """A PIN that is refused while coming back is sent once; corrected and allowed again, all goes on by itself."""
+    """A PIN that is refused during reconnection is sent once; corrected and confirmed, everything works again."""
     bench.played.order("fault * 1 return 0xb3", "fault C_GetSessionInfo 1+ return 0xb3", "fault C_Login * return 0xa0")
     assert "PIN" in bench.fails()
     marked = len(logins)
@@ -125,7 +125,7 @@ def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: T
 
 
 def test_other_calls_are_never_finalised_under(bench: Bench) -> None:
-    """The module is not initialised anew under a call that has not come back, and is as soon as it has."""
+    """The module is not reinitialised during a call that has not returned, and is once it has."""
     ended: list[str] = []
 
     def work() -> None:
@@ -151,7 +151,7 @@ def test_other_calls_are_never_finalised_under(bench: Bench) -> None:
 
 
 def test_hanging_call_keeps_only_its_thread(bench: Bench) -> None:
-    """While one call hangs, others of every kind go on, and a new session can be opened."""
+    """While one call hangs, others of every kind continue, and a new session can be opened."""
     bench.played.order("fault C_Encrypt 1 wait", "fault C_OpenSession 1 wait")
     slow = [threading.Thread(target=bench.works) for _ in range(2)]
     for each in slow:
@@ -228,13 +228,13 @@ def test_slow_token_serves_as_many_as_it_has_sessions(token: Token, shim_path: P
     bench = Bench(played, device, new_key(device))
     played.order("fault C_Encrypt * wait")
     threads = [threading.Thread(target=bench.works) for _ in range(16)]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     until(lambda: device.connection.sessions().waiting == 16 - sessions, PATIENCE)
     until(lambda: played.waiting() == sessions, PATIENCE)
     played.order()
-    for each in threads:
-        each.join(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
     assert bench.works()
     device.close()
 

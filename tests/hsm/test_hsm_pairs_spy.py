@@ -44,8 +44,8 @@ def spied(new_token: NewToken, spy_path: Path, programs: Path) -> Spied:
     with closing(token.open()) as device:
         device.keys.check_kind((KeySpec.ECC_NIST_P256, KeyUsage.KEY_AGREEMENT))  # skipped if the token has no curves
     log = token.folder / "spy.log"
-    told = devices.run(programs / "pairs_job.py", token.spied(spy_path, log))
-    return Spied(calls=spylog.read(log), **told)
+    output = devices.run(programs / "pairs_job.py", token.spied(spy_path, log))
+    return Spied(calls=spylog.read(log), **output)
 
 
 def test_spied_operations_work(spied: Spied) -> None:

@@ -63,6 +63,7 @@ ADMITTED: dict[str, set[Operation | OperatorAct]] = {
     "unwrap_backing_key": {Operation.IMPORT_KEY_MATERIAL},
     "generate_mac_key": {OperatorAct.INITIALISE, OperatorAct.SEAL},
     "notes": {OperatorAct.SEAL},
+    "holds_note": {OperatorAct.SEAL},
     "replace_note": {OperatorAct.SEAL},
     "remove_notes": {OperatorAct.SEAL},
     "change_pin": {OperatorAct.CHANGE_PIN},
@@ -119,13 +120,14 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "decapsulate": (bytes(1088),),
     "generate_mac": (MacAlgorithm.HMAC_SHA_256, b"message"),
     "notes": (),
+    "holds_note": (b"value",),
     "replace_note": ("label", b"value"),
     "remove_notes": (),
     "change_pin": ("new",),
     "destroy": (),
     "destroy_secret": (),
 }
-NEEDS_NO_OBJECT = {"change_pin", "data_key_pair", "random", "notes", "replace_note", "remove_notes"}
+NEEDS_NO_OBJECT = {"change_pin", "data_key_pair", "random", "notes", "holds_note", "replace_note", "remove_notes"}
 TAKES_MATERIAL = {"fingerprints", "unwrap_backing_key"}
 """Those that are shown the wrapping key within what it wraps."""
 
@@ -235,16 +237,16 @@ def test_an_import_needs_both_objects(device: TokenDevice, key: bytes) -> None:
 
 
 def test_refusal_changes_nothing(device: TokenDevice) -> None:
-    """After every kind of refusal the token holds what it held."""
+    """After every kind of refusal the token has the same objects as before."""
     key, other = new_key(device), os.urandom(16)
-    held = {each.cka_id for each in device.keys.inventory(key)}
+    inventory = {stored_key.cka_id for stored_key in device.keys.inventory(key)}
     for name, acts in ADMITTED.items():
         unfit = next(act for act in EVERY_ACT if act not in acts)
         for shown in (permit(unfit, key, other), *(permit(act, key, other, seconds=-1) for act in acts)):
             for target in (key, other):
                 with pytest.raises(PermitError):
                     call(device, name, shown, target)
-    assert {each.cka_id for each in device.keys.inventory(key)} == held
+    assert {stored_key.cka_id for stored_key in device.keys.inventory(key)} == inventory
 
 
 def test_permit_covers_several() -> None:
@@ -262,9 +264,10 @@ def test_permit_covers_several() -> None:
 ACTS_ON_THE_TOKEN = {
     "seal",
     "open_sealed",
+    "use",
     "generate",
     "generate_pair",
-    "generate_both",
+    "make_both",
     "destroy",
     "sign",
     "generate_random",
@@ -285,6 +288,7 @@ ACTS_ON_THE_TOKEN = {
     "keep_secret",
     "keep_note",
     "read_notes",
+    "is_note_at",
     "remove_notes",
     "set_pin",
     "try_pair",
@@ -305,7 +309,7 @@ SHOWS_THE_TOKEN_ONLY = {
     "quirks",
     "tolerated",
 }
-"""Make session objects of their own and destroy them: the probes, when somebody asks what the token can do."""
+"""Make session objects of their own and destroy them: the probes, which determine what the token can do."""
 
 
 def methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
@@ -324,19 +328,19 @@ def called(node: ast.AST) -> set[str]:
 
 def device_methods() -> dict[str, ast.FunctionDef]:
     """The methods of a device's parts, as they are written."""
-    found: dict[str, ast.FunctionDef] = {}
+    methods_by_name: dict[str, ast.FunctionDef] = {}
     for part in (*PARTS.values(), ImportProfiles):
         tree = ast.parse(Path(inspect.getfile(part)).read_text())
-        (written,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == part.__name__)
-        found |= methods(written)
-    return found
+        (written,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == part.__name__)
+        methods_by_name |= methods(written)
+    return methods_by_name
 
 
 def reaching() -> set[str]:
     """Names of the device's methods that act on the token, themselves or through another method of the device."""
-    found = device_methods()
-    reach = {name for name, node in found.items() if called(node) & (ACTS_ON_THE_TOKEN | {"run_checks"})}
-    while more := {name for name, node in found.items() if called(node) & reach} - reach:
+    methods = device_methods()
+    reach = {name for name, node in methods.items() if called(node) & (ACTS_ON_THE_TOKEN | {"run_checks"})}
+    while more := {name for name, node in methods.items() if called(node) & reach} - reach:
         reach |= more
     return reach
 
@@ -366,7 +370,7 @@ def test_nothing_else_of_a_device_is_in_reach() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module in modules:
-                assert classes.isdisjoint(each.name for each in node.names), path
+                assert classes.isdisjoint(name.name for name in node.names), path
 
 
 def test_a_device_has_what_it_offers(device: TokenDevice) -> None:
@@ -386,8 +390,8 @@ def test_permits_are_made_in_few_places() -> None:
     makers = {
         path.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
-        for each in ast.walk(ast.parse(path.read_text()))
-        if isinstance(each, ast.Call) and _is_permit(each.func)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and _is_permit(node.func)
     }
     assert makers == MAY_MAKE_PERMITS
 
@@ -399,10 +403,10 @@ def _is_permit(function: ast.expr) -> bool:
 
 
 def test_permits_are_not_imported_under_another_name() -> None:
-    """Nobody imports Permit under another name, or changes one with ``replace``, past the test above."""
+    """No module imports Permit under another name, or changes one with ``replace``, past the test above."""
     for path in SOURCE.rglob("*.py"):
-        for each in ast.walk(ast.parse(path.read_text())):
-            if isinstance(each, ast.ImportFrom):
-                assert not any(name.name == "Permit" and name.asname for name in each.names), path
-            if isinstance(each, ast.Call) and called(each) & {"replace"}:
-                assert not any("permit" in ast.unparse(argument).lower() for argument in each.args), path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not any(name.name == "Permit" and name.asname for name in node.names), path
+            if isinstance(node, ast.Call) and called(node) & {"replace"}:
+                assert not any("permit" in ast.unparse(argument).lower() for argument in node.args), path

@@ -1,4 +1,4 @@
-"""Tokens with a will of their own: the device suite on each of them, and what is done in another way there.
+"""Tokens with deviations: the device suite on each of them, and what is done in another way there.
 
 The personalities, each with the reason for it, are in shims.py. What no token may do is in test_hsm_unfit.py.
 """
@@ -32,7 +32,7 @@ from shims import (
 
 # The tests of the device, run here once more: the fixtures below put another token in the place of SoftHSM.
 from test_hsm_gcm import (  # noqa: F401
-    refused,
+    assert_refused,
     test_another_key,
     test_every_bit_counts,
     test_largest_plaintext,
@@ -71,8 +71,8 @@ SHA_256 = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_W
 @pytest.fixture
 def personality(request: pytest.FixtureRequest) -> Personality:
     """The personality that this test meets."""
-    found: Personality = request.node.callspec.params["token"]
-    return found
+    chosen: Personality = request.node.callspec.params["token"]
+    return chosen
 
 
 @pytest.fixture(params=PERSONALITIES, ids=lambda each: each.name)
@@ -86,43 +86,43 @@ def on(*personalities: Personality) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("token", personalities, indirect=True, ids=lambda each: each.name)
 
 
-# -- what is found out ----------------------------------------------------------------------------------------------
+# -- probing --------------------------------------------------------------------------------------------------------
 
 
-def test_profile_tells_it(device: TokenDevice, personality: Personality) -> None:
+def test_profile_has_the_personality(device: TokenDevice, personality: Personality) -> None:
     """The probe at start finds out who chooses IVs, and how long labels may be, and has a sentence for each quirk."""
-    told = device.profile
+    profile = device.profile
     short = "labels 32 cut" in personality.orders or "labels 32 refused" in personality.orders
-    assert told.iv_origin is IV_ORIGINS.get(personality.name, IvOrigin.CALLER)
-    assert (told.label_bytes == 32) is short
-    assert told.gcm_checked is (personality not in (EVERYTHING, NO_GCM))
-    assert (told.cipher_format is CipherFormat.AES_256_GCM) is (personality is not NO_GCM)
-    chooses = told.iv_origin is not IvOrigin.CALLER
-    assert len(told.quirks) == chooses + short + (not told.gcm_checked)
-    assert any("chooses the IVs" in each for each in told.quirks) is chooses
+    assert profile.iv_origin is IV_ORIGINS.get(personality.name, IvOrigin.CALLER)
+    assert (profile.label_bytes == 32) is short
+    assert profile.gcm_checked is (personality not in (EVERYTHING, NO_GCM))
+    assert (profile.cipher_format is CipherFormat.AES_256_GCM) is (personality is not NO_GCM)
+    chooses = profile.iv_origin is not IvOrigin.CALLER
+    assert len(profile.quirks) == chooses + short + (not profile.gcm_checked)
+    assert any("chooses the IVs" in quirk for quirk in profile.quirks) is chooses
 
 
 def test_checks(device: TokenDevice, session: Session, personality: Personality) -> None:
     """``token-check`` finds nothing that fails, says what is done in another way, and leaves nothing."""
-    told = checks_of(device)
-    assert {name: each.detail for name, each in told.items() if each.failed} == {}
-    limited = {name for name, each in told.items() if each.outcome is Outcome.LIMITED}
+    checks = checks_of(device)
+    assert {name: each.detail for name, each in checks.items() if each.failed} == {}
+    limited = {name for name, each in checks.items() if each.outcome is Outcome.LIMITED}
     orders = personality.orders
     assert ("OAEP SHA-256" in limited) is ("oaep_sha_256" not in orders)
     assert ("honest lengths" in limited) is ("lengths honest" not in orders)
     assert ("AES-CMAC" in limited) is (NO_CMAC.orders[0] in orders)
     assert ("object labels" in limited) is (device.profile.label_bytes == 32)
-    assert told["mechanisms"].detail.endswith(f"; ciphertext format {device.profile.cipher_format}")
+    assert checks["mechanisms"].detail.endswith(f"; ciphertext format {device.profile.cipher_format}")
     assert ("AES-GCM, IVs" in limited) is (personality is NO_GCM)
-    assert (told["AES-CBC with HMAC"].detail == "not used: the token has AES-GCM") is (personality is not NO_GCM)
+    assert (checks["AES-CBC with HMAC"].detail == "not used: the token has AES-GCM") is (personality is not NO_GCM)
     if personality is NO_GCM:
         compared = "equals an independent computation and a published vector; a changed message is refused"
-        assert told["AES-CBC with HMAC"].detail == compared
+        assert checks["AES-CBC with HMAC"].detail == compared
         assert list(session.get_objects({})) == []
         return
     chooses = device.profile.iv_origin is not IvOrigin.CALLER
-    assert ("chooses the IVs" in told["AES-GCM, IVs"].detail) is chooses
-    assert told["AES-GCM, published vector"].detail == "published vector" + ", decrypted only" * chooses
+    assert ("chooses the IVs" in checks["AES-GCM, IVs"].detail) is chooses
+    assert checks["AES-GCM, published vector"].detail == "published vector" + ", decrypted only" * chooses
     assert list(session.get_objects({})) == []
 
 
@@ -152,12 +152,12 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
 
 @on(WRITTEN_BACK)
 def test_bad_ciphertexts_use_up_no_iv(device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where each encryption has an IV of the token's, whether the device is well is tried with a key of its own."""
+    """Where the token chooses IVs, the check after a bad ciphertext encrypts with another key than the backing key."""
     cka_id = new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
     used: list[int] = []
     monkeypatch.setattr("hsmkms.hsm.crypto.decrypt_faults.encrypt_sample", lambda _session, handle: used.append(handle))
-    refused(device, cka_id, iv, body[::-1], b"")
+    assert_refused(device, cka_id, iv, body[::-1], b"")
     assert len(used) == 1
     assert used[0] != device.connection.handles.lookup(cka_id)
     assert len(list(session.get_objects({}))) == 1
@@ -168,15 +168,15 @@ def test_bad_ciphertexts_use_up_no_iv(device: TokenDevice, session: Session, mon
 
 @on(UNASKED_NO_CMAC, NO_CMAC, OAEP_SHA_256, HONEST_LENGTHS, EVERYTHING)
 def test_imported_material(device: TokenDevice, personality: Personality) -> None:
-    """Material arrives by each algorithm of the token, has its fingerprints, and what is wrong with it is told."""
+    """Material arrives by each algorithm of the token with its fingerprints, and wrong material is refused by name."""
     orders = personality.orders
     bench = Bench(device)
     algorithms = (*SHA_256, *SHA_1) if "oaep_sha_256" in orders else SHA_1
     assert device.imports.wrapping_algorithms() == algorithms
     assert all(device.imports.on_device(each) for each in algorithms)
-    told = device.imports.profiles.symmetric()
-    assert told.lengths is (Lengths.HONEST if "lengths honest" in orders else Lengths.PROBED)
-    names = [prf.name for prf in told.prfs]
+    profile = device.imports.profiles.symmetric()
+    assert profile.lengths is (Lengths.HONEST if "lengths honest" in orders else Lengths.PROBED)
+    names = [prf.name for prf in profile.prfs]
     assert names == ["AES_CMAC"] * (NO_CMAC.orders[0] not in orders) + ["SHA256_HMAC"]
     for algorithm in algorithms:
         secret = os.urandom(32)
@@ -187,12 +187,12 @@ def test_imported_material(device: TokenDevice, personality: Personality) -> Non
         assert opens(bench, cka_id, secret)
         attributes, deviations = device.keys.attest(cka_id, imported=True)
         assert deviations == []
-        assert attributes["CKA_VALUE_LEN"] == (32 if told.lengths is Lengths.HONEST else 0)
+        assert attributes["CKA_VALUE_LEN"] == (32 if profile.lengths is Lengths.HONEST else 0)
         assert bench.objects() == before + 1
         for length in (1, 16, 31, 33):
-            bench.refused(bench.wrap(algorithm, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+            bench.assert_refused(bench.wrap(algorithm, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
         changed = bytes((material.ciphertext[0] ^ 1,)) + material.ciphertext[1:]
-        bench.refused(bench.material(algorithm, changed), RejectedDataError, CANNOT_OPEN)
+        bench.assert_refused(bench.material(algorithm, changed), RejectedDataError, CANNOT_OPEN)
 
 
 # -- few sessions ---------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_imported_material(device: TokenDevice, personality: Personality) -> Non
 
 @on(EIGHT_SESSIONS, EIGHT_UNTOLD)
 def test_more_threads_than_the_token_has_sessions(device: TokenDevice, personality: Personality) -> None:
-    """Twenty threads get on with a token of eight sessions, one of which holds the login, whether it tells or not."""
+    """Twenty threads share a token of eight sessions, one with the login, whether it reports the limit or not."""
     limits = device.connection.limits()
     assert limits is not None
     assert limits.max_sessions == (8 if personality is EIGHT_SESSIONS else None)
@@ -245,5 +245,5 @@ def test_label_of_32_bytes(device: TokenDevice) -> None:
     """A label of exactly 32 bytes is kept and listed; the service makes no longer ones (test_service_tokens.py)."""
     label = "l" * 32
     cka_id = new_key(device, label)
-    (found,) = device.keys.inventory(cka_id)
-    assert found.label == label
+    (inventory,) = device.keys.inventory(cka_id)
+    assert inventory.label == label

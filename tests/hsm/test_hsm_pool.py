@@ -59,7 +59,7 @@ def test_last_in_first_out(make_pool: MakePool) -> None:
 
 
 def test_never_more_than_size(make_pool: MakePool, opened: list[Session]) -> None:
-    """Sixteen threads on three sessions: never more than three are open, none is lent twice, everybody gets on."""
+    """Sixteen threads on three sessions: never more than three are open, none is lent twice, every thread finishes."""
     pool = make_pool(3)
     lent: set[int] = set()
     faults: list[str] = []
@@ -101,15 +101,15 @@ def test_waiting_ends(make_pool: MakePool) -> None:
 def test_waiter_is_woken(make_pool: MakePool) -> None:
     """A session given back goes to a waiting thread at once."""
     pool = make_pool(1, 300)
-    held = pool.take()
+    session = pool.take()
     got: list[Session] = []
     thread = threading.Thread(target=lambda: got.append(pool.take()))
     thread.start()
     while not pool._waiting:
         time.sleep(0.001)
-    pool.put(held)
+    pool.put(session)
     thread.join(60)
-    assert got == [held]
+    assert got == [session]
 
 
 def test_discard_frees_a_place(make_pool: MakePool, opened: list[Session]) -> None:
@@ -153,7 +153,7 @@ def test_discard_idle_spares_the_borrowed(make_pool: MakePool, opened: list[Sess
 
 
 def test_context_manager_gives_back(make_pool: MakePool) -> None:
-    """A session borrowed for a block comes back, whatever happens in it."""
+    """A session borrowed for a block is returned, whatever happens in it."""
     pool = make_pool(1, 0.05)
 
     def fail() -> None:
@@ -167,7 +167,7 @@ def test_context_manager_gives_back(make_pool: MakePool) -> None:
 
 
 def test_closed_pool(make_pool: MakePool) -> None:
-    """A closed pool lends nothing more, and who waits for it learns so at once."""
+    """A closed pool lends nothing more, and waiting threads get the error at once."""
     pool = make_pool(1, 300)
     pool.take()
     errors: list[str] = []
@@ -190,7 +190,7 @@ def test_closed_pool(make_pool: MakePool) -> None:
 
 
 def test_token_with_fewer_sessions(make_pool: MakePool, opened: list[Session]) -> None:
-    """If the token runs out of sessions before the pool does, the pool goes on with those that it got."""
+    """If the token runs out of sessions before the pool does, the pool works with those that it has."""
     pool = make_pool(5, 0.05)
     real = pool._open_session
 

@@ -31,7 +31,7 @@ from pkcs11.types import Session
 from tokens.nss import FIREFOX_FOLDERS, FOLDER_VARIABLE
 
 from hsmkms.errors import TokenError, UnsupportedOperationException
-from hsmkms.hsm.crypto import kem, signing
+from hsmkms.hsm.crypto import data_key_pairs, kem, signing
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.backing_keys import Kind
 from hsmkms.hsm.objects.handle_keys import create_object
@@ -106,10 +106,10 @@ def test_refused_by_name(device: TokenDevice, spec: KeySpec) -> None:
     except UnsupportedOperationException:
         with pytest.raises(UnsupportedOperationException, match=rf"no keys of KeySpec {spec} for .*SYMMETRIC_DEFAULT"):
             device.keys.check_kind(kind)
-        with pytest.raises(UnsupportedOperationException, match=f"KeyPairSpec {spec}|private keys of {spec}"):
+        with pytest.raises(UnsupportedOperationException, match=f"no data key pairs of KeyPairSpec {spec}"):
             device.pairs.check_data_key_pair(spec)
         with device.connection.pool.session() as session:
-            assert cka_id not in {each.cka_id for each in list_keys(session)}
+            assert cka_id not in {key.cka_id for key in list_keys(session)}
     else:
         device.keys.check_kind(kind)
         assert device.keys.holds(cka_id)
@@ -124,7 +124,9 @@ def test_halves_are_as_ordered(device: TokenDevice, spec: KeySpec) -> None:
     assert (wrong, public_wrong) == ([], [])
     assert (private["CKA_SENSITIVE"], private["CKA_EXTRACTABLE"]) == (True, False)
     usage = re.compile("CRYPT|CAPSULATE|SIGN$|VERIFY$|WRAP|DERIVE")
-    usages = {name for told in (private, public) for name, value in told.items() if usage.search(name) and value}
+    usages = {
+        name for reported in (private, public) for name, value in reported.items() if usage.search(name) and value
+    }
     wanted = {"CKA_DECAPSULATE", "CKA_ENCAPSULATE"} if spec in KEMS else {"CKA_SIGN", "CKA_VERIFY"}
     assert usages == wanted
     info = public_key(device, cka_id, spec)
@@ -143,7 +145,7 @@ def der_oid(dotted: str) -> bytes:
 
 @pytest.mark.parametrize("spec", KEMS + SIGNATURES)
 def test_foreign_public_half(device: TokenDevice, spec: KeySpec) -> None:
-    """A public half that was replaced by another pair's is found out when a process first reads it, and not used."""
+    """A public half replaced by that of another pair is detected when a process first reads it, and not used."""
     cka_id, other = made(device, spec), made(device, spec)
     facts = KEY_FACTS[spec]
     with device.connection.pool.session() as session:
@@ -170,9 +172,9 @@ def test_foreign_public_half(device: TokenDevice, spec: KeySpec) -> None:
 def test_pairs_that_do_not_belong_together(device: TokenDevice) -> None:
     """The proof compares what was encapsulated with what is decapsulated: another pair's halves do not pass."""
     first, second = (made(device, KeySpec.ML_KEM_768) for _ in range(2))
-    ours = device.pairs.encapsulate(permit(Operation.ENCAPSULATE, first), first, kind_of(KeySpec.ML_KEM_768))
-    assert decapsulate(device, first, ours.ciphertext) == ours.secret
-    assert decapsulate(device, second, ours.ciphertext) != ours.secret
+    encapsulated = device.pairs.encapsulate(permit(Operation.ENCAPSULATE, first), first, kind_of(KeySpec.ML_KEM_768))
+    assert decapsulate(device, first, encapsulated.ciphertext) == encapsulated.secret
+    assert decapsulate(device, second, encapsulated.ciphertext) != encapsulated.secret
 
 
 # -- ML-KEM ----------------------------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ def test_altered_ciphertexts_give_other_secrets(device: TokenDevice, spec: KeySp
         os.urandom(length),
     ]
     secrets = [decapsulate(device, cka_id, each) for each in altered]
-    assert {len(each) for each in secrets} == {32}
+    assert {len(secret) for secret in secrets} == {32}
     assert len({*secrets, right.secret}) == len(secrets) + 1
     assert [decapsulate(device, cka_id, each) for each in altered] == secrets
 
@@ -250,9 +252,9 @@ def test_vectors(device: TokenDevice, spec: KeySpec) -> None:
 def vectors(spec: KeySpec) -> list[dict[str, bytes]]:
     """The published vectors of a spec."""
     text = (VECTORS / f"kat_{spec.replace('ML_KEM_', 'MLKEM_')}.rsp").read_text()
-    found = re.findall(r"^(\w+) = ([0-9a-f]{20,})$", text, re.MULTILINE)
-    names = list(dict.fromkeys(name for name, _ in found))
-    values = [bytes.fromhex(value) for _, value in found]
+    pairs = re.findall(r"^(\w+) = ([0-9a-f]{20,})$", text, re.MULTILINE)
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    values = [bytes.fromhex(value) for _, value in pairs]
     return [dict(zip(names, values[at : at + len(names)], strict=True)) for at in range(0, len(values), len(names))]
 
 
@@ -275,24 +277,55 @@ def known_private_key(session: Session, spec: KeySpec, vector: dict[str, bytes])
 
 @pytest.mark.parametrize("spec", KEMS)
 def test_data_key_pairs(device: TokenDevice, spec: KeySpec) -> None:
-    """The private key of a data key pair is a seed that another library reads; none of a kind that it lacks."""
+    """The private key of a data key pair is a seed that another library reads, or the token; nothing stays there."""
     made(device, spec)
     with device.connection.pool.session() as session:
         before = len(list(list_keys(session))), len(session_objects(session))
-    if spec not in CHECKED_HERE:
-        with pytest.raises(UnsupportedOperationException, match=rf"cannot check private keys of {spec}.*larger"):
-            device.pairs.check_data_key_pair(spec)
-        return
     device.pairs.check_data_key_pair(spec)
     pair = device.pairs.data_key_pair(permit(Operation.GENERATE_DATA_KEY_PAIR), spec)
-    private: Any = load_der_private_key(pair.private, None)
-    assert private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == pair.public
     assert len(pair.private) == 86  # the same for all parameter sets: a seed of 64 bytes
-    peer: Any = load_der_public_key(pair.public)
-    secret, ciphertext = peer.encapsulate()
-    assert private.decapsulate(ciphertext) == secret
+    assert pair.private[5:18] == pair.public[4:17]  # the AlgorithmIdentifier
     with device.connection.pool.session() as session:
         assert (len(list(list_keys(session))), len(session_objects(session))) == before
+        private = create_object(session, seed_template(spec, pair.private[-64:]))
+        secret, ciphertext = kem.encapsulate_on_token(session, KEY_FACTS[spec], pair.public)
+        assert kem.decapsulate(session, handle_of(private), ciphertext) == secret
+        private.destroy()
+    if spec in CHECKED_HERE:
+        key: Any = load_der_private_key(pair.private, None)
+        assert key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == pair.public
+        peer: Any = load_der_public_key(pair.public)
+        secret, ciphertext = peer.encapsulate()
+        assert key.decapsulate(ciphertext) == secret
+
+
+def seed_template(spec: KeySpec, seed: bytes) -> dict[Attribute, Any]:
+    """The template of a session object that is the private key of a seed."""
+    return {
+        Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+        Attribute.KEY_TYPE: KeyType.ML_KEM,
+        Attribute.TOKEN: False,
+        Attribute.DECAPSULATE: True,
+        Attribute.SEED: seed,
+        **KEY_FACTS[spec].parameters,
+    }
+
+
+@pytest.mark.parametrize("way", data_key_pairs.WAYS, ids=lambda way: way.name)
+def test_another_seed(device: TokenDevice, way: data_key_pairs.Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed that is not that of the public key is found out on the token, whichever way it came, and not returned."""
+    made(device, KeySpec.ML_KEM_512)
+    facts, right = KEY_FACTS[KeySpec.ML_KEM_512], data_key_pairs._of_seed
+    with device.connection.pool.session() as session:
+        try:
+            data_key_pairs._made(session, facts, way)
+        except (PKCS11Error, data_key_pairs.UnreadableError) as exc:
+            pytest.skip(f"the token under test gives no ML_KEM_512 key away {way.name} ({type(exc).__name__})")
+        monkeypatch.setattr(
+            data_key_pairs, "_of_seed", lambda facts, seed: right(facts, bytes((seed[0] ^ 1,)) + seed[1:])
+        )
+        with pytest.raises(UnsupportedOperationException, match=f"no usable private key {way.name}"):
+            data_key_pairs.make_data_key_pair(session, facts, [way])
 
 
 # -- ML-DSA ----------------------------------------------------------------------------------------------------------

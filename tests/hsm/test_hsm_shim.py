@@ -1,4 +1,4 @@
-"""The shim itself: it passes on what it is not told to change, and faults happen where they were ordered."""
+"""The shim itself: it passes on what no order changes, and faults happen where they were ordered."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from hsmkms.model.enums import Operation
 
 @pytest.fixture
 def played(token: Token, shim_path: Path) -> Played:
-    """A token behind the shim, which is told nothing yet."""
+    """A token behind the shim, without orders yet."""
     return Played.of(token, shim_path)
 
 
@@ -35,9 +35,9 @@ def works(device: TokenDevice) -> bool:
 
 
 def test_nothing_is_changed_without_an_order(device: TokenDevice, token: Token) -> None:
-    """Untold, the shim shows SoftHSM itself: the same profile, mechanisms, limits and attributes."""
+    """Without orders the shim shows SoftHSM itself: the same profile, mechanisms, limits and attributes."""
     key = new_key(device)
-    told = (
+    attributes = (
         device.profile,
         device.connection.mechanisms(),
         device.connection.limits(),
@@ -46,7 +46,7 @@ def test_nothing_is_changed_without_an_order(device: TokenDevice, token: Token) 
     )
     device.close()
     behind = token.open()
-    assert told == (
+    assert attributes == (
         *(behind.profile, behind.connection.mechanisms(), behind.connection.limits(), behind.keys.attest(key)),
         behind.imports.wrapping_algorithms(),
     )
@@ -54,8 +54,8 @@ def test_nothing_is_changed_without_an_order(device: TokenDevice, token: Token) 
 
 def test_reasons() -> None:
     """Each personality has a name of its own, and a reason why there may be such a token."""
-    assert len({each.name for each in PERSONALITIES}) == len(PERSONALITIES)
-    assert all(len(each.reason) > 20 for each in PERSONALITIES)
+    assert len({personality.name for personality in PERSONALITIES}) == len(PERSONALITIES)
+    assert all(len(personality.reason) > 20 for personality in PERSONALITIES)
 
 
 def test_the_nth_call_fails(played: Played, device: TokenDevice) -> None:
@@ -109,7 +109,7 @@ def start(programs: Path, played: Played, order: str) -> "subprocess.Popen[str]"
 
 
 def test_orders_reach_other_processes(played: Played, programs: Path) -> None:
-    """A process that has the token open already hears a new order at its next call."""
+    """A process that has the token open already obeys a new order at its next call."""
     assert devices.finish(start(programs, played, "fault C_EncryptInit 2 kill")) == "plaintext"
 
 
@@ -149,7 +149,7 @@ def test_wrong_orders(played: Played, programs: Path, order: str) -> None:
 
 
 def test_truncated_answer(played: Played, device: TokenDevice) -> None:
-    """An answer that lost its end is thrown away, and not given to anybody."""
+    """A truncated answer is discarded, and not returned."""
     key = new_key(device)
     played.order("fault C_Encrypt * truncate 3")
     with pytest.raises(TokenError, match="thrown away"):

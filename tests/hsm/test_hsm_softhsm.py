@@ -18,7 +18,7 @@ def test_token_is_private(token: SoftHsm) -> None:
 
 
 def test_several_folders(make_token: MakeToken) -> None:
-    """Each folder has a token of its own, with a serial of its own."""
+    """Each folder has a token with a serial of its own."""
     assert make_token("one").serial != make_token("one").serial
 
 

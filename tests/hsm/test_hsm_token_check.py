@@ -223,30 +223,30 @@ def test_missing_mechanism(played: Played) -> None:
     """Without AES-GCM and AES-CBC the token is unfit, and what does not need them works all the same."""
     played.order(*(f"hide {each:#x}" for each in (Mechanism.AES_GCM, Mechanism.AES_CBC, Mechanism.SHA384_HMAC)))
     report = check(played.token)
-    found = {each.name: each for each in report}
-    assert found["mechanisms"].detail == "the token has no AES_GCM or AES_CBC: hsmkms cannot keep keys on it"
-    assert found["AES-CBC with HMAC"].ckr == "CKR_MECHANISM_INVALID"
-    assert found["HMAC_384"].detail == "the token has no CKM_SHA384_HMAC"
-    assert found["HMAC_384"].outcome is Outcome.LIMITED
-    assert found["stored keys"].outcome is Outcome.WORKS
+    checks = {each.name: each for each in report}
+    assert checks["mechanisms"].detail == "the token has no AES_GCM or AES_CBC: hsmkms cannot keep keys on it"
+    assert checks["AES-CBC with HMAC"].ckr == "CKR_MECHANISM_INVALID"
+    assert checks["HMAC_384"].detail == "the token has no CKM_SHA384_HMAC"
+    assert checks["HMAC_384"].outcome is Outcome.LIMITED
+    assert checks["stored keys"].outcome is Outcome.WORKS
     assert not report.passed
 
 
 def test_one_session(played: Played) -> None:
     """A token with a single session is unfit, and the report says so."""
     played.order("sessions 1")
-    found = {each.name: each for each in check(played.token)}
-    assert found[SESSIONS].outcome is Outcome.FAILED
-    assert found[SESSIONS].detail.startswith("the token has 1 session")
+    checks = {each.name: each for each in check(played.token)}
+    assert checks[SESSIONS].outcome is Outcome.FAILED
+    assert checks[SESSIONS].detail.startswith("the token has 1 session")
 
 
 def test_wrong_pin_is_sent_once(played: Played) -> None:
     """A refused PIN is a finding with its return code, is sent once, and is in no text; then one try is left."""
     played.order("pin_tries 3")
     report = check(played.token, pin="wrong horse")
-    found = {each.name: each for each in report}
-    assert (found[LOGIN].outcome, found[LOGIN].ckr) == (Outcome.FAILED, "CKR_PIN_INCORRECT")
-    assert found[LOGIN].detail == "the token refused the PIN"
+    checks = {each.name: each for each in report}
+    assert (checks[LOGIN].outcome, checks[LOGIN].ckr) == (Outcome.FAILED, "CKR_PIN_INCORRECT")
+    assert checks[LOGIN].detail == "the token refused the PIN"
     assert "wrong horse" not in json.dumps(msgspec.to_builtins(report))
     assert Path(f"{played.control}.pins").read_text().strip() == "1"
     check(played.token, pin="wrong horse")

@@ -21,10 +21,10 @@ def serials(token: SoftHsm) -> list[str]:
 
 @pytest.mark.parametrize("names", [("label",), ("serial",), ("label", "serial"), ("model", "manufacturer", "serial")])
 def test_fits_what_was_asked_for(token: SoftHsm, names: tuple[str, ...]) -> None:
-    """A token is found by each of its names, alone or together."""
+    """A token is chosen by each of its names, alone or together."""
     token.add_token("another")
-    told = {"label": token.label, "serial": token.serial, "model": "SoftHSM v2", "manufacturer": "SoftHSM project"}
-    device = token.open(choice=TokenChoice(**{name: told[name] for name in names}))
+    facts = {"label": token.label, "serial": token.serial, "model": "SoftHSM v2", "manufacturer": "SoftHSM project"}
+    device = token.open(choice=TokenChoice(**{name: facts[name] for name in names}))
     assert (device.profile.label, device.profile.serial) == (token.label, token.serial)
 
 
@@ -35,7 +35,7 @@ def test_any_token(token: SoftHsm) -> None:
 
 @pytest.mark.parametrize("change", [{"label": "hsmkms tes"}, {"serial": "0" * 16}, {"model": "x"}, {"slot_id": 99}])
 def test_none_fits(token: SoftHsm, change: dict[str, str]) -> None:
-    """One name that does not fit is enough to refuse; the error names what was wanted and what is there."""
+    """One name that does not fit is enough to refuse; the error names what was wanted and what is present."""
     wanted = replace(token.settings().choice, **change)
     with pytest.raises(TokenNotFoundError) as caught:
         token.open(choice=wanted)
@@ -45,20 +45,20 @@ def test_none_fits(token: SoftHsm, change: dict[str, str]) -> None:
 
 
 def test_two_with_one_label(token: SoftHsm) -> None:
-    """Two tokens with one label are refused by label, with the advice to add the serial, and told apart by serial."""
+    """Two tokens with one label are refused by label with the advice to add the serial, and distinguished by serial."""
     token.add_token(token.label)
     with pytest.raises(TokenNotFoundError, match=r"2 tokens fit label 'hsmkms test': add the serial"):
         token.open(choice=TokenChoice(label=token.label))
-    found = serials(token)
-    assert len(found) == 2
-    for serial in found:
+    present = serials(token)
+    assert len(present) == 2
+    for serial in present:
         device = token.open(choice=TokenChoice(label=token.label, serial=serial))
         assert device.profile.serial == serial
         device.close()
 
 
 def test_token_that_was_not_shown_at_first(token: SoftHsm) -> None:
-    """A token that a module could not read when it was loaded is found all the same: the module is loaded anew.
+    """A token that a module could not read when it was loaded is found after the module is loaded again.
 
     SoftHSM writes to a token at each login; a process that loads it at this instant never sees it.
     """

@@ -1,4 +1,4 @@
-"""Two tokens of one module: each comes back by itself, and the module is initialised anew with both aside."""
+"""Two tokens of one module: each reconnects by itself, and the module is reinitialised with both closed."""
 
 import ctypes
 import threading
@@ -115,7 +115,7 @@ def test_another_pin_and_a_lost_login(sides: tuple[Side, Side], *, both: bool) -
 
 
 def test_another_pin_before_the_second_is_opened(make_token: MakeToken) -> None:
-    """A second token of a module that knows its PIN of before is opened all the same, and the first goes on."""
+    """After a noted change of its PIN a second token of the module is opened, and the first keeps working."""
     token = make_token()
     (first_folder,) = (token.folder / "tokens").iterdir()
     token.add_token("the other one")
@@ -141,8 +141,8 @@ def test_one_is_away_while_the_other_works(sides: tuple[Side, Side]) -> None:
                 faults.append(exc)
 
     threads = [threading.Thread(target=load) for _ in range(3)]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     aside = first.folder.parent.parent / "aside"
     first.folder.rename(aside)
     until(lambda: not first.is_back() and first.device.connection.is_away, BACK_SECONDS)
@@ -152,8 +152,8 @@ def test_one_is_away_while_the_other_works(sides: tuple[Side, Side]) -> None:
     before = done[0]
     until(lambda: done[0] > before, BACK_SECONDS)
     stopped.set()
-    for each in threads:
-        each.join(BACK_SECONDS)
+    for thread in threads:
+        thread.join(BACK_SECONDS)
     assert faults == []
     assert second.device.connection.sessions().outages == 0
     assert new_key(first.device)

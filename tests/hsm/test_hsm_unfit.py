@@ -1,4 +1,4 @@
-"""Tokens on which hsmkms keeps no keys, played by the shim: each is told by what it does wrong, and nothing stays."""
+"""Tokens that hsmkms refuses, played by the shim: each refusal names the fault, and no object stays."""
 
 import os
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_sessions_that_share_no_login(played: Played) -> None:
     ],
 )
 def test_unfit_ivs(played: Played, order: str, sentence: str) -> None:
-    """A token that chooses IVs and tells them nowhere, or others than of 96 bits, or one twice, is refused at start."""
+    """A token that chooses IVs without reporting them, of other than 96 bits, or one twice, is refused at start."""
     played.order(order)
     with pytest.raises(TokenUnfitError, match=sentence):
         played.token.open()
@@ -73,7 +73,7 @@ def test_unfit_ivs(played: Played, order: str, sentence: str) -> None:
     ],
 )
 def test_token_that_changes_its_ways(played: Played, before: str, after: str) -> None:
-    """A token that encrypts in another way than when it was tried makes no ciphertext that nobody could decrypt."""
+    """A token that encrypts in another way than when it was tried makes no ciphertext that cannot be decrypted."""
     played.order(before)
     device = played.token.open()
     key = new_key(device)
@@ -101,7 +101,7 @@ IGNORED = [
 
 @pytest.mark.parametrize(("attribute", "value"), IGNORED, ids=str)
 def test_ignored_attribute(played: Played, attribute: Attribute, *, value: bool) -> None:
-    """A token that ignores what was ordered is refused at start; one that begins to is found out at the next key.
+    """A token that ignores what was ordered is refused at start; one that begins to is detected at the next key.
 
     The key is destroyed, none is known, and the session is given back.
     """
@@ -119,7 +119,7 @@ def test_ignored_attribute(played: Played, attribute: Attribute, *, value: bool)
             device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "never")
     assert not device.keys.holds(key)
     assert device.connection.handles.lookup(key) is None
-    assert [each.cka_id for each in device.keys.inventory(witness)] == [witness]
+    assert [stored_key.cka_id for stored_key in device.keys.inventory(witness)] == [witness]
     assert device.connection.pool._opened == 1
     played.order()
     assert device.keys.holds(new_key(device))
@@ -135,11 +135,11 @@ def test_wrapping_key_with_an_ignored_attribute(played: Played, attribute: Attri
     played.order(ignoring(attribute, value=value))
     with pytest.raises(TokenUnfitError, match=f"not as ordered .CKA_{attribute.name} is {value} instead of "):
         device.imports.generate_wrapping_key(permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "never", 2048)
-    assert [each.cka_id for each in device.keys.inventory(witness)] == [witness]
+    assert [stored_key.cka_id for stored_key in device.keys.inventory(witness)] == [witness]
 
 
 def test_every_ignored_attribute_is_named(played: Played) -> None:
-    """Who reads the error need not try again to learn of the second attribute."""
+    """The first error also names the second attribute."""
     played.order(ignoring(Attribute.EXTRACTABLE, value=True), ignoring(Attribute.DERIVE, value=True))
     with pytest.raises(TokenUnfitError) as caught:
         played.token.open()
@@ -174,15 +174,15 @@ def test_imported_key_with_an_ignored_attribute(played: Played, attribute: Attri
 
 
 def test_honest_token_decides_by_the_length(played: Played) -> None:
-    """On a token that tells lengths honestly, what it tells decides, and a key of which it tells none is told."""
+    """On a token that reports lengths honestly, the report decides, and a key without a reported length is refused."""
     played.order("lengths honest")
     bench = Bench(played.token.open())
     material = bench.wrap(OAEP_1, os.urandom(32))
     key = bench.bring(material)
-    for told in (0, 16, 31, 33):
-        played.order(f"lengths {told}")
-        bench.refused(material, RejectedMaterialError, WRONG_LENGTH)
-        assert bench.device.keys.attest(key, imported=True)[1] == [f"CKA_VALUE_LEN is {told} instead of 32"]
+    for length in (0, 16, 31, 33):
+        played.order(f"lengths {length}")
+        bench.assert_refused(material, RejectedMaterialError, WRONG_LENGTH)
+        assert bench.device.keys.attest(key, imported=True)[1] == [f"CKA_VALUE_LEN is {length} instead of 32"]
     played.order("lengths honest")
     assert list(bench.fingerprints(material)) == ["AES_CMAC", "SHA256_HMAC"]
 
@@ -212,7 +212,7 @@ def test_pin_counters(played: Played, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_locked_pin(played: Played) -> None:
-    """A PIN that is locked is told as such, and read no more, whatever the operator's word; the officer unlocks it."""
+    """A locked PIN is reported as such and not read again, whatever the operator confirms; the officer unlocks it."""
     played.order("pin_tries 1")
     with pytest.raises(PinError, match="one more wrong PIN locks"):
         TokenDevice.open(played.token.settings(), Reader(WRONG))

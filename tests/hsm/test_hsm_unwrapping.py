@@ -61,7 +61,7 @@ IMPORTED_KEY = {
     "CKA_UNWRAP": False,
     "CKA_DERIVE": False,
 }
-"""Typed by hand from design decision 4 and PKCS #11 2.40, section 5.13; SoftHSM tells no length."""
+"""Typed by hand from design decision 4 and PKCS #11 2.40, section 5.13; SoftHSM reports no length."""
 
 
 class Bench:
@@ -105,8 +105,8 @@ class Bench:
         with self.device.connection.pool.session() as session:
             return len(list(session.get_objects({})))
 
-    def refused(self, material: WrappedMaterial, kind: type[HsmKmsError], sentence: str) -> None:
-        """Both procedures refuse the material with the same error, and neither leaves anything."""
+    def assert_refused(self, material: WrappedMaterial, kind: type[HsmKmsError], sentence: str) -> None:
+        """Assert that both procedures refuse the material with this error, and that neither leaves an object behind."""
         before = self.objects()
         for act in (self.fingerprints, self.bring):
             with pytest.raises(kind) as caught:
@@ -178,22 +178,22 @@ def test_imported_and_generated_are_not_confused(bench: Bench) -> None:
 def test_fingerprints(bench: Bench, make_token: MakeToken) -> None:
     """They depend on material and key id alone: not on wrapping key, algorithm, encryption or token."""
     secret = os.urandom(32)
-    told = bench.fingerprints(bench.wrap(OAEP_1, secret))
-    assert list(told) == ["AES_CMAC", "SHA256_HMAC"]
-    assert bench.fingerprints(bench.wrap(KEY_WRAP_1, secret)) == told
-    assert bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32))) != told
-    assert bench.fingerprints(bench.wrap(OAEP_1, secret), "another") != told
+    fingerprints = bench.fingerprints(bench.wrap(OAEP_1, secret))
+    assert list(fingerprints) == ["AES_CMAC", "SHA256_HMAC"]
+    assert bench.fingerprints(bench.wrap(KEY_WRAP_1, secret)) == fingerprints
+    assert bench.fingerprints(bench.wrap(OAEP_1, os.urandom(32))) != fingerprints
+    assert bench.fingerprints(bench.wrap(OAEP_1, secret), "another") != fingerprints
     bench.device.close()
     other = Bench(make_token().open())
-    assert other.fingerprints(other.wrap(OAEP_1, secret)) == told
+    assert other.fingerprints(other.wrap(OAEP_1, secret)) == fingerprints
 
 
 def test_fingerprints_give_nothing_away(bench: Bench) -> None:
     """No fingerprint is AES of a zero block, which is what authenticates AES-GCM, nor of any other single block."""
     secret = bytes(32)
-    told = bench.fingerprints(bench.wrap(OAEP_1, secret), "")
+    fingerprints = bench.fingerprints(bench.wrap(OAEP_1, secret), "")
     zero = wrapped.key_wrap(secret, b"")  # AES of one block, of RFC 5649
-    assert told["AES_CMAC"] not in {bytes.fromhex("dc95c078a2408989ad48a21492842087"), zero}
+    assert fingerprints["AES_CMAC"] not in {bytes.fromhex("dc95c078a2408989ad48a21492842087"), zero}
     assert len(unwrapping.FINGERPRINT_LABEL) > 16
 
 
@@ -227,18 +227,18 @@ def test_wrong_lengths(bench: Bench, length: int) -> None:
     for algorithm in ON_DEVICE:
         if length == 0 and algorithm is KEY_WRAP_1:
             continue  # AES-KWP of nothing is not defined: see test_key_wrap_of_nothing
-        bench.refused(bench.wrap(algorithm, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+        bench.assert_refused(bench.wrap(algorithm, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
 
 
 def test_lengths_by_the_thousand(bench: Bench) -> None:
     """AES-KWP brings any length; also those far from 32 are refused as wrong lengths."""
     for length in (100, 128, 1000, 4096, MAX_BYTES - 256 - 8):
-        bench.refused(bench.wrap(KEY_WRAP_1, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+        bench.assert_refused(bench.wrap(KEY_WRAP_1, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
 
 
 def test_key_wrap_of_nothing(bench: Bench) -> None:
     """AES-KWP of no bytes at all is refused, as damage."""
-    bench.refused(bench.wrap(KEY_WRAP_1, b""), RejectedDataError, CANNOT_OPEN)
+    bench.assert_refused(bench.wrap(KEY_WRAP_1, b""), RejectedDataError, CANNOT_OPEN)
 
 
 @pytest.mark.parametrize("length", [0, 16, 24, 31, 33, 48])
@@ -248,7 +248,7 @@ def test_wrapping_aes_key_of_another_length(bench: Bench, length: int) -> None:
     block = wrapped.oaep(bench.public_key, KEY_WRAP_1, key[:length].ljust(length, b"\0"))
     aes_key = key[:length] if length in {16, 24} else key
     ciphertext = block + wrapped.key_wrap(aes_key, os.urandom(32))
-    bench.refused(bench.material(KEY_WRAP_1, ciphertext), RejectedDataError, CANNOT_OPEN)
+    bench.assert_refused(bench.material(KEY_WRAP_1, ciphertext), RejectedDataError, CANNOT_OPEN)
 
 
 def malformed(bench: Bench, algorithm: WrappingAlgorithm) -> dict[str, bytes]:
@@ -257,7 +257,7 @@ def malformed(bench: Bench, algorithm: WrappingAlgorithm) -> dict[str, bytes]:
     block, rest = good[:256], good[256:]
     _, foreign = bench.new_wrapping_key()
     modulus = wrapped.load(bench.public_key).public_numbers().n
-    told = {
+    ciphertexts = {
         "nothing": b"",
         "one byte": b"\0",
         "one byte less": good[:-1],
@@ -276,16 +276,20 @@ def malformed(bench: Bench, algorithm: WrappingAlgorithm) -> dict[str, bytes]:
         "a foreign wrapping key": wrapped.wrap(foreign, algorithm, os.urandom(32)),
         "the most that there may be": os.urandom(MAX_BYTES),
     }
-    told |= {f"bit flipped in byte {at}": flipped(good, at) for at in (0, 1, 128, 254, 255, len(good) - 1)}
+    ciphertexts |= {f"bit flipped in byte {at}": flipped(good, at) for at in (0, 1, 128, 254, 255, len(good) - 1)}
     if rest:
-        told |= {
+        ciphertexts |= {
             "no second part": block,
             "random second part": block + os.urandom(len(rest)),
             "second part of another": block + wrapped.wrap(bench.public_key, algorithm, os.urandom(32))[256:],
         }
-        told |= {f"second part of {length} bytes": block + os.urandom(length) for length in (1, 7, 8, 15, 16, 24, 41)}
-        told |= {f"bit flipped in second part, byte {at}": flipped(good, 256 + at) for at in range(0, len(rest), 5)}
-    return told
+        ciphertexts |= {
+            f"second part of {length} bytes": block + os.urandom(length) for length in (1, 7, 8, 15, 16, 24, 41)
+        }
+        ciphertexts |= {
+            f"bit flipped in second part, byte {at}": flipped(good, 256 + at) for at in range(0, len(rest), 5)
+        }
+    return ciphertexts
 
 
 def flipped(data: bytes, at: int) -> bytes:
@@ -297,7 +301,7 @@ def flipped(data: bytes, at: int) -> bytes:
 def test_malformed(bench: Bench, algorithm: WrappingAlgorithm) -> None:
     """Whatever is wrong with a ciphertext is the same refusal, and leaves nothing on the token."""
     for ciphertext in malformed(bench, algorithm).values():
-        bench.refused(bench.material(algorithm, ciphertext), RejectedDataError, CANNOT_OPEN)
+        bench.assert_refused(bench.material(algorithm, ciphertext), RejectedDataError, CANNOT_OPEN)
     assert opens(bench, bench.bring(bench.wrap(algorithm, bytes(32))), bytes(32))
 
 
@@ -305,7 +309,7 @@ def test_malformed(bench: Bench, algorithm: WrappingAlgorithm) -> None:
 def test_malformed_through_the_host(host_bench: Bench, algorithm: WrappingAlgorithm) -> None:
     """The same where the host removes the padding."""
     for ciphertext in malformed(host_bench, algorithm).values():
-        host_bench.refused(host_bench.material(algorithm, ciphertext), RejectedDataError, CANNOT_OPEN)
+        host_bench.assert_refused(host_bench.material(algorithm, ciphertext), RejectedDataError, CANNOT_OPEN)
 
 
 def test_algorithms_are_not_confused(host_bench: Bench) -> None:
@@ -313,7 +317,7 @@ def test_algorithms_are_not_confused(host_bench: Bench) -> None:
     for right in EVERY_ALGORITHM:
         ciphertext = host_bench.wrap(right, os.urandom(32)).ciphertext
         for wrong in set(EVERY_ALGORITHM) - {right}:
-            host_bench.refused(host_bench.material(wrong, ciphertext), RejectedDataError, CANNOT_OPEN)
+            host_bench.assert_refused(host_bench.material(wrong, ciphertext), RejectedDataError, CANNOT_OPEN)
 
 
 def test_oaep_with_a_label(bench: Bench) -> None:
@@ -325,7 +329,7 @@ def test_oaep_with_a_label(bench: Bench) -> None:
         OAEP(MGF1(hashes[OAEP_256]), hashes[OAEP_1], None),
         OAEP(MGF1(hashes[OAEP_1]), hashes[OAEP_256], None),
     ):
-        bench.refused(bench.material(OAEP_1, public.encrypt(bytes(32), padding)), RejectedDataError, CANNOT_OPEN)
+        bench.assert_refused(bench.material(OAEP_1, public.encrypt(bytes(32), padding)), RejectedDataError, CANNOT_OPEN)
 
 
 @pytest.mark.parametrize("algorithm", [WrappingAlgorithm.RSAES_PKCS1_V1_5, OAEP_256, KEY_WRAP_256])
@@ -333,7 +337,7 @@ def test_algorithm_that_is_not_done(bench: Bench, algorithm: WrappingAlgorithm) 
     """An algorithm that this token cannot do, or that nobody does, is refused by naming those that work."""
     can = "it can do RSAES_OAEP_SHA_1, RSA_AES_KEY_WRAP_SHA_1"
     sentence = f"this token cannot unwrap {algorithm}: {can}"
-    bench.refused(bench.material(algorithm, bytes(256)), UnsupportedOperationException, sentence)
+    bench.assert_refused(bench.material(algorithm, bytes(256)), UnsupportedOperationException, sentence)
 
 
 def test_wrapping_key_that_is_gone(bench: Bench) -> None:
@@ -341,9 +345,9 @@ def test_wrapping_key_that_is_gone(bench: Bench) -> None:
     material = bench.wrap(OAEP_1, os.urandom(32))
     sentence = "the wrapping key is not on the token now: get new parameters with GetParametersForImport"
     secret_key = WrappedMaterial(bench.witness, OAEP_1, material.ciphertext)
-    bench.refused(secret_key, ObjectLostError, sentence)
+    bench.assert_refused(secret_key, ObjectLostError, sentence)
     bench.device.imports.destroy_wrapping_key(permit(OperatorAct.MAINTAIN, bench.key), bench.key)
-    bench.refused(material, ObjectLostError, sentence)
+    bench.assert_refused(material, ObjectLostError, sentence)
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -395,14 +399,14 @@ def test_trouble_is_not_bad_data(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_key_that_dies_in_between(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrapping key that somebody destroys while it is used is gone, not a lost session: the login held."""
+    """A wrapping key that is destroyed during its use is gone, which is not a lost session: the login is kept."""
     shown = permit(OperatorAct.MAINTAIN, bench.key)
     original = wrapping.public_half
 
     def destroyed(half: Any) -> rsa.RSAPublicKey:  # noqa: ANN401 - python-pkcs11's objects
-        told = original(half)
+        public_key = original(half)
         half.destroy()
-        return told
+        return public_key
 
     monkeypatch.setattr(unwrapping, "public_half", destroyed)
     with pytest.raises(ObjectLostError, match="the wrapping key is not on the token now"):
@@ -483,6 +487,8 @@ def test_host_unwrap_gives_the_same(host_bench: Bench) -> None:
 @pytest.mark.parametrize("length", WRONG_LENGTHS)
 def test_wrong_lengths_through_the_host(host_bench: Bench, length: int) -> None:
     """Lengths are proven on the device all the same."""
-    host_bench.refused(host_bench.wrap(OAEP_256, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+    host_bench.assert_refused(host_bench.wrap(OAEP_256, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
     if length:
-        host_bench.refused(host_bench.wrap(KEY_WRAP_256, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
+        host_bench.assert_refused(
+            host_bench.wrap(KEY_WRAP_256, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH
+        )

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import ValidationException
 from hsmkms.model.aliases import CreateAliasRequest, ListAliasesRequest
@@ -168,27 +169,38 @@ def test_messages(request_: Struct, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("request_", "beyond"),
     [
-        EncryptRequest(key_id="alias/x", plaintext=b"..."),
-        EncryptRequest(
-            key_id="k" * 2048,
-            plaintext=bytes(4096),
-            encryption_context={},
-            grant_tokens=[],
-            encryption_algorithm=EncryptionAlgorithm.SYMMETRIC_DEFAULT,
-            dry_run=False,
+        (EncryptRequest(key_id="alias/x", plaintext=b"..."), {"plaintext": b""}),
+        (
+            EncryptRequest(
+                key_id="k" * 2048,
+                plaintext=bytes(4096),
+                encryption_context={},
+                grant_tokens=[],
+                encryption_algorithm=EncryptionAlgorithm.SYMMETRIC_DEFAULT,
+                dry_run=False,
+            ),
+            {"key_id": "k" * 2049, "plaintext": bytes(4097), "grant_tokens": ["t"] * 11},
         ),
-        DecryptRequest(),
-        ListAliasesRequest(limit=1000, marker=" ÿ"),
-        UpdateKeyDescriptionRequest(key_id="k", description=""),
-        CreateKeyRequest(description="😀" * 8192, policy="\t\n\r ~ÿ", xks_key_id="a-b_c.d", tags=[]),
-        TagResourceRequest(key_id="k", tags=[Tag(tag_key="k" * 128, tag_value="")]),
+        (DecryptRequest(), {"ciphertext_blob": b"", "key_id": ""}),
+        (ListAliasesRequest(limit=1000, marker=" ÿ"), {"limit": 1001, "marker": " Ā"}),
+        (UpdateKeyDescriptionRequest(key_id="k", description=""), {"key_id": "", "description": "d" * 8193}),
+        (
+            CreateKeyRequest(description="😀" * 8192, policy="\t\n\r ~ÿ", xks_key_id="a-b_c.d", tags=[]),
+            {"description": "😀" * 8193, "policy": "\0", "xks_key_id": "a b"},
+        ),
+        (
+            TagResourceRequest(key_id="k", tags=[Tag(tag_key="k" * 128, tag_value="")]),
+            {"tags": [Tag(tag_key="k" * 129, tag_value="")]},
+        ),
     ],
 )
-def test_accepted(request_: Struct) -> None:
-    """What stays within every constraint, up to both ends, passes."""
+def test_accepted(request_: Struct, beyond: dict[str, object]) -> None:
+    """A request within every constraint, up to both ends, passes; each member that is one step beyond is refused."""
     validate(request_)
+    for name, value in beyond.items():
+        assert refusal(replace(request_, **{name: value})).startswith(ONE)
 
 
 @pytest.mark.parametrize("name", ["alias/a\n", "alias/a b", "alias/ä", "alias/a\u0661", "\nalias/a"])
@@ -237,11 +249,11 @@ def test_long_values_are_cut() -> None:
     ids=["operations", "tags"],
 )
 def test_a_message_stays_small(request_: Struct) -> None:
-    """A message counts all broken constraints and tells 50 of them, so that 64 KB of request have no answer of 8 MB."""
-    told = refusal(request_)
-    assert told.startswith("20000 validation errors detected: Value")
-    assert told.count("failed to satisfy constraint") == 50
-    assert len(told) < 65_536
+    """A message counts all broken constraints and lists 50, so that a request of 64 KB has no response of 8 MB."""
+    message = refusal(request_)
+    assert message.startswith("20000 validation errors detected: Value")
+    assert message.count("failed to satisfy constraint") == 50
+    assert len(message) < 65_536
 
 
 def test_secrets_are_never_shown() -> None:
@@ -255,8 +267,8 @@ def test_secrets_are_never_shown() -> None:
         Sample(secrets=["a", "b", secret]),
         Sample(hidden=[secret]),
     ]
-    for each in requests:
-        message = refusal(each)
+    for request in requests:
+        message = refusal(request)
         assert secret not in message
         assert "Value at '" in message
 
@@ -301,9 +313,9 @@ def test_paths(name: str, path: str) -> None:
 
 def holds(constraint: Length | Range, value: Any) -> bool:  # noqa: ANN401 - a number, or what has a length
     """True if a value meets a constraint."""
-    found: list[str] = []
-    constraint.check(value, "p", lambda *violation: found.append(violation[2]))
-    return not found
+    broken: list[str] = []
+    constraint.check(value, "p", lambda *violation: broken.append(violation[2]))
+    return not broken
 
 
 @given(st.integers(), st.integers(), st.integers())

@@ -141,7 +141,7 @@ def our_constraint(constraint: object) -> Tree:
         case Width():
             return {}  # of UTF-8: what the model says of characters bounds bytes by this
         case Total():
-            return {}  # ours: the model does not bound maps
+            return {}  # a map of hsmkms: the model does not bound maps
         case _:
             raise AssertionError(f"unknown constraint {constraint}")
 
@@ -159,30 +159,30 @@ def our_required(kind: type[Struct]) -> set[str]:
 def wire_hints(kind: type[Struct]) -> Iterator[tuple[str, Any]]:
     """Wire name and full type of every member."""
     hints = get_type_hints(kind, include_extras=True)
-    return ((each.encode_name, hints[each.name]) for each in msgspec.structs.fields(kind))
+    return ((field.encode_name, hints[field.name]) for field in msgspec.structs.fields(kind))
 
 
 def without_none(hint: Any) -> tuple[Any, bool]:  # noqa: ANN401 - a type
     """The type itself, and whether it may be None."""
     if get_origin(hint) not in (Union, UnionType):
         return hint, False
-    (bare,) = (each for each in get_args(hint) if each is not type(None))
+    (bare,) = (argument for argument in get_args(hint) if argument is not type(None))
     return bare, True
 
 
-def relax_required(ours: Tree, theirs: Tree) -> Tree:
+def relax_required(declared: Tree, modelled: Tree) -> Tree:
     """Our response type as demanding as the model: it may promise more members than the model does, never fewer."""
-    ours = dict(ours)
-    if ours["type"] == "list":
-        ours["member"] = relax_required(ours["member"], theirs["member"])
-    if ours["type"] == "structure":
-        assert ours["required"] >= theirs["required"]
-        ours["required"] = theirs["required"]
-        ours["members"] = {
-            name: relax_required(member, theirs["members"][name]) if name in theirs["members"] else member
-            for name, member in ours["members"].items()
+    declared = dict(declared)
+    if declared["type"] == "list":
+        declared["member"] = relax_required(declared["member"], modelled["member"])
+    if declared["type"] == "structure":
+        assert declared["required"] >= modelled["required"]
+        declared["required"] = modelled["required"]
+        declared["members"] = {
+            name: relax_required(member, modelled["members"][name]) if name in modelled["members"] else member
+            for name, member in declared["members"].items()
         }
-    return ours
+    return declared
 
 
 def model_of(operation: Operation) -> OperationModel:
@@ -207,15 +207,15 @@ def test_response_agrees(operation: Operation) -> None:
         assert shape is response
         return
     assert response.__name__ == shape.name
-    theirs = their_tree(shape)
-    for name in {"KeyMetadata", "ReplicaKeyMetadata"} & set(theirs["members"]):
-        # AWS tells the newer specs as well in this deprecated copy of KeySpec
-        members = theirs["members"][name]["members"]
+    modelled = their_tree(shape)
+    for name in {"KeyMetadata", "ReplicaKeyMetadata"} & set(modelled["members"]):
+        # AWS lists the newer specs as well in this deprecated copy of KeySpec
+        members = modelled["members"][name]["members"]
         members["CustomerMasterKeySpec"] = members["KeySpec"]
-    if "CustomKeyStores" in theirs["members"]:
-        store = theirs["members"]["CustomKeyStores"]["member"]
+    if "CustomKeyStores" in modelled["members"]:
+        store = modelled["members"]["CustomKeyStores"]["member"]
         store["members"] = {name: member for name, member in store["members"].items() if name in OF_A_STORE}
-    assert relax_required(our_tree(response), theirs) == theirs
+    assert relax_required(our_tree(response), modelled) == modelled
 
 
 def test_every_operation_is_accounted_for() -> None:
@@ -232,11 +232,11 @@ def test_enumeration_agrees(words: type[StrEnum]) -> None:
 
 
 def test_every_enumeration_is_compared() -> None:
-    """No enumeration of ours escapes the comparison, and no new one of botocore's goes unseen."""
-    ours = {each for each in vars(enums).values() if isinstance(each, type) and issubclass(each, StrEnum)}
-    assert ours - {StrEnum, Operation} == set(ENUM_SHAPES) - {CustomerMasterKeySpec}
-    theirs = {name for name in MODEL.shape_names if "enum" in MODEL.shape_for(name).metadata}
-    assert theirs - set(ENUM_SHAPES.values()) == ENUM_SHAPES_NOT_BUILT_YET
+    """Every enumeration of hsmkms is compared, and so is every new one of botocore's."""
+    declared = {each for each in vars(enums).values() if isinstance(each, type) and issubclass(each, StrEnum)}
+    assert declared - {StrEnum, enums.Word, Operation} == set(ENUM_SHAPES) - {CustomerMasterKeySpec}
+    modelled = {name for name in MODEL.shape_names if "enum" in MODEL.shape_for(name).metadata}
+    assert modelled - set(ENUM_SHAPES.values()) == ENUM_SHAPES_NOT_BUILT_YET
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -260,17 +260,17 @@ def test_excluded_errors_are_listed_and_unknown_here() -> None:
 
 def all_structures() -> set[type[Struct]]:
     """Every request, response and structure inside one."""
-    found: set[type[Struct]] = set()
-    waiting: list[Any] = [kind for each in OPERATIONS.values() for kind in (each.request, each.response)]
+    structures: set[type[Struct]] = set()
+    waiting: list[Any] = [kind for operation in OPERATIONS.values() for kind in (operation.request, operation.response)]
     while waiting:
         hint = waiting.pop()
         if isinstance(hint, type) and issubclass(hint, Struct):
-            if hint not in found:
-                found.add(hint)
+            if hint not in structures:
+                structures.add(hint)
                 waiting += [inner for _, inner in wire_hints(hint)]
         else:
-            waiting += [each for each in get_args(hint) if get_args(each) or isinstance(each, type)]
-    return found
+            waiting += [argument for argument in get_args(hint) if get_args(argument) or isinstance(argument, type)]
+    return structures
 
 
 @pytest.mark.parametrize("kind", sorted(all_structures(), key=lambda each: each.__name__))
@@ -279,5 +279,5 @@ def test_structures_are_frozen_and_omit_absence_only(kind: type[Struct]) -> None
     config = kind.__struct_config__
     assert config.frozen
     assert config.omit_defaults
-    assert all(each.default in (None, msgspec.NODEFAULT) for each in msgspec.structs.fields(kind))
-    assert all(each.default_factory is msgspec.NODEFAULT for each in msgspec.structs.fields(kind))
+    assert all(field.default in (None, msgspec.NODEFAULT) for field in msgspec.structs.fields(kind))
+    assert all(field.default_factory is msgspec.NODEFAULT for field in msgspec.structs.fields(kind))

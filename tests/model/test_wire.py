@@ -124,7 +124,7 @@ def test_empty_bodies(operation: Operation) -> None:
 
 
 def test_nulls_beside_values() -> None:
-    """A member that is null is absent, also in a structure; the others are read as ever."""
+    """A member that is null is absent, also in a structure; the others are read."""
     body = b'{"KeyId": null, "Plaintext": "AAE=", "EncryptionContext": null, "Unknown": null}'
     assert decode_request(Operation.ENCRYPT, body) == EncryptRequest(plaintext=b"\x00\x01")
     body = b'{"KeyId": "k", "Tags": [{"TagKey": "a", "TagValue": null}]}'
@@ -235,7 +235,7 @@ MEMBERS: Final = sorted({name for each in OPERATIONS.values() for name in each.r
 @given(st.sampled_from(sorted(OPERATIONS)), st.binary() | st.text().map(str.encode))
 def test_any_bytes(operation: Operation, body: bytes) -> None:
     """Any body whatever is read or refused with an error of the request, never with anything else."""
-    check_read_or_refused(operation, body)
+    assert_read_or_refused(operation, body)
 
 
 @given(
@@ -244,11 +244,11 @@ def test_any_bytes(operation: Operation, body: bytes) -> None:
 )
 def test_any_json(operation: Operation, members: dict[str, Any]) -> None:
     """The same for objects that hold the API's members with any values."""
-    check_read_or_refused(operation, json.dumps(members).encode())
+    assert_read_or_refused(operation, json.dumps(members).encode())
 
 
-def check_read_or_refused(operation: Operation, body: bytes) -> None:
-    """Read and validate a body; any error but the two of a request breaks the test."""
+def assert_read_or_refused(operation: Operation, body: bytes) -> None:
+    """Assert that a body is read as its request type, or raises one of the two errors of a request."""
     with suppress(SerializationException, ValidationException):
         request = decode_request(operation, body)
         assert isinstance(request, OPERATIONS[operation].request)
@@ -302,7 +302,7 @@ def test_encoded_response() -> None:
 
 
 def test_absent_members_are_left_out() -> None:
-    """None is left out, while empty, false and zero are told."""
+    """None is left out, while empty, false and zero are encoded."""
     response = ListAliasesResponse(aliases=[AliasListEntry(alias_name="alias/a", alias_arn=ARN)], truncated=False)
     assert to_wire(response) == {"Aliases": [{"AliasName": "alias/a", "AliasArn": ARN}], "Truncated": False}
     assert to_wire(ListAliasesResponse(aliases=[], truncated=False)) == {"Aliases": [], "Truncated": False}

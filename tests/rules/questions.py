@@ -106,12 +106,12 @@ def document(*statements: Document, **more: Any) -> str:  # noqa: ANN401 - JSON
 
 def key_policy(*statements: Document) -> Policy:
     """A key's policy, read; statements may leave out Resource."""
-    return read(document(*({"Resource": "*"} | each for each in statements)), PolicyKind.KEY, ACCOUNT)
+    return read(document(*({"Resource": "*"} | statement for statement in statements)), PolicyKind.KEY, ACCOUNT)
 
 
 def own(*statements: Document) -> list[OwnPolicy]:
     """A user's policies, read: one with these statements, which may leave out Resource."""
-    text = document(*({"Resource": "*"} | each for each in statements))
+    text = document(*({"Resource": "*"} | statement for statement in statements))
     return [OwnPolicy("user policy p", read(text, PolicyKind.IDENTITY, ACCOUNT))]
 
 
@@ -140,7 +140,9 @@ def decided(
     grants: Sequence[GrantRecord] = (),
 ) -> Decision:
     """The decision."""
-    return decide(question, policy, policies, lambda principal: [each for each in grants if each.grantee == principal])
+    return decide(
+        question, policy, policies, lambda principal: [grant for grant in grants if grant.grantee == principal]
+    )
 
 
 def a_grant(*operations: str, grantee: str = ALICE, **changes: Any) -> GrantRecord:  # noqa: ANN401 - members

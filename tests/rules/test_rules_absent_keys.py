@@ -61,8 +61,8 @@ def test_no_other_key_is_known() -> None:
     """What the tables above do not have is refused."""
     known = set((GLOBAL + OF_KMS).lower().split())
     numbered = ("kms:recipientattestation:pcr", "kms:recipientattestation:nitrotpmpcr")
-    others = {each.lower() for each in condition_keys.NAMES} - known
-    assert [each for each in others if not each.startswith(numbered)] == ["kms:policyname"]  # of PutKeyPolicy, older
+    others = {name.lower() for name in condition_keys.NAMES} - known
+    assert [other for other in others if not other.startswith(numbered)] == ["kms:policyname"]  # of PutKeyPolicy, older
 
 
 HOLDS_IF_ABSENT = [

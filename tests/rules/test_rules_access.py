@@ -46,13 +46,13 @@ EVERYTHING = own(mine("*"))
 
 
 def test_nothing_allows() -> None:
-    """A user without any policy may do nothing, also where the key's policy names his account."""
+    """A user without any policy may do nothing, also where the key's policy names the user's account."""
     decision = decided(ask())
     assert (decision.outcome, decision.kind) == (NO, "identity-based")
 
 
 def test_account_and_own_policy() -> None:
-    """Where the key's policy names the account and the user's own allows, that is enough, and both are told."""
+    """Where the key's policy names the account and the user's own allows, the request is allowed; both are reported."""
     decision = decided(ask(), DELEGATING, own(mine("kms:Encrypt", Sid="use")))
     assert (decision.outcome, decision.policy, decision.statement) == (YES, "user policy p", "use")
     assert decision.delegated_by == "statement 1"
@@ -75,7 +75,7 @@ def test_account_allows_only_what_it_says() -> None:
 
 @pytest.mark.parametrize("principal", [{"AWS": ALICE}, {"AWS": [BOB, ALICE]}, "*", {"AWS": "*"}])
 def test_named_by_the_key_policy(principal: object) -> None:
-    """Whom the key's policy names needs no policy of his own."""
+    """A principal that the key's policy names needs no policy of its own."""
     decision = decided(ask(), key_policy(allow(principal, Sid="named")))
     assert (decision.outcome, decision.policy, decision.statement) == (YES, "key policy", "named")
     assert decided(ask(user="carol"), key_policy(allow({"AWS": ALICE}))).outcome is NO
@@ -100,7 +100,7 @@ def test_a_denial_wins(policy: Any, policies: Any, kind: str) -> None:  # noqa: 
 
 
 def test_not_principal_spares_whom_it_names() -> None:
-    """NotPrincipal denies everybody but those that it names."""
+    """NotPrincipal denies all principals but those that it names."""
     policy = key_policy(allow("*"), {"Effect": "Deny", "NotPrincipal": {"AWS": [BOB, ROOT]}, "Action": "*"})
     assert decided(ask(user="bob"), policy).allowed
     assert decided(ask(user=None), policy).allowed

@@ -18,10 +18,21 @@ from hsmkms.rules.aliases import MAX_ALIASES_PER_KEY, check_new_name, check_reta
 ALIAS = "arn:aws:kms:eu-central-1:111122223333:alias/app"
 
 
+def is_accepted(name: str) -> bool:
+    """Return whether a user may create an alias of this name."""
+    try:
+        check_new_name(name)
+    except (InvalidAliasNameException, NotAuthorizedException, ValidationException):
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", ["alias/a", "alias/Team_1/app-2", "alias/aws", "alias/" + "x" * 250])
 def test_good_names(name: str) -> None:
-    """Letters, digits, slash, underscore and hyphen make a name of up to 256 characters."""
-    check_new_name(name)
+    """A name of letters, digits, slash, underscore and hyphen is accepted up to 256 characters, and refused beyond."""
+    assert is_accepted(name)
+    assert not is_accepted(name.ljust(257, "x"))
+    assert not is_accepted(f"{name[:255]}.")
 
 
 @pytest.mark.parametrize("name", ["app", "", "Alias/app", "/alias/app", "arn:aws:kms:eu:111122223333:alias/app"])
@@ -85,8 +96,10 @@ def test_limit() -> None:
     ],
 )
 def test_same_type_and_usage(make_key: Callable[..., KeyRecord], old: KeySpec, new: KeySpec, usage: KeyUsage) -> None:
-    """An alias moves between specs of one type and one usage."""
+    """An alias moves between specs of one type and one usage, and to no key of another usage."""
     check_retarget(ALIAS, make_key(spec=old, usage=usage), make_key(spec=new, usage=usage))
+    with pytest.raises(ValidationException, match=f"with key usage {KeyUsage.KEY_AGREEMENT}"):
+        check_retarget(ALIAS, make_key(spec=old, usage=usage), make_key(spec=new, usage=KeyUsage.KEY_AGREEMENT))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The chain of the audit log: each way of bending it is found, and named at its place."""
+"""The chain of the audit log: each kind of forgery is detected, and reported at its place."""
 
 import re
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def walked(lines: list[bytes], sealed: dict[int, str] | None = None, restarts: s
 
 def faults(lines: list[bytes], sealed: dict[int, str] | None = None) -> list[tuple[int, str]]:
     """Where and what is wrong."""
-    return [(each.sequence, each.kind) for each in walked(lines, sealed).faults]
+    return [(fault.sequence, fault.kind) for fault in walked(lines, sealed).faults]
 
 
 def hash_of(line: bytes) -> str:
@@ -46,10 +46,10 @@ def hash_of(line: bytes) -> str:
 
 
 def test_a_whole_lane() -> None:
-    """What was written verifies, and every record comes back as it was written."""
+    """A chain that was written verifies, and every record is read as it was written."""
     lines = lane(5)
     assert faults(lines, {3: hash_of(lines[2]), 5: hash_of(lines[4])}) == []
-    assert [audit_chain.record_of(each) for each in lines] == [b'{"eventName":"E%d"}' % n for n in range(1, 6)]
+    assert [audit_chain.record_of(line) for line in lines] == [b'{"eventName":"E%d"}' % n for n in range(1, 6)]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_whole_lane() -> None:
     ids=["edit", "remove", "behead", "insert", "reorder", "nonsense", "edit of the epoch"],
 )
 def test_bending(bend: Callable[[list[bytes]], list[bytes]], first: tuple[int, str]) -> None:
-    """An edited, removed, inserted or moved record is found at its place."""
+    """An edited, removed, inserted or moved record is reported at its place."""
     assert faults(bend(lane(6)))[0] == first
 
 
@@ -82,7 +82,7 @@ def test_cut_end() -> None:
     assert faults(lines[:4], {6: hash_of(lines[5])}) == [(5, "missing")]
 
 
-def test_written_anew() -> None:
+def test_rewritten_chain() -> None:
     """A chain that was made again, and is whole in itself, contradicts the old one's seal at the first new place."""
     lines = lane(6)
     other = lane(2)
@@ -95,7 +95,7 @@ def test_written_anew() -> None:
 
 
 def test_older_database() -> None:
-    """An epoch that falls tells of a database that was put back, unless the operator has accepted it there."""
+    """An epoch that falls shows a database that was put back, unless the operator has accepted it there."""
     lines = lane(6, epoch=lambda number: 9 if number < 4 else 5)
     assert faults(lines) == [(4, "rolled back")]
     assert walked(lines, restarts={3}).faults == []
@@ -107,7 +107,7 @@ def test_other_lanes_and_installations() -> None:
     start = Head(sequence=0, hash=genesis(INSTALLATION, "0002"), segment=0)
     walker = Walker("0002", start, {}, set())
     assert sum(walker.walk(lane(1)))
-    assert [each.kind for each in walker.faults] == ["changed"]
+    assert [fault.kind for fault in walker.faults] == ["changed"]
 
 
 @given(st.integers(0, 5), st.data())
@@ -117,9 +117,9 @@ def test_any_changed_byte(which: int, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(lines[which]) - 2))
     other = data.draw(st.integers(0, 255).filter(lambda byte: byte not in (lines[which][place], 10)))
     lines[which] = lines[which][:place] + bytes([other]) + lines[which][place + 1 :]
-    found = faults(lines, {6: hash_of(lane(6)[5])})
-    assert found
-    assert found[0][0] in (which + 1, which + 2)
+    reported = faults(lines, {6: hash_of(lane(6)[5])})
+    assert reported
+    assert reported[0][0] in (which + 1, which + 2)
 
 
 def test_lines_are_json() -> None:

@@ -39,7 +39,7 @@ def test_behind(newest: datetime | None, *, expected: bool) -> None:
     [(timedelta(), False), (TOLERANCE, False), (TOLERANCE + TICK, True), (timedelta(days=366), True)],
 )
 def test_drifted(apart: timedelta, *, expected: bool) -> None:
-    """A clock was moved when more than five minutes lie between it and one that nobody can set, either way."""
+    """A clock was moved when more than five minutes lie between it and a clock that cannot be set, either way."""
     passed = timedelta(hours=7)
     assert drifted(passed + apart, passed) is expected
     assert drifted(passed - apart, passed) is expected

@@ -85,7 +85,7 @@ def test_every_operation_can_be_granted_on_some_key(make_key: Callable[..., KeyR
         (for_service(constraints=None), "needs a SourceArn"),
         (for_service(constraints=subset(a="1")), "needs a SourceArn"),
         (for_service(retiring_service_principal=None), "needs a RetiringPrincipal"),
-        (request(constraints=equals(**{str(each): "" for each in range(9)})), "8 pairs"),
+        (request(constraints=equals(**{str(number): "" for number in range(9)})), "8 pairs"),
         (request(constraints=subset(a="x" * 385)), "384 characters"),
     ],
 )
@@ -97,7 +97,7 @@ def test_what_no_grant_can_be(make_key: Callable[..., KeyRecord], wrong: CreateG
 
 
 def test_services_as_grantees(make_key: Callable[..., KeyRecord]) -> None:
-    """A service of AWS is a grantee with a SourceArn and somebody to retire, on keys of every kind."""
+    """A service of AWS is a grantee with a SourceArn and a retiring principal, on keys of every kind."""
     grants.check_new(for_service(), make_key())
     grants.check_new(for_service(retiring_principal=ALICE, retiring_service_principal=None), make_key())
     signing = make_key(spec=KeySpec.ECC_NIST_P256, usage=KeyUsage.SIGN_VERIFY)
@@ -106,7 +106,7 @@ def test_services_as_grantees(make_key: Callable[..., KeyRecord]) -> None:
 
 
 def test_a_source_arn_fits_no_request_here() -> None:
-    """A grant with a SourceArn allows nobody anything, whatever else it says."""
+    """A grant with a SourceArn allows nothing here, whatever its other members."""
     grant = a_grant("Encrypt", "DescribeKey", "CreateGrant", source_arn=DATABASE)
     assert grants.allows(a_grant("Encrypt"), ask())
     assert not grants.allows(grant, ask())
@@ -115,7 +115,7 @@ def test_a_source_arn_fits_no_request_here() -> None:
 
 
 def test_only_this_account_retires_as_an_account() -> None:
-    """The root of another account as retiring principal lets nobody here retire by a policy of his own."""
+    """The root of another account as retiring principal does not let a user of this account retire by a policy."""
     question = ask("kms:RetireGrant", user="carol")
     for root, allowed in ((ROOT, True), ("arn:aws:iam::999999999999:root", False), (SERVICE, False), (None, False)):
         assert grants.may_retire(a_grant("Encrypt", retiring=root), question, account_allows=True) is allowed
@@ -204,7 +204,7 @@ def test_each_side_of_a_re_encryption() -> None:
     ],
 )
 def test_children_hold_no_more(parent: dict[str, Any], child: CreateGrantRequest, allowed: bool) -> None:  # noqa: FBT001 - a column
-    """Whoever makes a grant by the right of a grant gives no more operations, under no looser constraint."""
+    """A grant made by the right of another grant gives no more operations, under no looser constraint."""
     grant = a_grant("Encrypt", "CreateGrant", **parent)
     assert grants.allows(grant, ask("kms:CreateGrant", request=child)) is allowed
 

@@ -35,13 +35,13 @@ any_claims = st.builds(
 
 @given(any_claims, st.binary(min_size=32, max_size=32))
 def test_there_and_back(claims: Claims, mac: bytes) -> None:
-    """What was signed comes back whole, to the microsecond, with its MAC beside it."""
-    signed, told = split(signed_part(claims) + mac)
-    assert (read(signed), told) == (claims, mac)
+    """Signed claims are read back unchanged, to the microsecond, with their MAC beside them."""
+    signed, claimed = split(signed_part(claims) + mac)
+    assert (read(signed), claimed) == (claims, mac)
     assert len(signed) + len(mac) <= LONGEST
 
 
-@pytest.mark.parametrize("name", [each.name for each in msgspec.structs.fields(Claims)])
+@pytest.mark.parametrize("name", [field.name for field in msgspec.structs.fields(Claims)])
 def test_everything_is_signed(name: str) -> None:
     """A change of any claim changes what the MAC is made over."""
     others = {

@@ -52,7 +52,7 @@ names = st.tuples(
 
 
 @given(names, names)
-def test_material_ids_tell_materials_apart(first: tuple[str, str, bytes], second: tuple[str, str, bytes]) -> None:
+def test_material_ids_differ(first: tuple[str, str, bytes], second: tuple[str, str, bytes]) -> None:
     """Another PRF, key or output is another name; each is 64 lower-case hex digits."""
     one, two = rules.material_id(*first), rules.material_id(*second)
     assert re.fullmatch("[0-9a-f]{64}", one)

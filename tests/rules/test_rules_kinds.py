@@ -91,12 +91,12 @@ def test_what_is_judged_first(
 
 def test_state_first_is_the_reference() -> None:
     """The table of what judges the state first is the one typed by hand."""
-    assert {str(each) for each in STATE_FIRST} == set(FIRST_JUDGED)
+    assert {str(operation) for operation in STATE_FIRST} == set(FIRST_JUDGED)
 
 
 def test_all_others_are_for_every_key(make_key: Callable[..., KeyRecord]) -> None:
     """Operations outside the table ask nothing of the kind of key."""
-    assert {str(each) for each in CHECKS} == set(TABLE)
+    assert {str(check) for check in CHECKS} == set(TABLE)
     key = make_key(spec=KeySpec.HMAC_512)
     for operation in set(ADMISSION) - set(CHECKS) - {Operation.CANCEL_KEY_DELETION}:
         admit(operation, key, NOW)

@@ -13,7 +13,7 @@ from hsmkms.rules.states import ADMISSION
 
 ROOT = local_root("111122223333", "eu-central-1")
 
-# AWS KMS Developer Guide, "AWS managed keys": used and looked at by everybody of the account, managed by nobody.
+# AWS KMS Developer Guide, "AWS managed keys": all principals of the account use and view them, none manages them.
 MANAGEMENT = """
 CancelKeyDeletion CreateAlias CreateGrant DeleteAlias DeleteImportedKeyMaterial DisableKey DisableKeyRotation EnableKey
 EnableKeyRotation GetParametersForImport ImportKeyMaterial PutKeyPolicy ReplicateKey RetireGrant RevokeGrant
@@ -34,9 +34,12 @@ def test_management_is_denied(make_key: Callable[..., KeyRecord], name: str) -> 
 
 
 @pytest.mark.parametrize("operation", sorted(USABLE))
-def test_use_is_everybodys(make_key: Callable[..., KeyRecord], operation: Operation) -> None:
-    """Cryptography and looking are allowed."""
-    check_use(operation, make_key(manager=KeyManager.AWS), ROOT)
+def test_use_is_allowed(make_key: Callable[..., KeyRecord], operation: Operation) -> None:
+    """A service-managed key allows operations that use or describe it, and refuses ScheduleKeyDeletion."""
+    key = make_key(manager=KeyManager.AWS)
+    check_use(operation, key, ROOT)
+    with pytest.raises(AccessDeniedException):
+        check_use(Operation.SCHEDULE_KEY_DELETION, key, ROOT)
 
 
 def test_every_operation_is_decided() -> None:

@@ -33,7 +33,7 @@ def test_material_id_depends_on_both() -> None:
 
 
 def test_labels_are_frozen() -> None:
-    """Both forms of the label have exactly this text; objects on tokens keep theirs for ever."""
+    """Both forms of the label have exactly this text: objects on tokens keep it for ever."""
     assert object_label("0badcafe", "eu-central-1", KEY_ID, 7) == f"hsmkms/0badcafe/eu-central-1/{KEY_ID}/7"
     assert short_label("0badcafe", KEY_ID, 7) == "hQutyv4SNKvNEqs0zVbvEjRWeJCrAAAH"
     assert short_label("0badcafe", MRK_ID, 7) == "hQutyv4SNKvNEqs0zVbvEjRWeJCrgAAH"
@@ -75,7 +75,7 @@ def test_short_label_round_trip(installation: str, key_id: str, sequence: int) -
     ],
 )
 def test_foreign_labels(label: str) -> None:
-    """A label that is not one of ours is no error: tokens hold objects of others."""
+    """A label of another program is not an error: tokens have objects of others."""
     assert parse_label(label) is None
 
 
@@ -88,7 +88,7 @@ def test_damaged_short_labels() -> None:
 
 @given(st.text(max_size=80))
 def test_any_text_is_parsed_without_error(text: str) -> None:
-    """Whatever a token shows as a label is parsed or passed over; what is parsed gives the same label again."""
+    """Any label of a token is parsed or skipped; a parsed one gives the same label again."""
     parts = parse_label(text)
     if parts is not None:
         assert parts.region is None

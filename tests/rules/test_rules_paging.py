@@ -100,16 +100,16 @@ def test_damage_is_refused(key: str, at: int, character: str) -> None:
 
 
 def test_pages_follow_each_other() -> None:
-    """Cutting what follows each marker tells every item once, and the last page has no marker, also if it is full."""
+    """Following each marker lists every item once, and the last page has no marker, also if it is full."""
     items = list(range(1, 7))
     for size, pages in ((2, [[1, 2], [3, 4], [5, 6]]), (4, [[1, 2, 3, 4], [5, 6]]), (6, [items]), (7, [items])):
-        told, marker = [], None
+        listed, marker = [], None
         for number in range(len(pages)):
             last = after_number(Operation.LIST_KEY_ROTATIONS, marker) or 0
             page, marker = cut(Operation.LIST_KEY_ROTATIONS, items[last:], size, str)
-            told.append(list(page))
+            listed.append(list(page))
             assert (marker is None) is (number == len(pages) - 1)
-        assert told == pages
+        assert listed == pages
 
 
 def test_first_page_has_no_marker() -> None:

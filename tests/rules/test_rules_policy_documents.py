@@ -72,7 +72,7 @@ def test_default_policy() -> None:
 
 
 def test_policy_of_services() -> None:
-    """The policy of services' keys lets everybody use them, and whom the account allows look at them."""
+    """The policy of services' keys lets all principals use them, and those that the account allows view them."""
     policy = read_key_policy(service_policy(ACCOUNT), ACCOUNT)
     for action in ("Encrypt", "Decrypt", "ReEncryptTo", "GenerateDataKeyWithoutPlaintext", "DescribeKey"):
         question = ask() if action == "Encrypt" else None
@@ -251,13 +251,16 @@ def test_actions_of_others(action: str, allowed: set[str]) -> None:
 
 
 def test_stored_policies_without_effect() -> None:
-    """What an earlier version took, and could not be put any more, is decided as it was, and told."""
+    """A stored policy that could not be put any more is decided as before, and reported."""
     text = document(
         allow("*", ["kms:Encrypt", "kms:Decypt"], Resource="*"),
         {"Effect": "Deny", "Principal": "*", "Action": "kms:Encrypt", "Sid": "no resource"},
     )
     policy = stored_key_policy(text, ACCOUNT)
-    assert [each.partition(":")[0] for each in policy.without_effect] == ["Statement 1", "Statement 2 (no resource)"]
+    assert [sentence.partition(":")[0] for sentence in policy.without_effect] == [
+        "Statement 1",
+        "Statement 2 (no resource)",
+    ]
     assert decided(ask(), policy).allowed
     assert list(policy.allows) == ["kms:Encrypt"]
     assert not policy.denies
@@ -298,12 +301,14 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_json_is_read_or_malformed(statement: object) -> None:
-    """Whatever JSON stands in the place of a statement, it is read, or refused as malformed."""
+    """Any JSON in the place of a statement is read as a policy of one statement, or refused as malformed."""
     for kind in PolicyKind:
         try:
-            read(json.dumps({"Statement": [statement]}), kind, ACCOUNT)
+            policy = read(json.dumps({"Statement": [statement]}), kind, ACCOUNT)
         except MalformedPolicyDocumentException:
             continue
+        assert isinstance(statement, dict)
+        assert (policy.denies if statement["Effect"] == "Deny" else policy.allows) != {}
 
 
 # -- operators ----------------------------------------------------------------------------------------------------
@@ -411,7 +416,7 @@ def test_operators(operator: str, key: str, operand: object, value: str | None, 
     ],
 )
 def test_what_is_too_long_to_be_one(operator: str, operand: str, value: Callable[[int], str]) -> None:
-    """A value of more than 128 characters is no number, date or address: it would be read for each operand anew."""
+    """A value of more than 128 characters is no number, date or address: it would be parsed again for each operand."""
     policy = own(under(operator, TAG, [operand]))
     for length, holds in ((128, True), (129, False)):
         assert decided(ask(user_tags={"t": value(length)}), DELEGATING, policy).allowed is holds
@@ -659,7 +664,7 @@ def test_a_deleted_user_is_nobody() -> None:
 
 
 def test_a_unique_id_is_a_principal() -> None:
-    """A user is named by his unique id as by his ARN, in Allow, Deny and NotPrincipal."""
+    """A user is named by the unique id as by the ARN, in Allow, Deny and NotPrincipal."""
     alice = {"AWS": user_id_of("alice")}
     named = key_policy(allow(alice))
     assert decided(ask(), named).allowed
@@ -682,7 +687,7 @@ def test_a_long_policy_stays_a_policy() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"Statement":{}}', '{"Statement":[1,{"Principal":"*"}]}'])
 def test_what_names_nobody_is_not_rewritten(text: str) -> None:
-    """What is no policy, or names nobody, stays as it is when a user is deleted."""
+    """A text that is not a policy, or that names no user, is unchanged when a user is deleted."""
     assert replace_principal(text, ALICE, user_id_of("alice")) is None
 
 
@@ -705,8 +710,8 @@ def spelled(value: object, draw: Callable[[Any], Any]) -> str:
     blank = draw(st.sampled_from(["", " ", "\n\t"]))
     if isinstance(value, dict):
         members = draw(st.permutations(list(value.items())))
-        held = [f"{spelled(name, draw)}{blank}:{spelled(each, draw)}" for name, each in members]
-        return f"{{{blank}{f'{blank},'.join(held)}{blank}}}"
+        members_in_json = [f"{spelled(name, draw)}{blank}:{spelled(each, draw)}" for name, each in members]
+        return f"{{{blank}{f'{blank},'.join(members_in_json)}{blank}}}"
     if isinstance(value, list):
         return f"[{blank}{f'{blank},'.join(spelled(each, draw) for each in value)}]"
     if isinstance(value, str):

@@ -46,6 +46,11 @@ KEY = KeyRecord(
     ("changes", "after", "posture"),
     [
         ({}, timedelta(), Posture.OFF),
+        ({}, YEAR - timedelta(seconds=1), Posture.OFF),
+        ({}, YEAR, Posture.AGED),
+        ({"state": KeyState.DISABLED}, YEAR, Posture.OFF),
+        ({"spec": KeySpec.RSA_2048}, YEAR, Posture.CANNOT),
+        ({"origin": Origin.EXTERNAL}, YEAR, Posture.AGED),
         ({"rotation": ON}, timedelta(), Posture.OK),
         ({"rotation": ON}, YEAR - timedelta(seconds=1), Posture.OK),
         ({"rotation": ON}, YEAR, Posture.OVERDUE),

@@ -1,4 +1,4 @@
-"""Principals: their forms, who of them can call here, and that the others match nobody."""
+"""Principals: their forms, which of them can call here, and that the others match no caller."""
 
 import time
 from typing import Any
@@ -40,15 +40,15 @@ STRANGERS = [{"AWS": text} for text, _, can_call, _ in FORMS if not can_call] + 
 @pytest.mark.parametrize(("text", "form", "can_call", "must_exist"), FORMS)
 def test_forms(text: str, form: Form, can_call: bool, must_exist: bool) -> None:  # noqa: FBT001 - columns
     """Each form is known, with who can call here and who has to exist; grants take the ARNs alone."""
-    found = parse(text)
-    assert found is not None
-    assert (found.form, found.can_call(ACCOUNT), found.must_exist(ACCOUNT)) == (form, can_call, must_exist)
-    assert parse_arn(text) == (found if text.startswith("arn:") else None)
+    parsed = parse(text)
+    assert parsed is not None
+    assert (parsed.form, parsed.can_call(ACCOUNT), parsed.must_exist(ACCOUNT)) == (form, can_call, must_exist)
+    assert parse_arn(text) == (parsed if text.startswith("arn:") else None)
 
 
 @pytest.mark.parametrize("principal", STRANGERS, ids=str)
 def test_who_cannot_call_matches_nobody(principal: dict[str, object]) -> None:
-    """Naming who cannot call allows nobody, denies nobody, and spares nobody under NotPrincipal."""
+    """A principal that cannot call allows and denies no caller, and exempts none under NotPrincipal."""
     policies = own(mine("kms:*"))
     for user in ("alice", None):
         question = ask(user=user)
@@ -83,8 +83,8 @@ def test_the_path_is_part_of_the_principal() -> None:
     assert not decided(question, key_policy(allow({"AWS": ALICE}))).allowed
 
 
-def test_everybody_with_a_condition_that_never_holds() -> None:
-    """``*`` under conditions on keys that no request has allows nobody."""
+def test_any_principal_with_a_condition_that_never_holds() -> None:
+    """``*`` under conditions on keys that no request has allows no caller."""
     for condition in (
         {"StringEquals": {"aws:PrincipalOrgID": "o-a1b2c3d4e5"}},
         {"ForAnyValue:StringLike": {"aws:PrincipalOrgPaths": "o-a1b2c3d4e5/*"}},
@@ -174,8 +174,8 @@ def test_paths_of_users(path: str, taken: bool) -> None:  # noqa: FBT001 - a col
 @given(st.text(st.sampled_from("arnwsiamtus:/0123456789-*?rolesg\n"), max_size=60))
 def test_any_text_has_a_form_or_none(text: str) -> None:
     """Whatever the text is, it is read or not, and what can call is the account, or a user of it by a whole ARN."""
-    found = parse(text)
-    if found is not None and found.can_call(ACCOUNT):
+    parsed = parse(text)
+    if parsed is not None and parsed.can_call(ACCOUNT):
         assert text in (ACCOUNT, ROOT) or text.startswith((f"arn:aws:iam::{ACCOUNT}:user/", "AIDA"))
 
 

@@ -65,20 +65,20 @@ def test_nobody_else_gets_anything(name: str) -> None:
 
 
 def test_module_of_terraform() -> None:
-    """The user among roles administers and uses the key; grants that services alone make are for nobody here."""
+    """The user among roles administers and uses the key; grants that only services create apply to no caller."""
     policy = published("terraform_module")
     for action in ("kms:Decrypt", "kms:DisableKey", "kms:PutKeyPolicy", "kms:ReEncryptFrom"):
         operation = Operation.RE_ENCRYPT if "ReEncrypt" in action else Operation(action.removeprefix("kms:"))
         assert decided(ask(action, operation=operation, request=DecryptRequest()), policy).allowed
     assert not decided(ask("kms:Sign", request=DecryptRequest()), policy).allowed
-    # ``kms:Create*`` of administrators includes CreateGrant: as AWS says, whoever administers can hand on.
+    # ``kms:Create*`` of administrators includes CreateGrant: as AWS says, an administrator can pass permissions on.
     assert decided(hand_on("alice"), policy).statement == "KeyAdministration"
     assert not decided(hand_on("bob"), policy).allowed
     assert len(policy.roles) == 2
 
 
 def test_cloudwatch_logs() -> None:
-    """The service's statement is nobody's here, also with a log group in the encryption context."""
+    """The service's statement applies to no caller, also with a log group in the encryption context."""
     policy = published("cloudwatch_logs")
     group = {"aws:logs:arn": f"arn:aws:logs:eu-central-1:{ACCOUNT}:log-group:app"}
     assert not decided(decrypt(**group), policy).allowed
@@ -86,7 +86,7 @@ def test_cloudwatch_logs() -> None:
 
 
 def test_parameter_store() -> None:
-    """Nobody comes by way of a service, so ``*`` allows nobody; the account's own policies do."""
+    """No caller comes through a service, so ``*`` allows none; the account's own policies do."""
     policy = published("parameter_store")
     assert not decided(encrypt(), policy).allowed
     assert decided(encrypt(), policy, EVERYTHING).allowed
@@ -103,7 +103,7 @@ def test_parameter_store() -> None:
     ],
 )
 def test_performance_insights(context: dict[str, str], *, allowed: bool) -> None:
-    """All pairs of the context must be there and fit; by way of the service alone nobody comes."""
+    """All pairs of the context must be there and fit; no caller comes through the service alone."""
     open_to_all = read_key_policy(text(performance_insights(ACCOUNT, via_service=False)), ACCOUNT)
     assert decided(decrypt(**context), open_to_all).allowed is allowed
     assert not decided(decrypt("bob", **context), open_to_all).allowed
@@ -120,7 +120,7 @@ def test_node_roles() -> None:
 
 
 def test_all_but_some() -> None:
-    """Whoever is none of those named is denied, the root too, whatever allows it."""
+    """A caller that is not named is denied, the root too, whatever allows it."""
     policy = published("all_but_some")
     assert decided(decrypt(), policy, EVERYTHING).allowed
     for user in ("bob", None):
@@ -130,7 +130,7 @@ def test_all_but_some() -> None:
 
 @pytest.mark.parametrize("operator", ["StringNotEquals", "StringNotEqualsIfExists", "StringNotLike"])
 def test_endpoint_only(operator: str) -> None:
-    """Nobody here comes through an endpoint of a VPC, so a Deny for all others denies everybody, as IAM says."""
+    """No caller comes through an endpoint of a VPC, so a Deny for all others denies all, as IAM says."""
     policy = read_key_policy(text(endpoint_only(ACCOUNT, operator)), ACCOUNT)
     for user in ("alice", None):
         assert decided(decrypt(user), policy, EVERYTHING).outcome is Outcome.EXPLICIT_DENY
@@ -138,7 +138,7 @@ def test_endpoint_only(operator: str) -> None:
 
 
 def test_endpoint_if_there_is_one() -> None:
-    """With Null the same Deny is for whoever comes through an endpoint, which nobody does."""
+    """With Null the same Deny is for callers that come through an endpoint, of which there are none."""
     condition = {"StringNotEquals": {"aws:SourceVpce": ENDPOINT}, "Null": {"aws:SourceVpce": "false"}}
     policy = of(statement("endpoint", "*", "kms:*", condition, "Deny"))
     assert decided(decrypt(), policy, EVERYTHING).allowed

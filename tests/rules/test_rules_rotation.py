@@ -79,11 +79,11 @@ def test_next_date(anchor: str, days: int, last: str | None, expected: str) -> N
 @given(instants, periods, st.none() | instants)
 def test_next_date_is_on_the_grid(anchor: datetime, days: int, last: datetime | None) -> None:
     """It is whole periods after the anchor, after the last rotation, and no date between the two was left out."""
-    found, period = rules.next_date(anchor, days, last), timedelta(days=days)
-    assert (found - anchor) % period == timedelta()
-    assert found >= anchor + period
-    assert last is None or found > last
-    assert found == anchor + period or found - period <= max(last or anchor, anchor)
+    next_date, period = rules.next_date(anchor, days, last), timedelta(days=days)
+    assert (next_date - anchor) % period == timedelta()
+    assert next_date >= anchor + period
+    assert last is None or next_date > last
+    assert next_date == anchor + period or next_date - period <= max(last or anchor, anchor)
 
 
 @given(instants, periods, st.lists(st.timedeltas(timedelta(), timedelta(days=4000)), max_size=8))
@@ -93,7 +93,7 @@ def test_late_rotations_never_pile_up(anchor: datetime, days: int, delays: list[
     for delay in delays:
         dates.append(rules.next_date(anchor, days, dates[-1] + delay))
     assert all(later - earlier >= timedelta(days=days) for earlier, later in pairwise(dates))
-    assert {(each - anchor) % timedelta(days=days) for each in dates} == {timedelta()}
+    assert {(date - anchor) % timedelta(days=days) for date in dates} == {timedelta()}
 
 
 def test_time_zones_of_the_machine_are_nothing(make_key: MakeKey) -> None:
@@ -119,7 +119,7 @@ def test_time_zones_of_the_machine_are_nothing(make_key: MakeKey) -> None:
     ],
 )
 def test_period(make_key: MakeKey, changes: dict[str, Any], policy: RotationPolicy, days: int | None) -> None:
-    """The period is the key's, else the installation's; keys of services have theirs, whatever else is written."""
+    """The period is the key's, else the installation's; keys of services have a fixed one, whatever is configured."""
     key = make_key(creation_date=ANCHOR, **changes)
     assert rules.period_days(key, policy) == days
     expected = None if days is None else ANCHOR + timedelta(days=days)
@@ -173,7 +173,7 @@ def test_last_automatic(make_key: MakeKey, make_material: MakeMaterial) -> None:
 
 
 def test_status_is_never_in_the_past(make_key: MakeKey) -> None:
-    """An overdue rotation is shown as due now, and one that is to come as it is."""
+    """An overdue rotation is shown as due now, and a future one with its date."""
     key = make_key(rotation=RotationSetting(anchor=ANCHOR))
     date = ANCHOR + timedelta(days=365)
     assert rules.shown_status(key, MISSION, date - TICK) == (365, date)

@@ -10,8 +10,10 @@ FIFTY = [(f"key{number}", "") for number in range(50)]
 
 @pytest.mark.parametrize("tags", [[], [("k", "")], [("k" * 128, "v" * 256)], FIFTY, [("awsome", "aws:")]])
 def test_good_tags(tags: list[tuple[str, str]]) -> None:
-    """Up to 50 different tags within the lengths are accepted."""
+    """Up to 50 different tags are accepted; the same tags and a repeated one are refused."""
     check_new(tags)
+    with pytest.raises(TagException):
+        check_new([*tags, ("repeated", ""), ("repeated", "")])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ NewSite = Callable[[], Site]
 
 @pytest.fixture(scope="session")
 def pristine(scratch: Path) -> Site:
-    """The installation that all others are copies of, with the key that encrypts secrets; nobody serves it."""
+    """The installation that all others are copies of, with the key that encrypts secrets; no server runs on it."""
     site = Site(folder=scratch / "served")
     site.folder.mkdir()
     where = ("--data-dir", site.data, "--account-id", ACCOUNT, "--region", REGION)
@@ -29,5 +29,5 @@ def new_site(pristine: Site, scratch: Path) -> Iterator[NewSite]:
     """Copies of the installation."""
     numbers = itertools.count()
     yield lambda: pristine.copy(scratch / f"served-{next(numbers)}")
-    for each in scratch.glob("served-*"):
-        shutil.rmtree(each)
+    for path in scratch.glob("served-*"):
+        shutil.rmtree(path)

@@ -16,12 +16,12 @@
 
 static int fault(void) {
     const char *control = getenv("DISK_CONTROL");
-    char told = 0;
+    char order = 0;
     int fd = control ? (int)syscall(SYS_openat, AT_FDCWD, control, O_RDONLY) : -1;
     if (fd < 0) return 0;
-    if (syscall(SYS_read, fd, &told, 1) != 1) told = 0;
+    if (syscall(SYS_read, fd, &order, 1) != 1) order = 0;
     syscall(SYS_close, fd);
-    return told == 'r' ? EROFS : told == 'f' ? ENOSPC : told == 'b' ? EIO : 0;
+    return order == 'r' ? EROFS : order == 'f' ? ENOSPC : order == 'b' ? EIO : 0;
 }
 
 static int there(const char *path) {

@@ -122,7 +122,7 @@ class Server(Struct):
     def memory(self) -> int:
         """Bytes that the workers hold in memory now."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        status = "".join(Path(f"/proc/{each}/status").read_text() for each in children)
+        status = "".join(Path(f"/proc/{child}/status").read_text() for child in children)
         return sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
 
     def complaints(self) -> list[str]:
@@ -186,9 +186,9 @@ class Attacker:
         report.sent += 1
         try:
             status, body = answer()
-            told = json.loads(body) if body else {}
-            code = "ok" if status == 200 else told["__type"]
-            right = status < 500 and (status == 200 or isinstance(told.get("message", ""), str))
+            parsed = json.loads(body) if body else {}
+            code = "ok" if status == 200 else parsed["__type"]
+            right = status < 500 and (status == 200 or isinstance(parsed.get("message", ""), str))
         except (OSError, ValueError, KeyError, TypeError) as exc:
             report.faults.append(f"{exc!r} after {request[:2000]!r}")
             return
@@ -362,7 +362,7 @@ class Talk:
         self.ended = False
 
     def reconnect(self) -> None:
-        """Begin anew."""
+        """Connect again."""
         self._socket.close()
         self._connect()
 

@@ -70,5 +70,7 @@ def raw(method: str, path: str, headers: dict[str, str], body: bytes = b"") -> b
 def call(endpoint: Endpoint, operation: str, members: Any, **headers: str) -> tuple[int, dict[str, str], Any]:  # noqa: ANN401 - JSON
     """A signed request with JSON members (or raw bytes); status, headers and decoded body."""
     body = members if isinstance(members, bytes) else json.dumps(members).encode()
-    status, found, answer = exchange(endpoint, raw("POST", "/", signed(endpoint, operation, body, **headers), body))
-    return status, found, json.loads(answer) if answer else None
+    status, response_headers, answer = exchange(
+        endpoint, raw("POST", "/", signed(endpoint, operation, body, **headers), body)
+    )
+    return status, response_headers, json.loads(answer) if answer else None

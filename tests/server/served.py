@@ -35,8 +35,8 @@ class Served(Struct):
     log: Path
 
     @property
-    def said(self) -> str:
-        """Everything that it has written so far."""
+    def log_text(self) -> str:
+        """What the server has written to its log so far."""
         return self.log.read_text(errors="replace")
 
     def endpoint(self, access_key: dict[str, Any] | None = None, scheme: str = "http") -> Endpoint:
@@ -62,8 +62,8 @@ class Served(Struct):
 
     def memory_mib(self) -> int:
         """The resident memory of all workers."""
-        told = (Path(f"/proc/{each}/status").read_text() for each in self.workers())
-        return sum(int(each.partition("VmRSS:")[2].split()[0]) for each in told) // 1024
+        statuses = (Path(f"/proc/{worker}/status").read_text() for worker in self.workers())
+        return sum(int(status.partition("VmRSS:")[2].split()[0]) for status in statuses) // 1024
 
     def listens(self) -> bool:
         """True if it accepts new connections."""
@@ -77,7 +77,7 @@ class Served(Struct):
         """Wait until clients are answered; the server must not end before."""
 
         def listens() -> bool:
-            assert self.process.poll() is None, self.said
+            assert self.process.poll() is None, self.log_text
             return self.listens()
 
         until(listens)

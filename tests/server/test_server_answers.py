@@ -102,7 +102,7 @@ def test_errors_without_a_message(
 
 
 def test_other_errors_have_a_message(hsmkms_endpoint: Endpoint, keys: dict[str, str]) -> None:
-    """An imported key's origin, and material that its wrapping key does not open, are told in a sentence."""
+    """Import into a key of another origin, and material that does not unwrap, are refused with a sentence."""
     answer = error(hsmkms_endpoint, "EnableKeyRotation", KeyId=keys["imported"])
     assert answer["message"].endswith("origin is EXTERNAL which is not valid for this operation.")
     wanted = {"WrappingAlgorithm": "RSAES_OAEP_SHA_1", "WrappingKeySpec": "RSA_2048"}

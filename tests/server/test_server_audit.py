@@ -92,18 +92,18 @@ def server(folder: Path, unused_port: int) -> Iterator[Server]:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     import socket  # noqa: PLC0415 - here alone
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """All records of requests, by their id."""
-    told = subprocess.run(
+    result = subprocess.run(
         [warm.folder() / "hsmkms", "audit", "export"],
         capture_output=True,
         check=True,
@@ -111,8 +111,8 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
         text=True,
         env=environment(folder),
     )
-    found = (json.loads(line) for line in told.stdout.splitlines())
-    return {each["requestID"]: each for each in found if "requestID" in each}
+    parsed = (json.loads(line) for line in result.stdout.splitlines())
+    return {each["requestID"]: each for each in parsed if "requestID" in each}
 
 
 def test_nothing_is_lost_by_kill_9(folder: Path, server: Server) -> None:
@@ -136,13 +136,13 @@ def test_nothing_is_lost_by_kill_9(folder: Path, server: Server) -> None:
             return
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     while len(answered) < 600:
         threading.Event().wait(0.02)
     server.kill()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.join()
     assert len(answered) >= 600
     run(folder, "describe-key", "--key-id", key_id)
     assert answered <= records(folder).keys()
@@ -152,7 +152,7 @@ def test_nothing_is_lost_by_kill_9(folder: Path, server: Server) -> None:
 def test_before_the_pipeline(folder: Path, server: Server) -> None:
     """What is wrong with signature, operation or form is recorded too, with who asked as far as that is proven."""
     endpoint = server.endpoint
-    told = {}
+    names_by_request = {}
     for name, where, members in (
         ("MissingAuthenticationTokenException", endpoint, None),
         ("UnrecognizedClientException", endpoint._replace(access_key_id="AKIA" + "A" * 16), {}),
@@ -166,17 +166,17 @@ def test_before_the_pipeline(folder: Path, server: Server) -> None:
         else:
             status, headers, _ = call(where, "Decrypt", members, User_Agent="a stranger/1")
         assert status == 400
-        told[headers["x-amzn-requestid"]] = name
+        names_by_request[headers["x-amzn-requestid"]] = name
     server.process.terminate()
     assert server.process.wait(60) == 0
-    found = records(folder)
-    assert {each: found[each]["errorCode"] for each in told} == told
-    assert {found[each]["eventName"] for each in told} == {"Decrypt"}
-    identities = {name: found[each]["userIdentity"]["type"] for each, name in told.items()}
+    record = records(folder)
+    assert {request_id: record[request_id]["errorCode"] for request_id in names_by_request} == names_by_request
+    assert {record[request_id]["eventName"] for request_id in names_by_request} == {"Decrypt"}
+    identities = {name: record[each]["userIdentity"]["type"] for each, name in names_by_request.items()}
     assert identities["SerializationException"] == "Root"
     assert identities["InvalidSignatureException"] == "Unknown"
-    agents = {found[each]["userAgent"] for each in told}
+    agents = {record[request_id]["userAgent"] for request_id in names_by_request}
     assert "a stranger/1" in agents
-    assert {found[each]["sourceIPAddress"] for each in told} == {"127.0.0.1"}
+    assert {record[request_id]["sourceIPAddress"] for request_id in names_by_request} == {"127.0.0.1"}
     verdict = run(folder, "audit", "verify")
     assert (verdict["Faults"], verdict["Unsealed"]) == ([], 0)

@@ -17,9 +17,9 @@ PATIENCE = 60
 
 
 class Book:
-    """An audit log on a disk of which each wait takes as long as it is told, or that refuses some operations.
+    """An audit log on a disk whose fsync takes as long as ordered, or that refuses some operations.
 
-    It takes that time by a clock of its own. ``gate``: each wait goes on until it is opened.
+    It takes that time by a clock of its own. ``gate``: each wait lasts until it is opened.
     """
 
     holds_answers = True
@@ -40,10 +40,10 @@ class Book:
         self.now += self.seconds
         self.batches.append(operations)
         self.waited_in.append(threading.current_thread().name)
-        return {each: REFUSED for each in operations if each in self.refused}
+        return {operation: REFUSED for operation in operations if operation in self.refused}
 
 
-def held(act: Callable[[Book, AuditGate], "asyncio.Future[None]"], book: Book) -> None:
+def run_on_loop(act: Callable[[Book, AuditGate], "asyncio.Future[None]"], book: Book) -> None:
     """Do something with a gate on a loop, until it is done."""
 
     async def run() -> None:
@@ -76,7 +76,7 @@ def test_a_turn_shares_a_wait() -> None:
     """What one turn of the loop answers waits once, on the loop itself, and leaves in its order."""
     left: list[Response] = []
     book = Book()
-    held(lambda book, gate: answers(book, gate, ["Encrypt"] * 5, left), book)
+    run_on_loop(lambda book, gate: answers(book, gate, ["Encrypt"] * 5, left), book)
     assert book.batches == [["Encrypt"] * 5]
     assert book.waited_in == [threading.current_thread().name]
     assert [each.body for each in left] == [b"0", b"1", b"2", b"3", b"4"]
@@ -92,13 +92,13 @@ def test_what_is_not_on_the_disk_is_refused(seconds: float) -> None:
             await answers(book, gate, ["Encrypt", "DescribeKey"], left)
 
     book = Book(seconds, frozenset({"Encrypt"}))
-    held(lambda book, gate: asyncio.ensure_future(twice(book, gate)), book)
+    run_on_loop(lambda book, gate: asyncio.ensure_future(twice(book, gate)), book)
     assert [(each.status, each.error) for each in left] == [(500, "KMSInternalException"), (200, None)] * 4
     assert (book.waited_in[-1] == threading.current_thread().name) is (seconds == 0.0)
 
 
 def test_a_slow_disk_keeps_the_loop_from_nothing() -> None:
-    """After two waits that took long, a thread waits, and the loop goes on meanwhile; what comes then goes together."""
+    """After two slow waits a thread waits instead, the loop is free, and later records are synced together."""
     left: list[Response] = []
 
     async def slowly(book: Book, gate: AuditGate) -> None:
@@ -114,12 +114,12 @@ def test_a_slow_disk_keeps_the_loop_from_nothing() -> None:
         await asyncio.gather(first, *others)
 
     book = Book(LONG_SECONDS)
-    held(lambda book, gate: asyncio.ensure_future(slowly(book, gate)), book)
+    run_on_loop(lambda book, gate: asyncio.ensure_future(slowly(book, gate)), book)
     assert book.batches[2:] == [["Encrypt"], ["Decrypt"] * 3]
     assert set(book.waited_in[2:]) != {threading.current_thread().name}
 
 
-def test_a_fault_of_ours_lets_nothing_go() -> None:
+def test_an_unexpected_exception_releases_no_response() -> None:
     """If waiting for the disk raises what it should not, no answer of the batch leaves as a success."""
     left: list[Response] = []
 
@@ -128,5 +128,5 @@ def test_a_fault_of_ours_lets_nothing_go() -> None:
             super().settle(operations)
             raise RuntimeError("a bug")
 
-    held(lambda book, gate: answers(book, gate, ["Encrypt", "DescribeKey"], left), Broken())
+    run_on_loop(lambda book, gate: answers(book, gate, ["Encrypt", "DescribeKey"], left), Broken())
     assert [each.status for each in left] == [500, 500]

@@ -29,9 +29,9 @@ def new_key(client: Client, **members: Any) -> str:  # noqa: ANN401 - of any ope
 
 
 def described(client: Client, key_id: str) -> dict[str, Any]:
-    """What DescribeKey tells of a key."""
-    found: dict[str, Any] = client.describe_key(KeyId=key_id)["KeyMetadata"]
-    return found
+    """The key's metadata as DescribeKey returns it."""
+    metadata: dict[str, Any] = client.describe_key(KeyId=key_id)["KeyMetadata"]
+    return metadata
 
 
 def imported(client: Client, material: bytes, **more: Any) -> tuple[str, dict[str, Any]]:  # noqa: ANN401 - members
@@ -81,7 +81,7 @@ def list_keys(client: Client) -> None:
     made = {new_key(client) for _ in range(3)}
     pages = list(client.get_paginator("list_keys").paginate(PaginationConfig={"PageSize": 2}))
     assert len(pages) > 1
-    assert made <= {each["KeyId"] for page in pages for each in page["Keys"]}
+    assert made <= {key["KeyId"] for page in pages for key in page["Keys"]}
 
 
 def update_key_description(client: Client) -> None:
@@ -174,7 +174,7 @@ def aliases(client: Client) -> None:
     assert client.encrypt(KeyId=name, Plaintext=b"after")["KeyId"].endswith(second)
     assert client.decrypt(CiphertextBlob=sealed)["Plaintext"] == b"before"
     pages = client.get_paginator("list_aliases").paginate(KeyId=second, PaginationConfig={"PageSize": 1})
-    assert [each["AliasName"] for page in pages for each in page["Aliases"]] == [name]
+    assert [alias["AliasName"] for page in pages for alias in page["Aliases"]] == [name]
     client.delete_alias(AliasName=name)
     with pytest.raises(client.exceptions.NotFoundException, match="is not found"):
         client.describe_key(KeyId=name)
@@ -186,7 +186,7 @@ def tags(client: Client) -> None:
     client.tag_resource(KeyId=key_id, Tags=[{"TagKey": each, "TagValue": each * 2} for each in "abc"])
     client.untag_resource(KeyId=key_id, TagKeys=["b"])
     pages = client.get_paginator("list_resource_tags").paginate(KeyId=key_id, PaginationConfig={"PageSize": 1})
-    assert [(each["TagKey"], each["TagValue"]) for page in pages for each in page["Tags"]] == [("a", "aa"), ("c", "cc")]
+    assert [(tag["TagKey"], tag["TagValue"]) for page in pages for tag in page["Tags"]] == [("a", "aa"), ("c", "cc")]
 
 
 def automatic_rotation(client: Client) -> None:
@@ -209,7 +209,7 @@ def rotation_on_demand(client: Client) -> None:
     pages = client.get_paginator("list_key_rotations").paginate(
         KeyId=key_id, IncludeKeyMaterial="ALL_KEY_MATERIAL", PaginationConfig={"PageSize": 1}
     )
-    listed = [each for page in pages for each in page["Rotations"]]
+    listed = [rotation for page in pages for rotation in page["Rotations"]]
     assert [each["KeyMaterialState"] for each in listed] == ["NON_CURRENT", "CURRENT"]
     assert listed[1]["RotationType"] == "ON_DEMAND"
     opened = client.decrypt(CiphertextBlob=sealed)
@@ -238,9 +238,9 @@ def importing(client: Client) -> None:
 def deletion(client: Client) -> None:
     """A scheduled deletion can be cancelled, and leaves the key disabled."""
     key_id = new_key(client)
-    told = client.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
-    assert (told["KeyState"], told["PendingWindowInDays"]) == ("PendingDeletion", 7)
-    assert timedelta(days=6) < told["DeletionDate"] - datetime.now(UTC) < timedelta(days=8)
+    scheduled = client.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+    assert (scheduled["KeyState"], scheduled["PendingWindowInDays"]) == ("PendingDeletion", 7)
+    assert timedelta(days=6) < scheduled["DeletionDate"] - datetime.now(UTC) < timedelta(days=8)
     with pytest.raises(client.exceptions.KMSInvalidStateException, match="is pending deletion"):
         client.encrypt(KeyId=key_id, Plaintext=b"x")
     assert client.cancel_key_deletion(KeyId=key_id)["KeyId"].endswith(key_id)
@@ -251,9 +251,9 @@ def last_usage(client: Client) -> None:
     """The last use of a key names its operation."""
     key_id = new_key(client)
     client.encrypt(KeyId=key_id, Plaintext=b"x")
-    told = client.get_key_last_usage(KeyId=key_id)
-    assert told["KeyId"].endswith(key_id)
-    assert told["KeyLastUsage"]["Operation"] == "Encrypt"
+    usage = client.get_key_last_usage(KeyId=key_id)
+    assert usage["KeyId"].endswith(key_id)
+    assert usage["KeyLastUsage"]["Operation"] == "Encrypt"
 
 
 def signing(client: Client) -> None:
@@ -264,24 +264,11 @@ def signing(client: Client) -> None:
     assert client.verify(**order, Signature=signature)["SignatureValid"] is True
     with pytest.raises(client.exceptions.KMSInvalidSignatureException):
         client.verify(**order | {"Message": b"n"}, Signature=signature)
-    told = client.get_public_key(KeyId=key_id)
-    assert (told["KeySpec"], told["SigningAlgorithms"]) == ("ECC_NIST_P256", ["ECDSA_SHA_256"])
-    public = load_der_public_key(told["PublicKey"])
+    public_key = client.get_public_key(KeyId=key_id)
+    assert (public_key["KeySpec"], public_key["SigningAlgorithms"]) == ("ECC_NIST_P256", ["ECDSA_SHA_256"])
+    public = load_der_public_key(public_key["PublicKey"])
     assert isinstance(public, EllipticCurvePublicKey)
     public.verify(signature, b"m", ECDSA(SHA256()))
-
-
-def asymmetric_encryption(client: Client) -> None:
-    """What is encrypted with the public key, here or elsewhere, Decrypt opens with key and algorithm named."""
-    key_id = new_key(client, KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")
-    public = load_der_public_key(client.get_public_key(KeyId=key_id)["PublicKey"])
-    assert isinstance(public, RSAPublicKey)
-    how = {"KeyId": key_id, "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
-    for sealed in (
-        client.encrypt(**how, Plaintext=b"secret")["CiphertextBlob"],
-        public.encrypt(b"secret", OAEP(MGF1(SHA256()), SHA256(), None)),
-    ):
-        assert client.decrypt(**how, CiphertextBlob=sealed)["Plaintext"] == b"secret"
 
 
 def macs(client: Client) -> None:
@@ -301,11 +288,11 @@ def derive_shared_secret(client: Client) -> None:
     pair = [new_key(client, KeySpec="ECC_NIST_P384", KeyUsage="KEY_AGREEMENT") for _ in range(2)]
     secrets = {
         client.derive_shared_secret(
-            KeyId=ours, KeyAgreementAlgorithm="ECDH", PublicKey=client.get_public_key(KeyId=theirs)["PublicKey"]
+            KeyId=own, KeyAgreementAlgorithm="ECDH", PublicKey=client.get_public_key(KeyId=peer)["PublicKey"]
         )["SharedSecret"]
-        for ours, theirs in (pair, reversed(pair))
+        for own, peer in (pair, reversed(pair))
     }
-    assert [len(each) for each in secrets] == [48]
+    assert [len(secret) for secret in secrets] == [48]
 
 
 def encapsulation(client: Client) -> None:
@@ -318,7 +305,7 @@ def encapsulation(client: Client) -> None:
 
 
 def multi_region(client: Client) -> None:
-    """A multi-Region key is replicated, its set is told, and its primary key moves."""
+    """A multi-Region key is replicated, its regions are listed, and its primary key moves."""
     key_id = new_key(client, MultiRegion=True)
     made = client.replicate_key(KeyId=key_id, ReplicaRegion="eu-west-1", Tags=[{"TagKey": "a", "TagValue": "b"}])
     assert made["ReplicaKeyMetadata"]["KeyState"] == "Creating"
@@ -328,14 +315,14 @@ def multi_region(client: Client) -> None:
     with pytest.raises(client.exceptions.AlreadyExistsException):
         client.replicate_key(KeyId=key_id, ReplicaRegion="eu-west-1")
     client.update_primary_region(KeyId=key_id, PrimaryRegion="eu-west-1")
-    told = described(client, key_id)["MultiRegionConfiguration"]
-    assert (told["MultiRegionKeyType"], told["PrimaryKey"]["Region"]) == ("REPLICA", "eu-west-1")
+    metadata = described(client, key_id)["MultiRegionConfiguration"]
+    assert (metadata["MultiRegionKeyType"], metadata["PrimaryKey"]["Region"]) == ("REPLICA", "eu-west-1")
     with pytest.raises(client.exceptions.UnsupportedOperationException, match="is not a multi-region primary key"):
         client.replicate_key(KeyId=key_id, ReplicaRegion="eu-west-2")
 
 
 def key_policy(client: Client) -> None:
-    """A key's policy is put, told to the letter, and listed; one for somebody unknown is refused."""
+    """A key's policy is put, returned unchanged, and listed; one for an unknown principal is refused."""
     key_id = new_key(client)
     default = client.get_key_policy(KeyId=key_id)
     assert default["PolicyName"] == "default"
@@ -362,9 +349,9 @@ def grants(client: Client) -> None:
         for number in range(3)
     ]
     listed = client.get_paginator("list_grants").paginate(KeyId=key["KeyId"], PaginationConfig={"PageSize": 2})
-    found = {each["GrantId"]: each for page in listed for each in page["Grants"]}
-    assert set(found) == {each["GrantId"] for each in made}
-    first = found[made[0]["GrantId"]]
+    by_id = {grant["GrantId"]: grant for page in listed for grant in page["Grants"]}
+    assert set(by_id) == {each["GrantId"] for each in made}
+    first = by_id[made[0]["GrantId"]]
     assert (first["GranteePrincipal"], first["Operations"]) == (root, ["Encrypt", "Decrypt"])
     assert first["Constraints"] == {"EncryptionContextSubset": {"number": "0"}}
     assert abs(first["CreationDate"] - datetime.now(UTC)) < timedelta(minutes=10)
@@ -373,7 +360,7 @@ def grants(client: Client) -> None:
     client.retire_grant(GrantToken=made[0]["GrantToken"])
     client.revoke_grant(KeyId=key["KeyId"], GrantId=made[1]["GrantId"])
     retirable = client.get_paginator("list_retirable_grants").paginate(RetiringPrincipal=root)
-    assert {each["GrantId"] for page in retirable for each in page["Grants"]} & set(found) == {made[2]["GrantId"]}
+    assert {grant["GrantId"] for page in retirable for grant in page["Grants"]} & set(by_id) == {made[2]["GrantId"]}
     with pytest.raises(client.exceptions.InvalidGrantTokenException):
         client.retire_grant(GrantToken=made[0]["GrantToken"])
 
@@ -454,8 +441,16 @@ def test_operations(kms_client: Client, case: Callable[[Client], None]) -> None:
 
 
 def test_asymmetric_encryption(kms_client: Client) -> None:
-    """Encrypt and Decrypt with an RSA key, which the table has for symmetric keys."""
-    asymmetric_encryption(kms_client)
+    """Decrypt with an RSA key opens what Encrypt, or the public key alone, has encrypted."""
+    key_id = new_key(kms_client, KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")
+    public = load_der_public_key(kms_client.get_public_key(KeyId=key_id)["PublicKey"])
+    assert isinstance(public, RSAPublicKey)
+    key = {"KeyId": key_id, "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+    for ciphertext in (
+        kms_client.encrypt(**key, Plaintext=b"secret")["CiphertextBlob"],
+        public.encrypt(b"secret", OAEP(MGF1(SHA256()), SHA256(), None)),
+    ):
+        assert kms_client.decrypt(**key, CiphertextBlob=ciphertext)["Plaintext"] == b"secret"
 
 
 def test_every_operation_has_a_case() -> None:
@@ -501,7 +496,7 @@ def test_operation_that_is_not_there(kms_client: Client) -> None:
 
 
 def test_wrong_credentials(hsmkms_endpoint: Any) -> None:  # noqa: ANN401 - see Client
-    """An unknown access key and a wrong secret are told apart as AWS does it."""
+    """An unknown access key and a wrong secret have different errors, as in AWS."""
     for change, code in (
         ({"access_key_id": "AKIAUNKNOWNUNKNOWN00"}, "UnrecognizedClientException"),
         ({"secret_access_key": "wrong"}, "InvalidSignatureException"),
@@ -512,7 +507,7 @@ def test_wrong_credentials(hsmkms_endpoint: Any) -> None:  # noqa: ANN401 - see 
 
 
 def test_regions(hsmkms_endpoint: Any) -> None:  # noqa: ANN401 - see Client
-    """Each region has its own keys; a client of another one is told where the key is not."""
+    """Each region has its own keys; a client of another region gets NotFoundException."""
     here = hsmkms_endpoint.client()
     there = hsmkms_endpoint._replace(region="eu-west-1").client()
     key = here.create_key()["KeyMetadata"]
@@ -537,6 +532,6 @@ def test_clients_of_two_regions(hsmkms_endpoint: Endpoint) -> None:
     with pytest.raises(here.exceptions.DisabledException):
         here.decrypt(CiphertextBlob=sealed)
     assert here.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)["KeyState"] == "PendingReplicaDeletion"
-    told = described(here, key_id)
-    assert (told["PendingDeletionWindowInDays"], "DeletionDate" in told) == (7, False)
+    metadata = described(here, key_id)
+    assert (metadata["PendingDeletionWindowInDays"], "DeletionDate" in metadata) == (7, False)
     assert there.decrypt(CiphertextBlob=sealed)["Plaintext"]

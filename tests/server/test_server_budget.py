@@ -19,7 +19,7 @@ from hsmkms.server.process.memory import MemoryBudget
 
 
 class Client:
-    """Whoever occupies memory; ``evicted`` has the names of those that were given up."""
+    """A connection that occupies memory; ``evicted`` has the names of those that were closed for it."""
 
     def __init__(self, name: str, evicted: list[str]) -> None:
         self.name = name
@@ -54,7 +54,7 @@ def test_who_occupies_everything_goes() -> None:
 
 
 def test_complete_requests_stay() -> None:
-    """What is complete takes the place of what is unfinished, and is refused where others that are complete wait."""
+    """Complete requests evict unfinished ones, and are refused where other complete ones wait."""
     evicted: list[str] = []
     budget = MemoryBudget(100)
     budget.hold(Client("unfinished", evicted), 50)
@@ -78,7 +78,7 @@ def test_memory_is_given_back_after_a_peak() -> None:
 
 
 def test_memory_is_given_back_after_connections() -> None:
-    """Also where many came and went between two looks, and again some seconds later, when all of them is released."""
+    """Also where many connections came and went between two checks, and some seconds later, when all is released."""
     connections = Connections()
     made = [Connection(cast("Handler", None), connections, lambda: 0.0) for _ in range(TRIM_CLOSED)]
     assert not connections.memory_is_free()

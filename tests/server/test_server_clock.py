@@ -1,4 +1,4 @@
-"""The clock of a running server jumps: nothing that cannot be undone is done by it, and all goes on afterwards."""
+"""The clock of a running server jumps: nothing irreversible is done by it, and everything works afterwards."""
 
 import json
 import struct
@@ -69,8 +69,8 @@ def clocked(new_site: NewSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
     with serving(site, "--workers", 1, LD_PRELOAD=str(library), SHIFT_FILE=str(shift)) as server:
         yield Clocked(site, server, server.endpoint(root), shift, move_client)
-        assert server.stop() == 0, server.said
-    assert "Traceback" not in server.said
+        assert server.stop() == 0, server.log_text
+    assert "Traceback" not in server.log_text
 
 
 @pytest.mark.parametrize("by", [DAY, -DAY], ids=["forth", "back"])
@@ -85,7 +85,7 @@ def test_client_with_the_right_clock(clocked: Clocked, by: timedelta) -> None:
 
 
 def test_jump_forth_and_back(clocked: Clocked) -> None:
-    """A day ahead /readyz says so, and keys work; material that expired then stays so; set right, all goes on."""
+    """A day ahead /readyz says so, and keys work; material that expired then stays so; set right, everything works."""
     key_id = clocked.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
     imported = clocked.ask("CreateKey", Origin="EXTERNAL")[1]["KeyMetadata"]["KeyId"]
     material = clocked.site.folder / "material"

@@ -23,18 +23,18 @@ def connect(endpoint: Endpoint) -> socket.socket:
 def answers(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
     """So many answers from one connection, in their order."""
     received = b""
-    found: list[tuple[int, bytes]] = []
-    while len(found) < count:
+    responses: list[tuple[int, bytes]] = []
+    while len(responses) < count:
         head, separator, rest = received.partition(b"\r\n\r\n")
         length = next((int(line[16:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0)
         if separator and len(rest) >= length:
-            found.append((int(head.split()[1]), rest[:length]))
+            responses.append((int(head.split()[1]), rest[:length]))
             received = rest[length:]
             continue
         piece = connection.recv(65536)
         assert piece, received
         received += piece
-    return found
+    return responses
 
 
 def test_pipeline_keeps_the_order(hsmkms_endpoint: Endpoint) -> None:
@@ -45,9 +45,9 @@ def test_pipeline_keeps_the_order(hsmkms_endpoint: Endpoint) -> None:
     quick = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", quick_body), quick_body)
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(slow + quick + slow + quick)
-        found = answers(connection, 4)
-    assert [status for status, _ in found] == [200] * 4
-    assert [b"KeyMetadata" in body for _, body in found] == [True, False, True, False]
+        responses = answers(connection, 4)
+    assert [status for status, _ in responses] == [200] * 4
+    assert [b"KeyMetadata" in body for _, body in responses] == [True, False, True, False]
 
 
 def test_many_ahead(hsmkms_endpoint: Endpoint) -> None:
@@ -56,8 +56,8 @@ def test_many_ahead(hsmkms_endpoint: Endpoint) -> None:
     one = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", body), body)
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(one * 200)
-        found = answers(connection, 200)
-    assert [status for status, _ in found] == [200] * 200
+        responses = answers(connection, 200)
+    assert [status for status, _ in responses] == [200] * 200
 
 
 def test_byte_by_byte(hsmkms_endpoint: Endpoint) -> None:
@@ -89,9 +89,11 @@ def test_trailers_are_no_headers(hsmkms_endpoint: Endpoint) -> None:
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(raw("POST", "/", without | chunked, chunks) + raw("POST", "/", without, body))
         connection.sendall(raw("POST", "/", headers | chunked, chunks))
-        found = answers(connection, 3)
-    assert [status for status, _ in found] == [400, 400, 200]
-    assert [json.loads(told).get("__type") for _, told in found] == ["MissingAuthenticationTokenException"] * 2 + [None]
+        responses = answers(connection, 3)
+    assert [status for status, _ in responses] == [400, 400, 200]
+    assert [json.loads(response_body).get("__type") for _, response_body in responses] == [
+        "MissingAuthenticationTokenException"
+    ] * 2 + [None]
 
 
 @pytest.mark.parametrize("trailer", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
@@ -125,15 +127,15 @@ def large_body(size: int) -> bytes:
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 def test_large_bodies(hsmkms_endpoint: Endpoint, chunked: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """Who signs may send what the operation may need, in either form; nobody may send more."""
+    """A signed request may be as large as its operation needs, in either form, and no request larger."""
     framing = {"Transfer-Encoding": "chunked"} if chunked else {}
 
     def send(operation: str, size: int) -> tuple[int, str]:
         body = large_body(size)
         headers = signed(hsmkms_endpoint, operation, body) | framing
         sent = b"%x\r\n%s\r\n0\r\n\r\n" % (size, body) if chunked else body
-        status, _, told = exchange(hsmkms_endpoint, raw("POST", "/", headers, sent))
-        return status, json.loads(told).get("__type", "")
+        status, _, answer = exchange(hsmkms_endpoint, raw("POST", "/", headers, sent))
+        return status, json.loads(answer).get("__type", "")
 
     assert send("GenerateRandom", 350_000) == (200, "")
     assert send("ListKeys", 64 * 1024) == (200, "")
@@ -153,7 +155,7 @@ def test_large_bodies(hsmkms_endpoint: Endpoint, chunked: bool) -> None:  # noqa
     ids=["none", "broken", "old", "region"],
 )
 def test_large_bodies_of_strangers(hsmkms_endpoint: Endpoint, damage: dict[str, str], code: str) -> None:
-    """A body of more than 64 KiB is not read, nor asked for, where the head does not look signed for here and now."""
+    """A body of more than 64 KiB is neither read nor asked for if the head's signature is not for here and now."""
     region = damage.get("region", hsmkms_endpoint.region)
     endpoint = Endpoint(hsmkms_endpoint.url, region, hsmkms_endpoint.access_key_id, hsmkms_endpoint.secret_access_key)
     headers = signed(endpoint, "GenerateRandom", b"") | damage | {"Content-Length": "100000", "Expect": "100-continue"}
@@ -163,15 +165,15 @@ def test_large_bodies_of_strangers(hsmkms_endpoint: Endpoint, damage: dict[str, 
 
 
 def test_continue_keeps_its_place(hsmkms_endpoint: Endpoint) -> None:
-    """A client that asks first is not told to go on before the answer to what it sent ahead."""
+    """A client that sends Expect gets no 100 before the response to its earlier pipelined request."""
     slow_body = b"{}"
     slow = raw("POST", "/", signed(hsmkms_endpoint, "CreateKey", slow_body), slow_body)
     body = b'{"NumberOfBytes": 8}'
     headers = signed(hsmkms_endpoint, "GenerateRandom", body) | {"Expect": "100-continue"}
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(slow + raw("POST", "/", headers, body))
-        found = answers(connection, 2)
-    assert [status for status, _ in found] == [200, 200]
+        responses = answers(connection, 2)
+    assert [status for status, _ in responses] == [200, 200]
 
 
 def test_name_of_a_header(hsmkms_endpoint: Endpoint) -> None:
@@ -181,7 +183,7 @@ def test_name_of_a_header(hsmkms_endpoint: Endpoint) -> None:
 
 
 def test_continue(hsmkms_endpoint: Endpoint) -> None:
-    """A client that asks first is told to go on."""
+    """A client that sends Expect: 100-continue gets 100 Continue."""
     body = b'{"NumberOfBytes": 8}'
     headers = signed(hsmkms_endpoint, "GenerateRandom", body)
     head = raw("POST", "/", headers | {"Expect": "100-continue", "Content-Length": str(len(body))})
@@ -236,8 +238,8 @@ def test_what_is_not_taken(hsmkms_endpoint: Endpoint, data: bytes, status: int) 
     """What is no request, or too large a head, is answered with an error, and the connection ends."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(data)
-        found, headers, body = read_answer(connection)
-        assert (found, headers["connection"]) == (status, "close")
+        answered, headers, body = read_answer(connection)
+        assert (answered, headers["connection"]) == (status, "close")
         assert json.loads(body)["message"]
         assert connection.recv(1) == b""
 
@@ -269,7 +271,7 @@ def test_date(hsmkms_endpoint: Endpoint) -> None:
 
 
 def test_client_that_goes(hsmkms_endpoint: Endpoint) -> None:
-    """A client that does not wait for its answer harms nobody."""
+    """A client that does not read its response affects no other."""
     body = b"{}"
     for _ in range(5):
         with connect(hsmkms_endpoint) as connection:
@@ -285,8 +287,8 @@ def test_long_queue_behind_a_slow_one(hsmkms_endpoint: Endpoint) -> None:
     quick = b"POST / HTTP/1.1\r\nX-Amz-Target: TrentService.Encrypt\r\n\r\n"
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(slow + quick * 1000)
-        found = answers(connection, 1001)
-    assert [status for status, _ in found] == [200] + [400] * 1000
+        responses = answers(connection, 1001)
+    assert [status for status, _ in responses] == [200] + [400] * 1000
 
 
 def test_refusal_keeps_its_place(hsmkms_endpoint: Endpoint) -> None:
@@ -295,13 +297,13 @@ def test_refusal_keeps_its_place(hsmkms_endpoint: Endpoint) -> None:
     slow = raw("POST", "/", signed(hsmkms_endpoint, "CreateKey", slow_body), slow_body)
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(slow + b"NONSENSE\r\n\r\n")
-        found = answers(connection, 2)
+        responses = answers(connection, 2)
         assert connection.recv(1) == b""
-    assert [status for status, _ in found] == [200, 400]
+    assert [status for status, _ in responses] == [200, 400]
 
 
 def test_head(hsmkms_endpoint: Endpoint) -> None:
-    """HEAD is answered without a body, so that the connection goes on."""
+    """HEAD is answered without a body, so that the connection stays usable."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(raw("HEAD", "/healthz", HOST) + raw("HEAD", "/", HOST) + raw("GET", "/healthz", HOST))
         received = b""
@@ -331,6 +333,6 @@ def test_signed_elsewhere(hsmkms_endpoint: Endpoint, method: str, path: str) -> 
     credentials = Credentials(hsmkms_endpoint.access_key_id, hsmkms_endpoint.secret_access_key)
     SigV4Auth(credentials, "kms", hsmkms_endpoint.region).add_auth(request)
     status, _, body = exchange(hsmkms_endpoint, raw(method, path, dict(request.headers.items()), b"{}"))
-    found = json.loads(body)
+    parsed = json.loads(body)
     expected = "UnknownOperationException" if path != "*" else "InvalidSignatureException"
-    assert (status, found["__type"]) == (400, expected)
+    assert (status, parsed["__type"]) == (400, expected)

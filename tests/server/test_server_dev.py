@@ -33,7 +33,7 @@ def development(folder: Path, *options: str) -> Iterator["subprocess.Popen[str]"
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_gone_when_it_ends(tmp_path: Path, number: signal.Signals) -> None:
-    """Token, databases and PIN are in a temporary folder, and nothing of them is left, however it is told to end."""
+    """Token, databases and PIN are in a temporary folder, and nothing of them is left, whatever signal ends it."""
     with development(tmp_path, "--account-id", "123456789012", "--workers", "2") as process:
         endpoint = read_endpoint(process)
         key = endpoint.client().create_key()["KeyMetadata"]
@@ -110,7 +110,7 @@ def test_keys_of_every_service(kms_client: Any) -> None:  # noqa: ANN401 - boto3
     arn = "arn:aws:kms:us-east-1:000000000000:alias/aws/rds"
     assert kms_client.encrypt(KeyId=arn, Plaintext=b"x")["KeyId"] != described["Arn"]
     listed = {
-        each["AliasName"] for page in kms_client.get_paginator("list_aliases").paginate() for each in page["Aliases"]
+        alias["AliasName"] for page in kms_client.get_paginator("list_aliases").paginate() for alias in page["Aliases"]
     }
     assert listed >= {"alias/aws/s3", "alias/aws/rds"}
     assert "alias/aws/*" not in listed

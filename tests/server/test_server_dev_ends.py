@@ -1,4 +1,4 @@
-"""The throw-away server and the pytest plugin: in other people's projects, and when somebody is killed."""
+"""The throw-away server and the pytest plugin: in other projects, and after a kill."""
 
 import fcntl
 import os
@@ -41,7 +41,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def listens(port: int) -> bool:
-    """True if somebody accepts connections there."""
+    """Return whether a process accepts connections there."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except OSError:
@@ -76,9 +76,9 @@ def test_plugin_in_another_project(tmp_path: Path) -> None:
 
 
 def test_options_and_what_a_killed_server_leaves(tmp_path: Path) -> None:
-    """Port, account and region are as told; a killed server's workers end, and the next server removes its folder."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
+    """Port, account and region are as given; a killed server's workers end, and the next server removes its folder."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "hsmkms", "serve", "--dev", "--port", str(port), "--account-id", "123456789012"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(tmp_path / "tmp")) as first:
         endpoint = read_endpoint(first)
@@ -108,13 +108,13 @@ def test_options_and_what_a_killed_server_leaves(tmp_path: Path) -> None:
 
 def is_free(folder: Path) -> bool:
     """True once no process of a server holds the folder."""
-    held = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     finally:
-        os.close(held)
+        os.close(descriptor)
     return True
 
 

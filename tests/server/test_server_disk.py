@@ -24,7 +24,7 @@ WELL: Final = "w"
 
 
 class Disk(Struct):
-    """A server whose data folder is on a disk that fails when it is told to, and the root's endpoint."""
+    """A server whose data folder is on a disk that fails on demand, and the root's endpoint."""
 
     site: Site
     server: Served
@@ -50,8 +50,8 @@ class Disk(Struct):
     def series(self) -> dict[str, float]:
         """The metric hsmkms_ready, by part."""
         page = self.server.page("/metrics")[1].decode()
-        found = re.findall(r'^hsmkms_ready\{part="(\w+)"\} (\S+)$', page, re.MULTILINE)
-        return {part: float(value) for part, value in found}
+        series = re.findall(r'^hsmkms_ready\{part="(\w+)"\} (\S+)$', page, re.MULTILINE)
+        return {part: float(value) for part, value in series}
 
 
 def environment(folder: Path, site: Site) -> dict[str, str]:
@@ -76,18 +76,19 @@ def disk(new_site: NewSite, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
     (folder / "disk").write_text(WELL)
     with serving(site, "--workers", 1, **environment(folder, site)) as server:
-        found = Disk(site, server, folder / "disk", server.endpoint(root), "", "")
-        found.key_id = found.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
-        found.sealed = found.ask("Encrypt", KeyId=found.key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
-        yield found
-        assert server.stop() == 0, server.said
-    assert "Traceback" not in server.said, server.said[max(server.said.find("Traceback") - 1500, 0) :][:6000]
+        made = Disk(site, server, folder / "disk", server.endpoint(root), "", "")
+        made.key_id = made.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
+        made.sealed = made.ask("Encrypt", KeyId=made.key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
+        yield made
+        assert server.stop() == 0, server.log_text
+    log = server.log_text
+    assert "Traceback" not in log, log[max(log.find("Traceback") - 1500, 0) :][:6000]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_disk_fails(disk: Disk, fault: str) -> None:
-    """What would change or open something is refused, looking goes on, /readyz says why; then all works as before."""
-    before = [each["KeyId"] for each in disk.ask("ListKeys")[1]["Keys"]]
+    """Requests that change or decrypt are refused, reading works, /readyz says why; then all works as before."""
+    before = [key["KeyId"] for key in disk.ask("ListKeys")[1]["Keys"]]
     disk.be(FAULTS[fault])
     until(lambda: "disk" in disk.ready())
     assert "free or repair its disk" in disk.ready()["disk"]
@@ -110,7 +111,7 @@ def test_disk_fails(disk: Disk, fault: str) -> None:
     status, answer = disk.ask("Decrypt", CiphertextBlob=disk.sealed)
     assert (status, answer["Plaintext"]) == (200, "c2VjcmV0")
     made = disk.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
-    assert {each["KeyId"] for each in disk.ask("ListKeys")[1]["Keys"]} == {*before, made}
+    assert {key["KeyId"] for key in disk.ask("ListKeys")[1]["Keys"]} == {*before, made}
     verdict = disk.site.run("audit", "verify")
     assert verdict.status == 0, verdict
     assert disk.site.run("reconcile").json["Findings"] == []
@@ -120,10 +121,10 @@ def test_disk_fails(disk: Disk, fault: str) -> None:
 def test_start_on_it(disk: Disk, tmp_path: Path, fault: str) -> None:
     """A command that would write says so in one line."""
     (tmp_path / "disk").write_text(FAULTS[fault])
-    told = disk.site.run("create-key", **environment(tmp_path, disk.site)).error
-    assert any(words in told for words in ("cannot be written", "cannot be opened", "is full", "fails or is full")), (
-        told
-    )
+    message = disk.site.run("create-key", **environment(tmp_path, disk.site)).error
+    assert any(
+        words in message for words in ("cannot be written", "cannot be opened", "is full", "fails or is full")
+    ), message
 
 
 def test_damaged_log(new_site: NewSite) -> None:
@@ -131,29 +132,29 @@ def test_damaged_log(new_site: NewSite) -> None:
     site = new_site()
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
     with serving(site) as server:
-        found = Disk(site, server, site.data, server.endpoint(root), "", "")
-        key_id = found.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
-        sealed = found.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
+        installation = Disk(site, server, site.data, server.endpoint(root), "", "")
+        key_id = installation.ask("CreateKey")[1]["KeyMetadata"]["KeyId"]
+        sealed = installation.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
         assert "processes have the installation open (pid " in site.run("renew-log").error
         assert server.stop() == 0
     with serving(site) as server:
-        found = Disk(site, server, site.data, server.endpoint(root), "", "")
-        assert found.ask("Decrypt", CiphertextBlob=sealed)[0] == 200
+        installation = Disk(site, server, site.data, server.endpoint(root), "", "")
+        assert installation.ask("Decrypt", CiphertextBlob=sealed)[0] == 200
         damage(site.data / "log.db")
         for _ in range(4):
-            status, answer = found.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")
-            assert (status, answer["__type"]) == (500, "KMSInternalException"), (answer, server.said[-3000:])
+            status, answer = installation.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")
+            assert (status, answer["__type"]) == (500, "KMSInternalException"), (answer, server.log_text[-3000:])
             assert "run `hsmkms renew-log`" in answer["message"]
-            assert found.ask("Decrypt", CiphertextBlob=sealed)[1]["Plaintext"] == "c2VjcmV0"
+            assert installation.ask("Decrypt", CiphertextBlob=sealed)[1]["Plaintext"] == "c2VjcmV0"
         server.stop()
     refused = start(site)
     assert refused.process.wait(STOP_SECONDS) == 78
-    assert "run `hsmkms renew-log`" in refused.said
+    assert "run `hsmkms renew-log`" in refused.log_text
     assert site.run("renew-log").json["Outcome"] == "renewed"
     with serving(site) as server:
-        found = Disk(site, server, site.data, server.endpoint(root), "", "")
-        again = found.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
-        opened = [found.ask("Decrypt", CiphertextBlob=each)[1] for each in (sealed, again)]
+        installation = Disk(site, server, site.data, server.endpoint(root), "", "")
+        again = installation.ask("Encrypt", KeyId=key_id, Plaintext="c2VjcmV0")[1]["CiphertextBlob"]
+        opened = [installation.ask("Decrypt", CiphertextBlob=each)[1] for each in (sealed, again)]
         assert [each["Plaintext"] for each in opened] == ["c2VjcmV0"] * 2
         assert opened[0]["KeyMaterialId"] != opened[1]["KeyMaterialId"]
         assert server.stop() == 0

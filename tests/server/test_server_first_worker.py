@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.server.heartbeat import Heartbeat
+from hsmkms.server.process.ports import PortOwner
 from hsmkms.server.process.supervisor import Lives, Slot, Workers
 from hsmkms.server.server import _begin
 
@@ -42,13 +44,14 @@ def end(how: Callable[[], object], heartbeat: Heartbeat | None = None) -> Callab
 
 def serve_ready(slot: Slot) -> None:
     """A worker that is ready at once."""
-    slot.ready.send(True)
+    slot.ready.send("a test")
     sleep()
 
 
-def run(first: Callable[..., None], other: Callable[..., None], proven: Heartbeat, ready: Pipe) -> None:
+def run(folder: Path, first: Callable[..., None], other: Callable[..., None], proven: Heartbeat, ready: Pipe) -> None:
     """A server of two workers."""
-    Workers(SETTINGS, Lives(first, other, sleep), Heartbeat(), ready.send, None, proven).run()
+    lives, owner = Lives(first, other, sleep), PortOwner(folder)
+    Workers(SETTINGS, lives, Heartbeat(), lambda *sent: ready.send(sent), None, proven, lambda _: None, owner).run()
 
 
 @pytest.mark.parametrize(
@@ -56,29 +59,31 @@ def run(first: Callable[..., None], other: Callable[..., None], proven: Heartbea
     [(lambda: sys.exit(1), 1), (lambda: sys.exit(78), 78), (lambda: os.kill(os.getpid(), signal.SIGKILL), 1)],
     ids=["a fault", "refused", "killed"],
 )
-def test_its_end_ends_the_server(how: Callable[[], object], status: int) -> None:
+def test_its_end_ends_the_server(tmp_path: Path, how: Callable[[], object], status: int) -> None:
     """Whatever keeps the first worker from opening the installation ends the server, and the others with it."""
     here, there = _fork.Pipe(duplex=False)
-    process = _fork.Process(target=run, args=(end(how), sleep, Heartbeat(), there))
+    process = _fork.Process(target=run, args=(tmp_path, end(how), sleep, Heartbeat(), there))
     process.start()
     there.close()
     process.join(SECONDS)
     assert process.exitcode == status
-    assert here.poll(SECONDS / 2), "a worker lives on"  # the pipe ends with the last process that has it
+    assert here.poll(SECONDS / 2), "a worker is still alive"  # the pipe ends with the last process that has it
     with pytest.raises(EOFError):
         here.recv()
 
 
-def test_once_proven_it_is_one_of_them() -> None:
-    """A first worker that ends after it has proven the PIN is replaced by one like the others; the server goes on."""
+def test_once_proven_it_is_one_of_them(tmp_path: Path) -> None:
+    """A first worker that ends after it has proven the PIN is replaced by one like the others; the server stays up."""
     here, there = _fork.Pipe(duplex=False)
     proven = Heartbeat()
-    process = _fork.Process(target=run, args=(end(lambda: sys.exit(1), proven), serve_ready, proven, there))
+    life = end(lambda: sys.exit(1), proven)
+    process = _fork.Process(target=run, args=(tmp_path, life, serve_ready, proven, there))
     process.start()
     there.close()
     try:
         assert wait([here], SECONDS)
-        assert here.recv() > 0
+        port, serves = here.recv()
+        assert (port > 0, serves) == (True, "a test")
         assert process.is_alive()
     finally:
         process.terminate()

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
@@ -13,7 +14,8 @@ from cli_site import Site
 from conftest import NewSite
 from groups import REMOVED, SECOND_SERIAL, Group, Member, Modules
 from msgspec import Struct
-from served import Served, credentials, serving, until
+from raw_client import call
+from served import Served, credentials, serving, set_in, until
 
 from hsmkms.config import settings as config
 from hsmkms.rules import blob
@@ -123,14 +125,45 @@ def test_failover_under_load(grouped: tuple[Site, Group]) -> None:
         for each in threads:
             each.join()
         look(server, root, load)
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
     assert [each for each in load.refused if not any(code in each for code in RETRYABLE)] == []
     assert len(load.keys) > 0
     ivs = [blob.parse(ciphertext).iv for _, ciphertext in load.sealed]
     assert len(set(ivs)) == len(ivs)
     for serial in (group.first.serial, SECOND_SERIAL):
-        assert f"the HA member with serial {serial} has taken over" in server.said
+        assert f"the HA member with serial {serial} has taken over" in server.log_text
     members = site.run("token-info").json["Members"]
     assert [each["Serial"] for each in members if each["Present"]] == [group.first.serial, SECOND_SERIAL]
     findings = json.loads(site.run("reconcile").stdout)["Findings"]
     assert {each["Kind"] for each in findings} <= {"unacknowledged", "unfinished"}
+
+
+@pytest.mark.parametrize("threads", [2, 8], ids=["fewer threads", "more threads than sessions"])
+def test_member_that_hangs(grouped: tuple[Site, Group], threads: int) -> None:
+    """Workers that hang with a member are replaced by workers that begin with the next one, and stay with that.
+
+    So they are if threads are left, which wait for a session in vain.
+    """
+    site, group = grouped
+    (root,) = credentials(site, ("create_access_key", {"user_name": None}))
+    set_in(site, "hang_seconds = 2", f"threads = {threads}", "log_requests = false")
+    set_in(site, "max_sessions = 4", "session_wait_seconds = 0.5", section="token")
+    with serving(site, "--workers", 2) as server:
+        key_id = server.endpoint(root).client().create_key()["KeyMetadata"]["KeyId"]
+
+        def is_answered() -> bool:
+            try:
+                return call(server.endpoint(root), "Encrypt", {"KeyId": key_id, "Plaintext": "eA=="})[0] == 200
+            except ConnectionError:  # its worker was killed
+                return False
+
+        group.first.order("fault * * delay 3000")  # a slow token is called in threads, not on the loop
+        for _ in range(100):
+            assert is_answered()
+        group.first.order("fault C_EncryptInit * hang", "fault C_Login * hang")
+
+        with ThreadPoolExecutor(12) as clients:
+            until(lambda: all(clients.map(lambda _: is_answered(), range(12))))
+        assert server.log_text.count(f"new workers begin with the HA member with serial {SECOND_SERIAL}") == 1
+        assert f"new workers begin with the HA member with serial {group.first.serial}" not in server.log_text
+        server.stop()

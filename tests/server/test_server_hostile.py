@@ -56,18 +56,18 @@ def test_ten_thousand(server: Server) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_members(server: Server, requests: list[tuple[Operation, dict[str, Any]]]) -> None:
     """Any JSON under any member's name is answered, and never by a server's error."""
-    send(server, [(operation, msgspec.json.encode(members)) for operation, members in requests])
+    assert_answered(server, [(operation, msgspec.json.encode(members)) for operation, members in requests])
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(OPERATIONS)), st.binary(max_size=200)), max_size=8))
 @settings(max_examples=60, deadline=None)
 def test_any_bytes(server: Server, requests: list[tuple[Operation, bytes]]) -> None:
     """Any bytes for a body are answered, and never by a server's error."""
-    send(server, requests)
+    assert_answered(server, requests)
 
 
-def send(server: Server, requests: list[tuple[Operation, bytes]]) -> None:
-    """Send signed requests on one connection; no answer may be wrong."""
+def assert_answered(server: Server, requests: list[tuple[Operation, bytes]]) -> None:
+    """Send signed requests on one connection; assert that each gets a response that is no server error."""
     attacker = Attacker(server.endpoint, SEED)
     report = Report()
     raw = [attacker.signed(operation, body) for operation, body in requests]

@@ -32,7 +32,7 @@ def slow_token(now: float = 0.0) -> LatencyGate:
 
 
 def test_only_what_asks_once_is_done_on_the_loop() -> None:
-    """Making a key, or what is no operation at all, goes to threads from the beginning."""
+    """Key creation, and a request without an operation, run in threads from the beginning."""
     assert Operation.ENCRYPT in QUICK
     assert Operation.CREATE_KEY not in QUICK
     assert None not in QUICK
@@ -55,7 +55,7 @@ def test_a_slow_token_goes_to_threads() -> None:
 
 
 def test_a_slow_token_is_tried_now_and_then() -> None:
-    """One operation at a time, for a hundredth of the time at most, and only while threads finish theirs."""
+    """One operation at a time, for a hundredth of the time at most, and only while threads finish others."""
     gate, due = slow_token(now=1.0), 1.0 + LATE / TRY_SHARE
     assert not may_run(gate, due), "no thread has finished anything, so it may hang"
     for _ in range(TRY_AFTER):

@@ -54,7 +54,7 @@ class Place:
         return refusal(refused)
 
     async def later(self, seconds: float) -> None:
-        """Let time pass, and the server look at its limits."""
+        """Let time pass, and the server check its limits."""
         self.now += seconds
         give_up_late(self.connections, self.now)
         await asyncio.sleep(0.02)
@@ -192,7 +192,7 @@ def test_client_that_only_asks() -> None:
 
 
 def test_nothing_is_parsed_while_a_request_waits() -> None:
-    """What is sent ahead stays as it came until the request before it has its answer, and then has its own."""
+    """A pipelined request is kept unchanged until the one before it is answered, and is answered then."""
 
     async def story(place: Place) -> None:
         place.held = []
@@ -211,7 +211,7 @@ def test_nothing_is_parsed_while_a_request_waits() -> None:
 
 
 def test_beyond_the_budget() -> None:
-    """Who has sent half of a request is told to try again where the budget is spent, and leaves nothing in it."""
+    """A client with half a request gets 503 when the budget is spent, and its bytes leave the budget."""
 
     async def story(place: Place) -> None:
         half = b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b"x" * 50_000
@@ -294,7 +294,7 @@ def test_answers_that_are_not_taken_count(budget: int, served: int) -> None:
 
 
 def test_more_connections_than_are_served() -> None:
-    """Beyond the limit a client is told in words to try again, and is served once another one has gone."""
+    """Beyond the limit a client gets 503 with Retry-After, and is served once another connection has closed."""
 
     async def story(place: Place) -> None:
         place.connections.most = 1

@@ -49,7 +49,7 @@ def served_by_one(site: Site) -> Iterator[tuple[Served, Endpoint, int]]:
         server.page("/metrics")
         (worker,) = server.workers()
         yield server, endpoint, kib(worker, "VmRSS")
-        assert "Traceback" not in server.said
+        assert "Traceback" not in server.log_text
 
 
 @pytest.fixture(scope="module")

@@ -63,8 +63,8 @@ def served(scratch: Path) -> Iterator[Served]:
     """A server with a log, on an installation in which one key's deletion is overdue."""
     folder = scratch / "monitored"
     folder.mkdir(mode=0o700)
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
     made = subprocess.run([sys.executable, MAKE, folder, str(port)], check=True, capture_output=True, text=True)
     command = [sys.executable, "-m", "hsmkms", "--config", folder / "hsmkms.toml", "serve"]
     log = folder / "log"
@@ -88,22 +88,22 @@ def answers(served: Served) -> bool:
 
 
 def test_metrics_of_all_workers(served: Served) -> None:
-    """Whichever worker is asked tells what all have counted."""
+    """Each worker reports the totals of all workers."""
     for _ in range(20):
         assert call(served.endpoint, "GenerateRandom", {"NumberOfBytes": 8})[0] == 200
         assert call(served.endpoint, "DescribeKey", {"KeyId": "alias/nobody"})[0] == 400
     for _ in range(8):  # connections are spread over both workers
         until(lambda: served.metrics()['hsmkms_requests_total{operation="GenerateRandom",outcome="ok"}'] == 20)
-    found = served.metrics()
-    assert found['hsmkms_requests_total{operation="DescribeKey",outcome="NotFoundException"}'] == 20
-    assert found['hsmkms_request_seconds_count{operation="GenerateRandom"}'] == 20
-    assert found['hsmkms_request_seconds_bucket{le="+Inf",operation="GenerateRandom"}'] == 20
-    assert found['hsmkms_token_calls_total{call="random",outcome="ok"}'] >= 20
-    assert found['hsmkms_token_call_seconds_sum{call="random"}'] > 0
+    metrics = served.metrics()
+    assert metrics['hsmkms_requests_total{operation="DescribeKey",outcome="NotFoundException"}'] == 20
+    assert metrics['hsmkms_request_seconds_count{operation="GenerateRandom"}'] == 20
+    assert metrics['hsmkms_request_seconds_bucket{le="+Inf",operation="GenerateRandom"}'] == 20
+    assert metrics['hsmkms_token_calls_total{call="random",outcome="ok"}'] >= 20
+    assert metrics['hsmkms_token_call_seconds_sum{call="random"}'] > 0
 
 
 def test_counts_survive_renewal(served: Served) -> None:
-    """Counters do not go back when workers are replaced, and workers that ended are not told as living."""
+    """Counters do not decrease when workers are replaced, and workers that ended are not counted as alive."""
     name = 'hsmkms_requests_total{operation="GenerateRandom",outcome="ok"}'
     call(served.endpoint, "GenerateRandom", {"NumberOfBytes": 8})
     until(lambda: name in served.metrics())
@@ -132,20 +132,20 @@ def test_metrics_are_documented(served: Served) -> None:
 
 
 def test_sweeper_runs_once_for_all(served: Served) -> None:
-    """What is due when the server starts is done once, whichever worker does it, and the metrics tell of it."""
+    """What is due when the server starts is done once, by any worker, and the metrics show it."""
     done = 'hsmkms_sweep_steps_total{kind="deletion",outcome="done"}'
 
     def sweeps() -> float:
         return sum(value for name, value in served.metrics().items() if name.startswith("hsmkms_sweeps_total"))
 
     until(lambda: done in served.metrics() and sweeps() >= 2)
-    found = served.metrics()
-    assert found[done] == 1
-    assert abs(found["hsmkms_last_sweep_timestamp_seconds"] - time.time()) < 600
-    assert found["hsmkms_last_sweep_success"] == 1
+    metrics = served.metrics()
+    assert metrics[done] == 1
+    assert abs(metrics["hsmkms_last_sweep_timestamp_seconds"] - time.time()) < 600
+    assert metrics["hsmkms_last_sweep_success"] == 1
     until(lambda: served.metrics()["hsmkms_due"] == 0)
-    said = [line["event"] for line in served.lines() if line["event"].startswith("deletion, key")]
-    assert len(said) == 1
+    logged = [line["event"] for line in served.lines() if line["event"].startswith("deletion, key")]
+    assert len(logged) == 1
 
 
 def test_a_line_for_each_request(served: Served) -> None:
@@ -193,14 +193,14 @@ def test_nothing_secret_is_logged(served: Served) -> None:
 
 
 class Watched:
-    """Stands for an installation that a monitor looks at: counts the looks, and has a fault if it is told to."""
+    """Stands for a monitored installation: counts the checks, and has a fault on demand."""
 
     def __init__(self) -> None:
         self.looks = 0
         self.fault: HsmKmsError | None = None
 
     def check_token(self) -> None:
-        """Look at the token."""
+        """Check the token."""
         self.looks += 1
         if self.fault is not None:
             raise self.fault
@@ -220,7 +220,7 @@ class Watched:
 
 
 def test_readiness_is_asked_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many ask, token and database are asked once a second; a fault is told with its code."""
+    """However many requests come, token and database are checked once a second; a fault is reported with its code."""
     moment = [1000.0]
     monkeypatch.setattr("hsmkms.server.monitoring.health.time.monotonic", lambda: moment[0])
     watched = Watched()
@@ -251,7 +251,7 @@ def snapshot(written_at: float, last_sweep: float) -> Snapshot:
 
 
 def test_add_up() -> None:
-    """Counts of ended workers go on to count, their sessions do not; the latest sweep is the one that is told."""
+    """Counts of ended workers are kept, their sessions are not; the latest sweep is the one that is reported."""
     totals = worker_counts.add_up([snapshot(1000.0, 10.0), snapshot(900.0, 20.0)], 1001.0)
     assert (totals.workers, totals.sessions) == (1, PoolUse(limit=4, opened=2, lent=1, waiting=1, waits=6))
     (requests,) = totals.requests

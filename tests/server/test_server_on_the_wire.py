@@ -23,8 +23,8 @@ def key_id(hsmkms_endpoint: Endpoint) -> str:
     """A key of the server."""
     status, _, answer = call(hsmkms_endpoint, "CreateKey", {})
     assert status == 200
-    found: str = answer["KeyMetadata"]["KeyId"]
-    return found
+    new_key_id: str = answer["KeyMetadata"]["KeyId"]
+    return new_key_id
 
 
 def test_answer_on_the_wire(hsmkms_endpoint: Endpoint, key_id: str) -> None:
@@ -50,7 +50,7 @@ def test_error_on_the_wire(hsmkms_endpoint: Endpoint) -> None:
 
 
 def test_all_violations_in_one_answer(hsmkms_endpoint: Endpoint) -> None:
-    """Everything that a request breaks is told at once, in AWS's words."""
+    """All constraints that a request breaks are reported at once, in AWS's words."""
     _, _, answer = call(hsmkms_endpoint, "GenerateDataKey", {"KeyId": "", "NumberOfBytes": 0})
     assert answer["__type"] == "ValidationException"
     assert answer["message"].startswith(
@@ -69,7 +69,7 @@ def test_all_violations_in_one_answer(hsmkms_endpoint: Endpoint) -> None:
     ],
 )
 def test_operations_that_are_not_there(hsmkms_endpoint: Endpoint, target: str, code: str) -> None:
-    """An operation that hsmkms lacks and a name that no model has are told apart, and are no 404."""
+    """An operation that hsmkms lacks and a name that no model has get different errors, and not 404."""
     status, _, answer = call(hsmkms_endpoint, "x", {}, X_Amz_Target=target)
     assert (status, answer["__type"]) == (400, code)
     assert len(answer["message"]) > 20
@@ -79,7 +79,7 @@ def test_operations_that_are_not_there(hsmkms_endpoint: Endpoint, target: str, c
     "body", [b"{", b"[]", b"null", b"\xff\xfe", b'{"KeyId": 5}', b'{"KeyId": "a", "Plaintext": "!"}', b"[" * 100_000]
 )
 def test_bodies_that_cannot_be_read(hsmkms_endpoint: Endpoint, body: bytes) -> None:
-    """What is no request of the operation is a SerializationException, whatever it is."""
+    """A body that is not a request of the operation is a SerializationException, whatever it is."""
     status, _, answer = call(hsmkms_endpoint, "Encrypt", body)
     assert (status, answer["__type"]) == (400, "SerializationException")
 
@@ -180,4 +180,4 @@ def test_boto3(kms_client: Any) -> None:  # noqa: ANN401 - boto3 makes its class
     assert opened["Plaintext"] == b"secret"
     assert opened["KeyId"] == key["Arn"]
     rotations = kms_client.list_key_rotations(KeyId=key["KeyId"])["Rotations"]
-    assert [each["RotationType"] for each in rotations] == ["ON_DEMAND"]
+    assert [rotation["RotationType"] for rotation in rotations] == ["ON_DEMAND"]

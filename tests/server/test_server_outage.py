@@ -35,7 +35,7 @@ class Outage(Struct):
     key_id: str
 
     def order(self, *lines: str) -> None:
-        """Tell the token what to be from now on."""
+        """Set the orders of the token's shim."""
         shims.order(self.control, *lines)
 
     def encrypt(self) -> tuple[int, str]:
@@ -49,8 +49,8 @@ class Outage(Struct):
     def metric(self, name: str) -> float:
         """A figure of /metrics without labels."""
         page = self.page("/metrics")[1].decode()
-        found = re.search(rf"^{name} ([0-9.e+]+)$", page, re.MULTILINE)
-        return float(found[1]) if found else -1.0
+        match = re.search(rf"^{name} ([0-9.e+]+)$", page, re.MULTILINE)
+        return float(match[1]) if match else -1.0
 
     def ready(self) -> tuple[int, list[str]]:
         """What /readyz answers: the status, and the parts that are at fault."""
@@ -81,7 +81,7 @@ def outage(new_site: NewSite, shim_path: Path) -> Iterator[Outage]:
         key_id = call(endpoint, "CreateKey", {})[2]["KeyMetadata"]["KeyId"]
         yield Outage(server, control, endpoint, key_id)
         shims.order(control)
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
 
 
 def play(site: Site, shim: Path) -> Path:
@@ -128,11 +128,11 @@ def test_outage(well: Outage) -> None:
 
 
 def test_hanging_call(well: Outage) -> None:
-    """A call that hangs is answered within the limit, or ends with its worker; all others are answered as ever."""
+    """A call that hangs is answered within the limit, or ends with its worker; all others are answered normally."""
     well.order("fault C_EncryptInit 1 hang")
     with ThreadPoolExecutor(8) as clients:
-        told = list(clients.map(lambda _: well.encrypt(), range(8)))
-    assert {status for status, _ in told} <= {0, 200, 503}
+        answers = list(clients.map(lambda _: well.encrypt(), range(8)))
+    assert {status for status, _ in answers} <= {0, 200, 503}
     well.order()
     until(well.is_well)
 
@@ -147,7 +147,7 @@ def test_token_that_hangs_for_good(well: Outage) -> None:
     until(lambda: well.ready()[0] == 503)
     until(lambda: well.page("/healthz")[0] == 200)
     until(lambda: well.metric("hsmkms_workers_replaced_total") >= 2.0)
-    assert "s: it is killed and replaced" in well.server.said
+    assert "s: it is killed and replaced" in well.server.log_text
     well.order()
     until(well.is_well)
 
@@ -156,42 +156,42 @@ def test_out_of_file_descriptors(well: Outage) -> None:
     """Workers that may open no more files neither spin nor die; given them back, they answer as before."""
     before = well.server.workers()
     limits = {each: resource.prlimit(each, resource.RLIMIT_NOFILE) for each in before}
-    held: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     try:
         for each, (_, hard) in limits.items():
             most = max(int(file.name) for file in Path(f"/proc/{each}/fd").iterdir()) + 3
             resource.prlimit(each, resource.RLIMIT_NOFILE, (most, hard))
-        held.extend(socket.create_connection(("127.0.0.1", well.server.port), timeout=5) for _ in range(40))
+        sockets.extend(socket.create_connection(("127.0.0.1", well.server.port), timeout=5) for _ in range(40))
         began, used = time.monotonic(), sum(map(processor_seconds, before))
         time.sleep(0.5)
         assert sum(map(processor_seconds, before)) - used < 0.7 * (time.monotonic() - began), "they spin"
     finally:
         for each, limit in limits.items():
             resource.prlimit(each, resource.RLIMIT_NOFILE, limit)
-        for connection in held:
+        for connection in sockets:
             connection.close()
     until(well.is_well)
     assert well.server.workers() == before
 
 
 def test_disk_that_takes_no_more(well: Outage) -> None:
-    """While no file may grow, each request is refused by name; with room again all goes on."""
+    """While no file may grow, each request is refused by name; with room again everything works."""
     until(lambda: len(well.server.workers()) == 2)  # a stand-in of the test before has ended
     before = well.server.workers()
     blob = call(well.root, "Encrypt", {"KeyId": well.key_id, "Plaintext": "aGVsbG8="})[2]["CiphertextBlob"]
     limits = {each: resource.prlimit(each, resource.RLIMIT_FSIZE) for each in before}
-    told = []
+    outcomes = []
     try:
         for each, (_, hard) in limits.items():
             resource.prlimit(each, resource.RLIMIT_FSIZE, (4096, hard))
         for operation, members in (("CreateKey", {}), ("Encrypt", {"KeyId": well.key_id, "Plaintext": "aGVsbG8="})) * 4:
             status, _, answer = call(well.root, operation, members)
-            told.append((status, answer.get("__type"), answer.get("message")))
+            outcomes.append((status, answer.get("__type"), answer.get("message")))
     finally:
         for each, limit in limits.items():
             resource.prlimit(each, resource.RLIMIT_FSIZE, limit)
-    assert {each[:2] for each in told} == {(500, "KMSInternalException")}
-    assert all("audit log cannot be written" in each[2] for each in told)
+    assert {outcome[:2] for outcome in outcomes} == {(500, "KMSInternalException")}
+    assert all("audit log cannot be written" in outcome[2] for outcome in outcomes)
     until(well.is_well)
     assert call(well.root, "Decrypt", {"CiphertextBlob": blob})[2]["Plaintext"] == "aGVsbG8="
     assert well.server.workers() == before

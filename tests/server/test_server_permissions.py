@@ -1,4 +1,4 @@
-"""Several users over the endpoint with boto3, each with his own credentials and permissions."""
+"""Several users over the endpoint with boto3, each with credentials and permissions of their own."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,9 @@ def arn(name: str) -> str:
 
 def document(*statements: dict[str, Any]) -> str:
     """A policy's text."""
-    return json.dumps({"Version": "2012-10-17", "Statement": [{"Resource": "*"} | each for each in statements]})
+    return json.dumps(
+        {"Version": "2012-10-17", "Statement": [{"Resource": "*"} | statement for statement in statements]}
+    )
 
 
 def refused(client: Client, operation: str, **members: object) -> str:
@@ -56,7 +58,7 @@ def served(new_site: NewSite) -> Iterator[tuple[Site, Served, dict[str, Client]]
 
 
 def test_three_users(served: tuple[Site, Served, dict[str, Client]]) -> None:
-    """The key policy names alice, a policy of his own lets bob list, a grant lets him decrypt; nobody has more."""
+    """The key policy names alice, bob's own policy lets him list, a grant lets him decrypt; neither has more."""
     site, _, clients = served
     root, alice, bob = clients["root"], clients["alice"], clients["bob"]
     policy = document(
@@ -65,8 +67,8 @@ def test_three_users(served: tuple[Site, Served, dict[str, Client]]) -> None:
     )
     key = root.create_key(Policy=policy)["KeyMetadata"]
     sealed = alice.encrypt(KeyId=key["KeyId"], Plaintext=b"x", EncryptionContext={"a": "b"})["CiphertextBlob"]
-    told = refused(bob, "decrypt", CiphertextBlob=sealed, EncryptionContext={"a": "b"})
-    assert told == (
+    message = refused(bob, "decrypt", CiphertextBlob=sealed, EncryptionContext={"a": "b"})
+    assert message == (
         f"User: {arn('bob')} is not authorized to perform: kms:Decrypt on resource: {key['Arn']} "
         "because no identity-based policy allows the kms:Decrypt action"
     )

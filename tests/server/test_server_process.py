@@ -40,7 +40,7 @@ def installed(new_site: NewSite) -> Iterator[Installed]:
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
     with serving(site, "--workers", 2) as server:
         yield site, server, root
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def root(installed: Installed) -> Endpoint:
 
 def codes(connections: list[HTTPConnection], endpoint: Endpoint) -> set[str]:
     """What the connections answer to one and the same request: an error's code, or ok."""
-    found = set()
+    statuses = set()
     body = b"{}"
-    for each in connections:
-        each.request("POST", "/", body, signed(endpoint, "ListKeys", body))
-        found.add(json.loads(each.getresponse().read()).get("__type", "ok"))
-    return found
+    for connection in connections:
+        connection.request("POST", "/", body, signed(endpoint, "ListKeys", body))
+        statuses.add(json.loads(connection.getresponse().read()).get("__type", "ok"))
+    return statuses
 
 
 def new_user(name: str) -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -91,11 +91,11 @@ def test_access_keys_end_at_the_next_request(installed: Installed) -> None:
         ("delete_user", {"name": "alice"}),
     )
     assert codes(connections, endpoint) == codes(connections, other) == {"UnrecognizedClientException"}
-    for each in connections:
-        each.close()
+    for connection in connections:
+        connection.close()
 
 
-def test_nothing_tells_inactive_from_unknown(installed: Installed) -> None:
+def test_inactive_and_unknown_keys_get_the_same_error(installed: Installed) -> None:
     """An access key that is inactive is answered exactly like one that never was, whatever signs."""
     site, server, _ = installed
     (made,) = credentials(site, ("create_access_key", {"user_name": None}))
@@ -120,7 +120,7 @@ def test_last_use(installed: Installed, root: Endpoint) -> None:
 
 
 def test_quota(installed: Installed, root: Endpoint) -> None:
-    """Beyond its rate a user is told so in AWS's words, others are served, and boto3 tries again by itself."""
+    """Beyond the rate a user gets AWS's ThrottlingException, others are served, and boto3 retries by itself."""
     site, server, _ = installed
     key_id = call(root, "CreateKey", {})[2]["KeyMetadata"]["KeyId"]
     members = {"KeyId": key_id, "KeySpec": "AES_256"}
@@ -159,20 +159,20 @@ def test_log(installed: Installed, root: Endpoint) -> None:
     opened = call(root, "Decrypt", {"CiphertextBlob": blob, "EncryptionContext": {"a": "wrong"}})
     assert (status, sealed[0], opened[2]["__type"]) == (200, 200, "InvalidCiphertextException")
     ids = [each["x-amzn-requestid"] for each in (headers, sealed[1], opened[1])]
-    until(lambda: all(each in server.said for each in ids))  # each worker writes now and then
-    lines = [json.loads(line) for line in server.said.splitlines() if line.startswith("{")]
-    found = {line["request_id"]: line for line in lines if line.get("event") == "request"}
-    line = found[ids[0]]
+    until(lambda: all(key_id in server.log_text for key_id in ids))  # each worker writes now and then
+    lines = [json.loads(line) for line in server.log_text.splitlines() if line.startswith("{")]
+    by_request = {line["request_id"]: line for line in lines if line.get("event") == "request"}
+    line = by_request[ids[0]]
     assert line["principal"] == f"arn:aws:iam::{ACCOUNT}:root"
     assert (line["operation"], line["outcome"], line["region"]) == ("CreateKey", "ok", REGION)
-    assert found[ids[1]]["key_id"] == key["Arn"]
-    assert found[ids[2]]["outcome"] == "InvalidCiphertextException"
-    assert len(found) == len([line for line in lines if line.get("event") == "request"])
+    assert by_request[ids[1]]["key_id"] == key["Arn"]
+    assert by_request[ids[2]]["outcome"] == "InvalidCiphertextException"
+    assert len(by_request) == len([line for line in lines if line.get("event") == "request"])
     secrets = (
         *(plaintext.decode(), base64.b64encode(plaintext).decode()[:24], blob[:24], "ctx"),
         *(made["secret_access_key"], (site.data / "pin").read_text().strip(), "Signature="),
     )
-    assert [each for each in secrets if each in server.said] == []
+    assert [secret for secret in secrets if secret in server.log_text] == []
 
 
 def test_token_that_goes_away(installed: Installed) -> None:
@@ -182,16 +182,16 @@ def test_token_that_goes_away(installed: Installed) -> None:
     tokens = site.data / "softhsm" / "tokens"
     away = tokens.rename(site.data / "softhsm" / "away")
     try:
-        said = [server.page("/readyz")]
+        pages = [server.page("/readyz")]
 
         def is_away() -> bool:
-            said.append(server.page("/readyz"))
-            return said[-1][0] == 503
+            pages.append(server.page("/readyz"))
+            return pages[-1][0] == 503
 
-        until(is_away)  # each worker looks once a second
-        told = json.loads(said[-1][1])
-        assert told["status"] == "not ready"
-        assert list(told["faults"]) == ["token"]
+        until(is_away)  # each worker checks once a second
+        parsed = json.loads(pages[-1][1])
+        assert parsed["status"] == "not ready"
+        assert list(parsed["faults"]) == ["token"]
         assert server.page("/healthz")[0] == 200
     finally:
         away.rename(tokens)
@@ -228,17 +228,19 @@ def test_pin_that_is_changed(new_site: NewSite) -> None:
         until(lambda: server.page("/readyz")[0] == 200)
         until(lambda: call(root, "GenerateRandom", {"NumberOfBytes": 1})[0] == 200)
         assert not (site.data / "pin-refused.json").exists()
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
 
 
 def test_parent_that_is_killed(new_site: NewSite) -> None:
     """Workers do not outlive their parent, however it ends."""
     with serving(new_site(), "--workers", 2) as server:
+        until(lambda: len(server.workers()) == 2)
         workers = server.workers()
         server.process.kill()
         server.process.wait(STOP_SECONDS)
         until(lambda: not server.listens())
-        until(lambda: not any(Path(f"/proc/{each}/environ").exists() for each in workers))
+        until(lambda: not any(Path(f"/proc/{worker}/environ").exists() for worker in workers))
+        assert not server.listens()
 
 
 # -- stopping ---------------------------------------------------------------------------------------------------
@@ -275,7 +277,7 @@ def test_graceful_stop(new_site: NewSite, spy_path: Any) -> None:  # noqa: ANN40
         for each in begun:
             each.sendall(request[-5:])
         answers = [read_answer(each) for each in begun]
-        assert server.process.wait(STOP_SECONDS) == 0, server.said
+        assert server.process.wait(STOP_SECONDS) == 0, server.log_text
     assert [(status, headers["connection"]) for status, headers, _ in answers] == [(200, "close")] * CONNECTIONS
     assert b"begun before the end" in answers[0][2]
     ended = [call.name for call in spylog.read(spied) if call.returned == "CKR_OK"]
@@ -314,16 +316,16 @@ def test_renewal_drops_nothing(new_site: NewSite) -> None:
 
         clients = [threading.Thread(target=ask, kwargs={"keep": keep}) for keep in (True, True, False, False)]
         before = server.workers()
-        for each in clients:
-            each.start()
+        for client in clients:
+            client.start()
         until(lambda: len(answered) > 20)
         server.process.send_signal(signal.SIGHUP)
         until(lambda: len(server.workers()) == 2 and not server.workers() & before)
         replaced = len(answered)
         until(lambda: len(answered) > replaced + 20)
         stopped.set()
-        for each in clients:
-            each.join()
+        for client in clients:
+            client.join()
         assert server.stop() == 0
     assert failed == []
     assert set(answered) == {200}
@@ -338,46 +340,46 @@ def test_pin_at_the_terminal(new_site: NewSite) -> None:
     pin = (site.data / "pin").read_text().strip()
     (site.data / "pin").unlink()
     site.config.write_text(site.config.read_text().replace('file = "pin"', "prompt = true"))
-    ours, theirs = pty.openpty()
-    server = start(site, "--workers", 2, terminal=theirs)
-    os.close(theirs)
+    controller, terminal = pty.openpty()
+    server = start(site, "--workers", 2, terminal=terminal)
+    os.close(terminal)
     try:
         asked = b""
         while b"PIN" not in asked:
-            asked += os.read(ours, 1024)
-        os.write(ours, f"{pin}\n".encode())
+            asked += os.read(controller, 1024)
+        os.write(controller, f"{pin}\n".encode())
         server.wait_until_ready()
         until(lambda: server.page("/readyz")[0] == 200)
         processes = {server.process.pid, *server.workers()}
         assert len(processes) == 3
-        for each in processes:
+        for process in processes:
             for name in ("cmdline", "environ"):
-                with open(f"/proc/{each}/{name}", "rb") as file:  # noqa: PTH123 - no path of ours
+                with open(f"/proc/{process}/{name}", "rb") as file:  # noqa: PTH123 - a path of the kernel
                     assert pin.encode() not in file.read()
         assert server.stop() == 0
-        with suppress(OSError):  # Linux says so when everybody has closed the other end
-            while more := os.read(ours, 1024):
+        with suppress(OSError):  # Linux's error when all other ends are closed
+            while more := os.read(controller, 1024):
                 asked += more
         assert pin.encode() not in asked
         assert asked.count(b"PIN") == 1
     finally:
         server.process.kill()
-        os.close(ours)
+        os.close(controller)
 
 
 def test_wrong_pin(new_site: NewSite) -> None:
-    """A wrong PIN is tried once, by one worker, told once, and never tried again; systemd does not restart that."""
+    """A wrong PIN is sent once, by one worker, reported once, and never sent again; systemd does not restart that."""
     site = new_site()
     (site.data / "pin").write_text("wrong-pin\n")
     server = start(site, "--workers", 2)
     assert server.process.wait(STOP_SECONDS) == 78
-    assert server.said.count("PinError") == 1
-    assert "wrong-pin" not in server.said
+    assert server.log_text.count("PinError") == 1
+    assert "wrong-pin" not in server.log_text
     assert (site.data / "pin-refused.json").exists()
     again = start(site, "--workers", 2)
     assert again.process.wait(STOP_SECONDS) == 78
-    assert "doctor --retry-pin" in again.said
-    assert again.said.count("PinError") == 1
+    assert "doctor --retry-pin" in again.log_text
+    assert again.log_text.count("PinError") == 1
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])  # noqa: S104 - to be refused
@@ -385,7 +387,7 @@ def test_plain_http_beyond_loopback(new_site: NewSite, host: str) -> None:
     """Without TLS an address that others can reach is refused, unless it is asked for by name."""
     server = start(new_site(), "--host", host)
     assert server.process.wait(STOP_SECONDS) == 78
-    assert "serve.plain_http = true" in server.said
+    assert "serve.plain_http = true" in server.log_text
 
 
 def test_plain_http_by_name(new_site: NewSite) -> None:

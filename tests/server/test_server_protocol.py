@@ -17,8 +17,8 @@ EIGHT = b'{"NumberOfBytes": 8}'
 @pytest.fixture(scope="module")
 def key_id(hsmkms_endpoint: Endpoint) -> str:
     """A key of the server."""
-    found: str = call(hsmkms_endpoint, "CreateKey", {})[2]["KeyMetadata"]["KeyId"]
-    return found
+    new_key_id: str = call(hsmkms_endpoint, "CreateKey", {})[2]["KeyMetadata"]["KeyId"]
+    return new_key_id
 
 
 # -- bodies -----------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_what_is_no_instant(hsmkms_endpoint: Endpoint, moment: bytes) -> None:
 def test_words_of_violations(
     hsmkms_endpoint: Endpoint, operation: str, members: dict[str, Any], where: str, constraint: str
 ) -> None:
-    """Each kind of constraint is told in AWS's words, with the value but for bytes."""
+    """Each kind of constraint is reported in AWS's words, with the value unless it is bytes."""
     status, _, answer = call(hsmkms_endpoint, operation, members)
     assert (status, answer["__type"]) == (400, "ValidationException")
     words = f"Value{where} failed to satisfy constraint: {constraint}"
@@ -166,7 +166,7 @@ def test_several_violations(hsmkms_endpoint: Endpoint) -> None:
     assert message.count("; Value '") == 3
 
 
-def test_violations_are_told_before_the_key_is_looked_for(hsmkms_endpoint: Endpoint) -> None:
+def test_violations_are_reported_before_the_key_is_resolved(hsmkms_endpoint: Endpoint) -> None:
     """The form of a request is judged first."""
     answer = call(hsmkms_endpoint, "ScheduleKeyDeletion", {"KeyId": UNKNOWN, "PendingWindowInDays": 0})[2]
     assert answer["__type"] == "ValidationException"
@@ -206,11 +206,11 @@ def test_header_names_in_any_case(hsmkms_endpoint: Endpoint) -> None:
 
 
 def test_request_ids_differ(hsmkms_endpoint: Endpoint) -> None:
-    """Each answer has a request id of its own, errors as well."""
+    """Each response has another request id, errors as well."""
     answers = [call(hsmkms_endpoint, "DescribeKey", {"KeyId": UNKNOWN}) for _ in range(3)]
     ids = {headers["x-amzn-requestid"] for _, headers, _ in answers}
     assert len(ids) == 3
-    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", each) for each in ids)
+    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", key_id) for key_id in ids)
 
 
 # -- answers ----------------------------------------------------------------------------------------------------
@@ -227,12 +227,12 @@ def test_members_of_answers(hsmkms_endpoint: Endpoint, key_id: str) -> None:
 
 
 def test_errors_without_words(hsmkms_endpoint: Endpoint, key_id: str) -> None:
-    """A ciphertext that does not open gives an error that tells nothing of why."""
+    """A ciphertext that does not decrypt gives an error that reveals no cause."""
     blob = call(hsmkms_endpoint, "Encrypt", {"KeyId": key_id, "Plaintext": "eA=="})[2]["CiphertextBlob"]
     data = bytearray(base64.b64decode(blob))
     data[-1] ^= 1
     wrong = base64.b64encode(bytes(data)).decode()
-    found = [
+    responses = [
         call(hsmkms_endpoint, "Decrypt", members)[2]
         for members in (
             {"CiphertextBlob": wrong},
@@ -240,8 +240,8 @@ def test_errors_without_words(hsmkms_endpoint: Endpoint, key_id: str) -> None:
             {"CiphertextBlob": "Z2FyYmFnZQ=="},
         )
     ]
-    assert found[0] == found[1] == found[2]
-    assert found[0]["__type"] == "InvalidCiphertextException"
+    assert responses[0] == responses[1] == responses[2]
+    assert responses[0]["__type"] == "InvalidCiphertextException"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_a_second_protocol(new_site: NewSite) -> None:
 
 
 def test_the_last_row_has_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row before it takes what is its own, and nothing else."""
+    """An earlier row takes its own requests, and no others."""
     assert protocols.protocol_of(STRANGE) is protocols.DEFAULT is protocols.PROTOCOLS[-1]
     monkeypatch.setattr(protocols, "OTHERS", [AWS])
     monkeypatch.setattr(protocols, "DEFAULT", None)
@@ -57,5 +57,5 @@ def test_while_the_token_is_away(tmp_path: Path) -> None:
     """What answers in the place of a worker does so in the protocol's form."""
     responses: list[Response] = []
     StandIn(tmp_path, Heartbeat())(SIGNED, "", responses.append)
-    assert [(each.status, each.error) for each in responses] == [(503, "DependencyTimeoutException")]
+    assert [(response.status, response.error) for response in responses] == [(503, "DependencyTimeoutException")]
     assert dict(responses[0].headers)["Content-Type"] == JSON

@@ -35,9 +35,9 @@ def careless(tmp_path: Path) -> Site:
 
 def test_nothing_for_others(careless: Site) -> None:
     """Databases, WAL, audit log, token, locks, PIN and configuration are for their owner alone, whatever the umask."""
-    found = [each for each in careless.data.rglob("*") if not S_ISLNK(each.lstat().st_mode)]
-    assert {"meta.db", "log.db", "pin", "hsmkms.toml", "seals.jsonl", "generation"} <= {each.name for each in found}
-    assert [(each, oct(S_IMODE(each.stat().st_mode))) for each in found if S_IMODE(each.stat().st_mode) & 0o077] == []
+    files = [path for path in careless.data.rglob("*") if not S_ISLNK(path.lstat().st_mode)]
+    assert {"meta.db", "log.db", "pin", "hsmkms.toml", "seals.jsonl", "generation"} <= {file.name for file in files}
+    assert [(file, oct(S_IMODE(file.stat().st_mode))) for file in files if S_IMODE(file.stat().st_mode) & 0o077] == []
 
 
 def test_no_core() -> None:

@@ -77,7 +77,7 @@ def sign(
     scope: tuple[str, str] = ("kms", "us-east-1"),
     credentials: tuple[str, str] = (ACCESS_KEY_ID, SECRET),
 ) -> str:
-    """The Authorization that botocore makes for a request at the time that its X-Amz-Date tells."""
+    """The Authorization that botocore makes for a request at the time of its X-Amz-Date."""
     request = AWSRequest(method, url, data=body)
     request.headers = HTTPHeaders()
     for name, value in headers:
@@ -356,16 +356,16 @@ def test_midnight() -> None:
 
 
 def test_strangers_fill_no_cache() -> None:
-    """Long headers of requests that nobody has signed are not kept; those of usual clients are."""
+    """Long headers of unsigned requests are not cached; those of usual clients are."""
 
     def heads(names: list[str]) -> None:
-        told = sorted([*names, "host", "x-amz-date", "x-amz-target"])
-        for signed in (told, ["host", "x-amz-date", "x-amz-target"]):
+        signed_names = sorted([*names, "host", "x-amz-date", "x-amz-target"])
+        for signed in (signed_names, ["host", "x-amz-date", "x-amz-target"]):
             credential = f"{ACCESS_KEY_ID}/20260102/us-east-1/kms/aws4_request"
             authorization = (
                 f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={';'.join(signed)}, Signature={'0' * 64}"
             )
-            headers = {name: ["1"] for name in told} | {"x-amz-date": [STAMP], "authorization": [authorization]}
+            headers = {name: ["1"] for name in signed_names} | {"x-amz-date": [STAMP], "authorization": [authorization]}
             with pytest.raises(UnrecognizedClientException):
                 sigv4.verify(RawRequest("POST", "/", "", headers, b""), lambda _: None, NOW, FIVE)
 

@@ -38,9 +38,9 @@ POLICY = {
 }
 
 
-def answer(told: dict[str, Any]) -> dict[str, Any]:
+def answer(request_body: dict[str, Any]) -> dict[str, Any]:
     """The members of an answer, without what botocore adds."""
-    return {name: value for name, value in told.items() if name != "ResponseMetadata"}
+    return {name: value for name, value in request_body.items() if name != "ResponseMetadata"}
 
 
 def create_key(kms: Any, **more: object) -> dict[str, Any]:  # noqa: ANN401 - boto3 makes its classes at run time
@@ -52,7 +52,7 @@ def create_key(kms: Any, **more: object) -> dict[str, Any]:  # noqa: ANN401 - bo
 
 @pytest.mark.parametrize(("spec", "usage"), KINDS)
 def test_keys_of_every_kind(kms_client: Any, spec: str, usage: str) -> None:  # noqa: ANN401
-    """A key of any spec is made, read as a refresh reads it, and deleted: its rotation is told, and is off."""
+    """A key of any spec is created, read as a refresh reads it, and deleted: its rotation is reported as off."""
     key = create_key(kms_client, KeySpec=spec, KeyUsage=usage, Tags=[{"TagKey": "team", "TagValue": "payments"}])
     name = key["KeyId"]
     assert kms_client.describe_key(KeyId=name)["KeyMetadata"] == key
@@ -72,7 +72,7 @@ def test_keys_of_every_kind(kms_client: Any, spec: str, usage: str) -> None:  # 
     assert kms_client.describe_key(KeyId=name)["KeyMetadata"]["KeyState"] == "PendingDeletion"
     with pytest.raises(ClientError) as refused:
         kms_client.schedule_key_deletion(KeyId=name, PendingWindowInDays=7)
-    # The provider looks for these words to be content with a key that somebody else has deleted.
+    # The provider looks for these words to accept that a key has already been deleted.
     assert refused.value.response["Error"] == {
         "Code": "KMSInvalidStateException",
         "Message": f"{key['Arn']} is pending deletion (or pending replica deletion).",
@@ -127,7 +127,7 @@ def test_grants(kms_client: Any, *, retire: bool, named_by: str) -> None:  # noq
     assert kms_client.list_grants(KeyId=key[named_by], Limit=100)["Grants"] == []
     with pytest.raises(ClientError) as refused:
         delete(KeyId=key[named_by], GrantId=made["GrantId"])
-    assert refused.value.response["Error"]["Code"] == "NotFoundException"  # content: somebody else has deleted it
+    assert refused.value.response["Error"]["Code"] == "NotFoundException"  # accepted: it has already been deleted
 
 
 @pytest.mark.parametrize("service", ["s3", "ebs"])
@@ -150,7 +150,7 @@ def test_aliases(kms_client: Any) -> None:  # noqa: ANN401
     kms_client.create_alias(AliasName=name, TargetKeyId=first)
     kms_client.update_alias(AliasName=name, TargetKeyId=second)
     pages = kms_client.get_paginator("list_aliases").paginate()
-    targets = [each["TargetKeyId"] for page in pages for each in page["Aliases"] if each["AliasName"] == name]
+    targets = [alias["TargetKeyId"] for page in pages for alias in page["Aliases"] if alias["AliasName"] == name]
     assert targets == [second]
     kms_client.delete_alias(AliasName=name)
     with pytest.raises(ClientError) as refused:

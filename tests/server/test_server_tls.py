@@ -59,7 +59,7 @@ def make_certificate(folder: Path, name: str) -> None:
 
 
 def chosen(version: ssl.TLSVersion) -> ssl.SSLContext:
-    """A client's side that speaks one version, and trusts everybody."""
+    """A client's side that speaks one version, and accepts every certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -88,7 +88,7 @@ def secure(new_site: NewSite) -> Iterator[Secure]:
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
     with serving(site, "--workers", 2) as server:
         yield site, server, root
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
@@ -108,7 +108,7 @@ def test_versions(secure: Secure) -> None:
     ids=["both", "HTTP/1.1", "HTTP/2", "nothing"],
 )
 def test_protocol_over_tls(secure: Secure, offered: list[str], chosen_one: str | None) -> None:
-    """A client that offers HTTP/2 and HTTP/1.1 is told that HTTP/1.1 is spoken, and it is, whatever was offered."""
+    """A client that offers HTTP/2 and HTTP/1.1 gets HTTP/1.1, in ALPN and in fact, whatever else it offers."""
     _, server, _ = secure
     context = chosen(ssl.TLSVersion.TLSv1_3)
     if offered:
@@ -132,11 +132,11 @@ def test_certificate_by_option(new_site: NewSite) -> None:
     options = ("--certificate", "elsewhere/chain.pem", "--private-key", "elsewhere/key.pem")
     with serving(site, "--workers", 1, *options) as server:
         assert shake_hands(server, chosen(ssl.TLSVersion.TLSv1_3))[1] == "by option"
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
     site = new_site()
     alone = start(site, "--certificate", elsewhere / "chain.pem")
     assert alone.process.wait(STOP_SECONDS) == START_REFUSED
-    assert "serve.certificate and serve.private_key go together" in alone.said
+    assert "serve.certificate and serve.private_key go together" in alone.log_text
 
 
 def test_development_server_with_a_certificate(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_development_server_with_a_certificate(tmp_path: Path) -> None:
 
 
 def test_plain_http_on_the_secure_port(secure: Secure) -> None:
-    """Who speaks without TLS gets no answer in the clear."""
+    """A client without TLS gets no response in the clear."""
     _, server, _ = secure
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -208,7 +208,7 @@ def narrow(new_site: NewSite) -> Iterator[Served]:
 
 
 def test_more_connections_than_are_served(narrow: Served) -> None:
-    """After its handshake a client beyond the limit is told to try again, and it is served once others have gone."""
+    """After its handshake a client beyond the limit gets 503, and is served once other connections have closed."""
     context = chosen(ssl.TLSVersion.TLSv1_3)
     address = ("127.0.0.1", narrow.port)
     with contextlib.ExitStack() as opened:
@@ -286,7 +286,7 @@ def test_new_certificate(secure: Secure) -> None:
     (site.data / "key.pem").write_text("nonsense\n")
     served = server.workers()
     server.process.send_signal(signal.SIGHUP)
-    until(lambda: "a new worker did not start" in server.said)
+    until(lambda: "a new worker did not start" in server.log_text)
     assert server.workers() == served
     assert shake_hands(server, context)[1] == "second"
 
@@ -297,4 +297,4 @@ def test_certificate_that_cannot_be_read(new_site: NewSite) -> None:
     set_in(site, 'certificate = "nowhere.pem"', 'private_key = "key.pem"')
     server = start(site)
     assert server.process.wait(STOP_SECONDS) == 78
-    assert "serve.certificate" in server.said
+    assert "serve.certificate" in server.log_text

@@ -34,12 +34,12 @@ def test_migration_under_load(new_site: NewSite) -> None:
                     faults.append(str(exc))
 
         threads = [threading.Thread(target=load) for _ in range(4)]
-        for each in threads:
-            each.start()
+        for thread in threads:
+            thread.start()
         migrated = site.run("migrate-token", "--to", second_token.LABEL, "--yes")
         stopped.set()
-        for each in threads:
-            each.join()
+        for thread in threads:
+            thread.join()
         assert migrated.status == 0, migrated
         assert json.loads(migrated.stdout)["Failures"] == []
         assert faults == []
@@ -48,11 +48,11 @@ def test_migration_under_load(new_site: NewSite) -> None:
         assert len(names) == 2
         for _ in range(4):  # each with a connection of its own, so that both workers are asked
             other = server.endpoint(root).client()
-            assert {other.decrypt(CiphertextBlob=each)["Plaintext"] for each in sealed[-3:]} == {b"old"}
+            assert {other.decrypt(CiphertextBlob=ciphertext)["Plaintext"] for ciphertext in sealed[-3:]} == {b"old"}
             other.create_key()
-        assert server.stop() == 0, server.said
-    held = {each["Label"]: each["Objects"] for each in site.run("list-tokens").json["Tokens"]}
-    assert held[second_token.LABEL] == 5
+        assert server.stop() == 0, server.log_text
+    result = {token["Label"]: token["Objects"] for token in site.run("list-tokens").json["Tokens"]}
+    assert result[second_token.LABEL] == 5
 
 
 def material(kms: Any, ciphertext: bytes) -> str:  # noqa: ANN401 - boto3 makes its classes at run time

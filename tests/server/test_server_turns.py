@@ -1,4 +1,4 @@
-"""Every request looks for itself at what others have changed, also those that the event loop reads in one turn."""
+"""Every request checks for changes of other processes, also those that the event loop reads in one pass."""
 
 import json
 import os

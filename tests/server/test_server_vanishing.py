@@ -62,8 +62,8 @@ class Vanishing(Struct):
     def metric(self, name: str) -> float:
         """A figure of /metrics without labels."""
         page = self.server.page("/metrics")[1].decode()
-        found = re.search(rf"^{name} ([0-9.e+]+)$", page, re.MULTILINE)
-        return float(found[1]) if found else -1.0
+        match = re.search(rf"^{name} ([0-9.e+]+)$", page, re.MULTILINE)
+        return float(match[1]) if match else -1.0
 
     def is_well(self) -> bool:
         """Whether both workers decrypt, and say so."""
@@ -84,7 +84,7 @@ def vanishing(new_site: NewSite) -> Iterator[Vanishing]:
         blob = call(endpoint, "Encrypt", {"KeyId": key_id, "Plaintext": "aGVsbG8="})[2]["CiphertextBlob"]
         yield Vanishing(server, folder, endpoint, key_id, token, blob)
         folder.put_back()
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text
 
 
 def take_away(folder: TokenFolder, how: str, token: TokenSettings) -> None:
@@ -109,15 +109,15 @@ def test_under_load(new_site: NewSite, how: str) -> None:
         def load() -> None:
             while not stopped.is_set():
                 answers.add(scene.decrypt())
-                status, told = scene.create()
+                status, body = scene.create()
                 if status == 200:
-                    made.append(told)
-                elif told != "ThrottlingException":  # the quota of CreateKey, which has no part in this
-                    answers.add((status, told))
+                    made.append(body)
+                elif body != "ThrottlingException":  # the quota of CreateKey, which has no part in this
+                    answers.add((status, body))
 
         threads = [threading.Thread(target=load) for _ in range(4)]
-        for each in threads:
-            each.start()
+        for thread in threads:
+            thread.start()
         until(lambda: len(made) > 4)
         take_away(scene.folder, how, scene.token)
         until(lambda: scene.metric("hsmkms_token_away") == 2.0)
@@ -129,15 +129,15 @@ def test_under_load(new_site: NewSite, how: str) -> None:
         until(scene.is_well, BACK_SECONDS)
         until(lambda: scene.metric("hsmkms_token_away") == 0.0)
         stopped.set()
-        for each in threads:
-            each.join()
+        for thread in threads:
+            thread.join()
         assert answers <= {(200, ""), AWAY}
         assert AWAY in answers
         for key_id in made:
             assert call(scene.root, "Encrypt", {"KeyId": key_id, "Plaintext": "aGVsbG8="})[0] == 200
         assert scene.metric("hsmkms_store_altered") == 0.0
-        assert "changed by something other than hsmkms" not in scene.server.said
-        assert "Traceback" not in scene.server.said
+        assert "changed by something other than hsmkms" not in scene.server.log_text
+        assert "Traceback" not in scene.server.log_text
 
 
 @pytest.mark.parametrize("how", ["folder", "objects"])
@@ -150,15 +150,15 @@ def test_from_the_start(new_site: NewSite, how: str) -> None:
     with serving(site, "--workers", 2) as server:
         endpoint = server.endpoint(root)
         until(lambda: server.page("/readyz")[0] == 503)
-        told = json.loads(server.page("/readyz")[1])["faults"]["token"]
-        assert TOLD[how] in told
+        parsed = json.loads(server.page("/readyz")[1])["faults"]["token"]
+        assert TOLD[how] in parsed
         status, _, answer = call(endpoint, "CreateKey", {})
         assert (status, answer["__type"]) == AWAY
-        assert "restore" not in server.said
+        assert "restore" not in server.log_text
         if how == "objects":
             folder.show_objects()
         folder.put_back()
         until(lambda: all(server.page("/readyz")[0] == 200 for _ in range(24)))
         assert call(endpoint, "CreateKey", {})[0] == 200
         assert Path(f"/proc/{server.process.pid}").exists()
-        assert server.stop() == 0, server.said
+        assert server.stop() == 0, server.log_text

@@ -41,15 +41,15 @@ def connect(endpoint: Endpoint) -> socket.socket:
 
 def heads(endpoint: Endpoint, *requests: bytes) -> list[bytes]:
     """The heads of the answers to requests, each on a connection of its own."""
-    found = []
-    for each in requests:
+    responses = []
+    for request in requests:
         with connect(endpoint) as connection:
-            connection.sendall(each)
+            connection.sendall(request)
             received = b""
             while b"\r\n\r\n" not in received:
                 received += connection.recv(65536)
-        found.append(received.partition(b"\r\n\r\n")[0])
-    return found
+        responses.append(received.partition(b"\r\n\r\n")[0])
+    return responses
 
 
 def names_of(head: bytes) -> set[str]:
@@ -69,7 +69,7 @@ def random_request(endpoint: Endpoint, version: str = "1.1", **headers: str) -> 
 def test_header_names(hsmkms_endpoint: Endpoint) -> None:
     """Every kind of answer has its header names in the usual case: some clients compare them with it."""
     host = {"Host": "x"}
-    found = heads(
+    responses = heads(
         hsmkms_endpoint,
         random_request(hsmkms_endpoint),
         raw("POST", "/", host, b"{}"),
@@ -79,12 +79,12 @@ def test_header_names(hsmkms_endpoint: Endpoint) -> None:
         random_request(hsmkms_endpoint, "1.0", Connection="keep-alive"),
         *(raw("GET", page, host) for page in ("/healthz", "/readyz", "/metrics")),
     )
-    assert set().union(*map(names_of, found)) <= USUAL_CASE
-    assert names_of(found[0]) == {"Content-Type", "x-amzn-RequestId", "Content-Length", "Date"}
-    assert names_of(found[1]) == names_of(found[0]) | {"x-amzn-ErrorType"}
-    assert names_of(found[2]) == names_of(found[1]) - {"x-amzn-RequestId"} | {"Connection"}
-    assert names_of(found[5]) == names_of(found[0]) | {"Connection"}
-    assert all(names_of(page) == {"Content-Type", "Content-Length", "Date"} for page in found[-3:])
+    assert set().union(*map(names_of, responses)) <= USUAL_CASE
+    assert names_of(responses[0]) == {"Content-Type", "x-amzn-RequestId", "Content-Length", "Date"}
+    assert names_of(responses[1]) == names_of(responses[0]) | {"x-amzn-ErrorType"}
+    assert names_of(responses[2]) == names_of(responses[1]) - {"x-amzn-RequestId"} | {"Connection"}
+    assert names_of(responses[5]) == names_of(responses[0]) | {"Connection"}
+    assert all(names_of(page) == {"Content-Type", "Content-Length", "Date"} for page in responses[-3:])
 
 
 def test_header_names_of_a_busy_server(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_header_names_of_a_busy_server(tmp_path: Path) -> None:
     stand_in = StandIn(tmp_path, Heartbeat())
     for method, path in (("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("POST", "/")):
         stand_in(RawRequest(method, path, "", {}, b""), "", responses.append)
-    assert [each.status for each in responses] == [503, 408, 200, 503, 200, 503]
-    for each in responses:
-        assert {"Content-Type", "Content-Length"} <= names_of(head_of(each, CLOSED).strip()) <= USUAL_CASE
+    assert [response.status for response in responses] == [503, 408, 200, 503, 200, 503]
+    for response in responses:
+        assert {"Content-Type", "Content-Length"} <= names_of(head_of(response, CLOSED).strip()) <= USUAL_CASE
 
 
 # -- User-Agent -------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_policies_know_no_more_of_a_user_agent_than_the_audit_log(hsmkms_endpoin
 
 
 def test_http_1_0_that_asks_to_go_on(hsmkms_endpoint: Endpoint) -> None:
-    """A client of HTTP/1.0 that asks for it keeps its connection, and is told so."""
+    """A client of HTTP/1.0 that asks for keep-alive gets it, with the header that says so."""
     with connect(hsmkms_endpoint) as connection:
         for _ in range(2):
             connection.sendall(random_request(hsmkms_endpoint, "1.0", Connection="Keep-Alive"))
@@ -138,7 +138,7 @@ def test_http_1_0_that_asks_to_go_on(hsmkms_endpoint: Endpoint) -> None:
     ("version", "headers"), [("1.0", {}), ("1.0", {"Connection": "close"}), ("1.1", {"Connection": "close"})]
 )
 def test_client_that_does_not_go_on(hsmkms_endpoint: Endpoint, version: str, headers: dict[str, str]) -> None:
-    """Others of HTTP/1.0, and whoever says so, are told that the connection ends, and it does."""
+    """Other clients of HTTP/1.0, and those that send Connection: close, get that header, and the connection ends."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(random_request(hsmkms_endpoint, version, **headers))
         status, answered, _ = read_answer(connection)
@@ -146,7 +146,7 @@ def test_client_that_does_not_go_on(hsmkms_endpoint: Endpoint, version: str, hea
         assert connection.recv(1) == b""
 
 
-def test_http_1_0_is_not_told_to_continue(hsmkms_endpoint: Endpoint) -> None:
+def test_http_1_0_gets_no_continue(hsmkms_endpoint: Endpoint) -> None:
     """HTTP/1.0 knows no interim answers: who asks for one gets none."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(random_request(hsmkms_endpoint, "1.0", Expect="100-continue"))
@@ -156,8 +156,8 @@ def test_http_1_0_is_not_told_to_continue(hsmkms_endpoint: Endpoint) -> None:
 @pytest.mark.parametrize("offer", [{}, H2C], ids=["plain", "upgrade"])
 def test_http_1_0_has_no_chunks(hsmkms_endpoint: Endpoint, offer: dict[str, str]) -> None:
     """Chunks in HTTP/1.0 are refused and end the connection: proxies of that version see another end of the body."""
-    told = {"Transfer-Encoding": "chunked", "Connection": "keep-alive"} | offer
-    head = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", BODY) | told)
+    offered = {"Transfer-Encoding": "chunked", "Connection": "keep-alive"} | offer
+    head = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", BODY) | offered)
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(
@@ -175,9 +175,9 @@ def test_ab(hsmkms_endpoint: Endpoint) -> None:
     if program is None:
         pytest.skip("ab (apache2-utils) is not installed")
     command = [program, "-k", "-n", "50", "-c", "2", hsmkms_endpoint.url + "/healthz"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
-    assert "Complete requests:      50\nFailed requests:        0\n" in said
-    assert "Keep-Alive requests:    50\n" in said
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
+    assert "Complete requests:      50\nFailed requests:        0\n" in result
+    assert "Keep-Alive requests:    50\n" in result
 
 
 # -- offered upgrades -------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_ab(hsmkms_endpoint: Endpoint) -> None:
 @pytest.mark.parametrize("by_bytes", [False, True], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 def test_offered_upgrade(hsmkms_endpoint: Endpoint, *, chunked: bool, by_bytes: bool) -> None:
-    """A client that offers HTTP/2 is answered over HTTP/1.1, its body is read, and its connection goes on."""
+    """A client that offers HTTP/2 is answered over HTTP/1.1, its body is read, and its connection stays open."""
     one = random_request(hsmkms_endpoint, **H2C)
     if chunked:
         framing = {"Transfer-Encoding": "chunked"}
@@ -234,7 +234,7 @@ def test_offered_upgrade_without_a_clear_end(hsmkms_endpoint: Endpoint, bad: str
 
 
 def test_large_body_behind_an_offer(hsmkms_endpoint: Endpoint) -> None:
-    """A body that nobody signed for is refused before it comes, with an offer as without."""
+    """An unsigned body is refused before it arrives, with an upgrade offer as without."""
     with connect(hsmkms_endpoint) as connection:
         connection.sendall(raw("POST", "/", {"Host": "x", "Content-Length": "100000"} | H2C))
         status, headers, body = read_answer(connection)
@@ -254,8 +254,8 @@ def test_curl(hsmkms_endpoint: Endpoint, tmp_path: Path) -> None:
     target = ["-H", "X-Amz-Target: TrentService.GenerateRandom", "-H", "Content-Type: application/x-amz-json-1.1"]
     for protocol in ("--http1.0", "--http1.1", "--http2"):
         command = [program, "-sS", "--fail-with-body", protocol, *signing, *target, "--data-binary", f"@{asked}"]
-        said = subprocess.run([*command, hsmkms_endpoint.url], capture_output=True, check=True, timeout=SECONDS)
-        assert json.loads(said.stdout)["Plaintext"]
+        result = subprocess.run([*command, hsmkms_endpoint.url], capture_output=True, check=True, timeout=SECONDS)
+        assert json.loads(result.stdout)["Plaintext"]
 
 
 def test_java(hsmkms_endpoint: Endpoint) -> None:
@@ -265,8 +265,8 @@ def test_java(hsmkms_endpoint: Endpoint) -> None:
         pytest.skip("java is not installed")
     source = Path(__file__).parent / "programs" / "OffersHttp2.java"
     headers = signed(hsmkms_endpoint, "GenerateRandom", BODY)
-    told = [each for pair in headers.items() if pair[0].lower() != "host" for each in pair]
-    command = [program, str(source), hsmkms_endpoint.url + "/", BODY.decode(), *told]
+    arguments = [each for pair in headers.items() if pair[0].lower() != "host" for each in pair]
+    command = [program, str(source), hsmkms_endpoint.url + "/", BODY.decode(), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
     if "compiler" in done.stderr:
         pytest.skip("java cannot run a source file here: there is no compiler")
@@ -322,10 +322,10 @@ def test_requests_for_other_services(
     )
     with pytest.raises(ClientError) as caught:
         getattr(client, operation)(**members)
-    told = caught.value.response["Error"]
-    assert told["Code"] == "InvalidSignatureException"
-    assert f"signed for '{service}'" in told["Message"]
-    assert "set AWS_ENDPOINT_URL_KMS instead of AWS_ENDPOINT_URL" in told["Message"]
+    error = caught.value.response["Error"]
+    assert error["Code"] == "InvalidSignatureException"
+    assert f"signed for '{service}'" in error["Message"]
+    assert "set AWS_ENDPOINT_URL_KMS instead of AWS_ENDPOINT_URL" in error["Message"]
 
 
 @pytest.mark.parametrize("service", ["<b>&amp;", "kms"])

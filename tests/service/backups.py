@@ -66,7 +66,7 @@ def back_up(
 
 
 def contents_of(file: Path, private: Private) -> dict[str, bytes]:
-    """The files in an age backup, as anybody who has the private key sees them."""
+    """The files in an age backup, decrypted with its private key."""
     data = pyrage.decrypt(file.read_bytes(), list(keys_of(private).identities))
     return files_in(data)
 
@@ -76,7 +76,7 @@ def files_in(data: bytes) -> dict[str, bytes]:
     with ArchiveReader(Path("/nowhere"), lambda _: False, _Everything()) as reader:
         reader.write(data)
         reader.finish()
-    return {each.name: bytes(reader.kept[each.name]) for each in reader.members}
+    return {member.name: bytes(reader.kept[member.name]) for member in reader.members}
 
 
 class _Everything(dict[str, int]):
@@ -98,17 +98,17 @@ def archive_of(contents: dict[str, bytes]) -> bytes:
 
 def with_manifest(contents: dict[str, bytes]) -> dict[str, bytes]:
     """The files, with a manifest that lists what is there now, and the proofs that were there."""
-    told = msgspec.json.decode(contents["manifest.json"])
-    told["files"] = [
+    manifest = msgspec.json.decode(contents["manifest.json"])
+    manifest["files"] = [
         msgspec.to_builtins(Member(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()))
         for name, data in contents.items()
         if name not in PROOFS
     ]
-    return contents | {"manifest.json": msgspec.json.encode(told)}
+    return contents | {"manifest.json": msgspec.json.encode(manifest)}
 
 
 def sealed(file: Path, contents: dict[str, bytes], private: Private) -> Path:
-    """An age backup with these files, as anybody who has the public key can make it."""
+    """An age backup with these files, as an attacker with the public key can make it."""
     keys = [each.key for each in recipients_of(private)]
     file.write_bytes(pyrage.encrypt(archive_of(contents), keys))
     return file
@@ -119,7 +119,7 @@ def sealed(file: Path, contents: dict[str, bytes], private: Private) -> Path:
 
 def old_backup(file: Path, contents: dict[str, bytes], private: Private) -> Path:
     """A backup that an older version sealed to a public key, in our own envelope."""
-    told = msgspec.json.decode(contents["manifest.json"])
+    manifest = msgspec.json.decode(contents["manifest.json"])
     public = private.public_key()
     fingerprint = hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
     if isinstance(private, RSAPrivateKey):
@@ -137,7 +137,7 @@ def old_backup(file: Path, contents: dict[str, bytes], private: Private) -> Path
         recipient=fingerprint,
         sealed_key=key,
         help=sent,
-        **{name: msgspec.convert(told[name], kind) for name, kind in _shared().items()},
+        **{name: msgspec.convert(manifest[name], kind) for name, kind in _shared().items()},
     )
     return in_our_envelope(file, header, contents)
 
@@ -178,5 +178,5 @@ def in_our_envelope(file: Path, header: Header, contents: dict[str, bytes], key:
 
 
 def _shared() -> dict[str, type]:
-    types = {each.name: each.type for each in msgspec.structs.fields(Header)}
+    types = {field.name: field.type for field in msgspec.structs.fields(Header)}
     return {name: types[name] for name in ("installation", "account", "created_at", "contains", "lacks")}

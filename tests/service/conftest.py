@@ -62,5 +62,5 @@ def site(new_site: NewSite) -> Site:
 
 @pytest.fixture
 def clock() -> StoppedClock:
-    """A clock that moves only when it is told to."""
+    """A clock that moves only on demand."""
     return StoppedClock()

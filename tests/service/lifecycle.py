@@ -115,7 +115,7 @@ def switch_off(kms: Kms, key_id: str) -> None:
 
 
 def status_of(kms: Kms, key_id: str) -> GetKeyRotationStatusResponse:
-    """What GetKeyRotationStatus tells."""
+    """The answer of GetKeyRotationStatus."""
     return kms.get_key_rotation_status(GetKeyRotationStatusRequest(key_id=key_id))
 
 
@@ -197,8 +197,8 @@ def delete_material(kms: Kms, key_id: str) -> None:
 
 def backing_keys(kms: Kms) -> Counter[str]:
     """How many backing keys of this installation each KMS key has on the token, by key id."""
-    found = (parse_label(each.label) for each in kms._core.device.keys.inventory(mac_key(kms)))
-    return Counter(each.key_id for each in found if each is not None)
+    inventory = (parse_label(stored_key.label) for stored_key in kms._core.device.keys.inventory(mac_key(kms)))
+    return Counter(stored_key.key_id for stored_key in inventory if stored_key is not None)
 
 
 def epoch(kms: Kms) -> int:
@@ -209,11 +209,11 @@ def epoch(kms: Kms) -> int:
 
 def outcomes(report: Report) -> list[tuple[StepKind, str | None, StepOutcome]]:
     """What a sweep did: (kind, key id, outcome)."""
-    return [(each.kind, each.key_id, each.outcome) for each in report.steps]
+    return [(step.kind, step.key_id, step.outcome) for step in report.steps]
 
 
 def sweep(kms: Kms) -> list[tuple[StepKind, str | None, StepOutcome]]:
-    """Do what is due, and tell what that was."""
+    """Do what is due, and return the steps."""
     return outcomes(kms.operator.maintain())
 
 
@@ -259,19 +259,19 @@ def outcome(call: Callable[[], object]) -> str:
 
 def in_threads(count: int, call: Callable[[], object]) -> list[str]:
     """What came of the same call in many threads that begin together."""
-    found: list[str] = []
+    outcomes: list[str] = []
     gate = threading.Barrier(count)
 
     def work() -> None:
         gate.wait()
-        found.append(outcome(call))
+        outcomes.append(outcome(call))
 
     threads = [threading.Thread(target=work) for _ in range(count)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
-    return sorted(found)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(outcomes)
 
 
 class Due:

@@ -49,13 +49,13 @@ PROGRAMS = HERE / "programs"
 
 
 class StoppedClock:
-    """A clock that moves only when it is told to."""
+    """A clock that moves only on demand."""
 
     def __init__(self) -> None:
         self.now = START
 
     def __call__(self) -> datetime:
-        """Tell the present instant."""
+        """Return the present instant."""
         return self.now
 
     def advance(self, **amount: float) -> None:

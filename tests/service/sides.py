@@ -46,13 +46,17 @@ class Side:
         return self.described(key_id).key_state
 
     def family(self, key_id: str) -> tuple[str, str, list[str]]:
-        """What DescribeKey tells of the set: the key's role, the primary key's region, the replicas' regions."""
-        told = self.described(key_id).multi_region_configuration
-        assert isinstance(told, MultiRegionConfiguration)
-        for each in (told.primary_key, *told.replica_keys):
+        """The multi-Region members of DescribeKey: the key's role, the primary key's region, the replicas' regions."""
+        metadata = self.described(key_id).multi_region_configuration
+        assert isinstance(metadata, MultiRegionConfiguration)
+        for each in (metadata.primary_key, *metadata.replica_keys):
             assert each.arn.split(":")[3] == each.region
             assert each.arn.endswith(f":key/{key_id}")
-        return told.multi_region_key_type, told.primary_key.region, [each.region for each in told.replica_keys]
+        return (
+            metadata.multi_region_key_type,
+            metadata.primary_key.region,
+            [replica.region for replica in metadata.replica_keys],
+        )
 
     def seal(self, key_id: str, plaintext: bytes = b"secret") -> bytes:
         """Encrypt."""

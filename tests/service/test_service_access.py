@@ -1,4 +1,4 @@
-"""Permissions through the service: who may use which key, what a refusal tells, and that changes act at once."""
+"""Permissions through the service: who may use which key, what a refusal reveals, and that changes act at once."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -35,7 +35,9 @@ READY_MADE = Path(hsmkms.__file__).parents[1] / "conf" / "policies"
 
 def document(*statements: dict[str, Any]) -> str:
     """A policy's text; statements may leave out Resource."""
-    return json.dumps({"Version": "2012-10-17", "Statement": [{"Resource": "*"} | each for each in statements]})
+    return json.dumps(
+        {"Version": "2012-10-17", "Statement": [{"Resource": "*"} | statement for statement in statements]}
+    )
 
 
 def allow(action: object, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
@@ -69,8 +71,8 @@ def give(kms: Kms, *statements: dict[str, Any], user: str = "alice", name: str =
     kms.operator.identities.put_user_policy(user, name, document(*statements))
 
 
-def denied(act: Callable[[], object]) -> str:
-    """The words of a refusal."""
+def assert_denied(act: Callable[[], object]) -> str:
+    """Assert that a call raises AccessDeniedException; return its message."""
     with pytest.raises(AccessDeniedException) as caught:
         act()
     return str(caught.value)
@@ -92,7 +94,7 @@ def test_a_new_user_may_do_nothing(kms: Kms, alice: Caller) -> None:
         lambda: new_alias(kms, "alias/of-alice", key, alice),
         lambda: kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice),
     ):
-        assert "no identity-based policy allows" in denied(act)
+        assert "no identity-based policy allows" in assert_denied(act)
 
 
 def test_a_policy_acts_at_once(kms: Kms, alice: Caller) -> None:
@@ -100,11 +102,11 @@ def test_a_policy_acts_at_once(kms: Kms, alice: Caller) -> None:
     key = new_key(kms)
     give(kms, allow("kms:Encrypt", Resource=key.arn))
     assert seal(kms, key.key_id, caller=alice)
-    denied(lambda: seal(kms, new_key(kms).key_id, caller=alice))
+    assert_denied(lambda: seal(kms, new_key(kms).key_id, caller=alice))
     give(kms, allow("kms:Encrypt"), {"Effect": "Deny", "Action": "kms:*", "Resource": key.arn})
-    assert "explicit deny in an identity-based policy" in denied(lambda: seal(kms, key.key_id, caller=alice))
+    assert "explicit deny in an identity-based policy" in assert_denied(lambda: seal(kms, key.key_id, caller=alice))
     kms.operator.identities.delete_user_policy("alice", "p")
-    denied(lambda: seal(kms, key.key_id, caller=alice))
+    assert_denied(lambda: seal(kms, key.key_id, caller=alice))
 
 
 def test_groups_and_tags(kms: Kms, alice: Caller) -> None:
@@ -115,16 +117,16 @@ def test_groups_and_tags(kms: Kms, alice: Caller) -> None:
     same = {"StringEquals": {"aws:ResourceTag/team": "${aws:PrincipalTag/team}"}}
     operator.put_group_policy("red", "use", document(allow("kms:Encrypt", Condition=same)))
     operator.add_user_to_group("red", "alice")
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
     operator.tag_user("alice", [("team", "red")])
     assert seal(kms, key, caller=alice)
     kms.tag_resource(tags.TagResourceRequest(key_id=key, tags=[Tag(tag_key="team", tag_value="blue")]))
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
     operator.tag_user("alice", [("team", "blue")])
     assert seal(kms, key, caller=alice)
     assert operator.user("alice").groups == ["red"]
     operator.remove_user_from_group("red", "alice")
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
     operator.untag_user("alice", ["team"])
     operator.delete_group("red")
 
@@ -135,13 +137,13 @@ def test_aliases_decide(kms: Kms, alice: Caller) -> None:
     by_alias = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/for-alice"}}
     by_name = {"StringEquals": {"kms:RequestAlias": "alias/for-alice"}}
     give(kms, allow("kms:Encrypt", Condition=by_alias), allow("kms:DescribeKey", Condition=by_name))
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
     new_alias(kms, "alias/for-alice", key)
     assert seal(kms, key, caller=alice)
     assert kms.describe_key(keys.DescribeKeyRequest(key_id="alias/for-alice"), alice)
-    denied(lambda: kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice))
+    assert_denied(lambda: kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice))
     kms.delete_alias(aliases.DeleteAliasRequest(alias_name="alias/for-alice"))
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
 
 
 def test_alias_operations_want_both(kms: Kms, alice: Caller) -> None:
@@ -150,16 +152,16 @@ def test_alias_operations_want_both(kms: Kms, alice: Caller) -> None:
     names = "arn:aws:kms:*:*:alias/own-*"
     give(kms, allow(["kms:*Alias"], Resource=[names, one.arn]))
     new_alias(kms, "alias/own-1", one.key_id, alice)
-    denied(lambda: new_alias(kms, "alias/other", one.key_id, alice))
-    denied(lambda: new_alias(kms, "alias/own-2", two.key_id, alice))
+    assert_denied(lambda: new_alias(kms, "alias/other", one.key_id, alice))
+    assert_denied(lambda: new_alias(kms, "alias/own-2", two.key_id, alice))
     move = aliases.UpdateAliasRequest(alias_name="alias/own-1", target_key_id=two.key_id)
-    denied(lambda: kms.update_alias(move, alice))
+    assert_denied(lambda: kms.update_alias(move, alice))
     give(kms, allow(["kms:*Alias"], Resource=[names, two.arn]))
-    denied(lambda: kms.update_alias(move, alice))
+    assert_denied(lambda: kms.update_alias(move, alice))
     give(kms, allow(["kms:*Alias"], Resource=[names, one.arn, two.arn]))
     kms.update_alias(move, alice)
     give(kms, allow(["kms:*Alias"], Resource=[names, one.arn]))
-    denied(lambda: kms.delete_alias(aliases.DeleteAliasRequest(alias_name="alias/own-1"), alice))
+    assert_denied(lambda: kms.delete_alias(aliases.DeleteAliasRequest(alias_name="alias/own-1"), alice))
 
 
 def test_both_sides_of_re_encrypt(kms: Kms, alice: Caller) -> None:
@@ -170,19 +172,19 @@ def test_both_sides_of_re_encrypt(kms: Kms, alice: Caller) -> None:
     to, from_ = allow("kms:ReEncryptTo", Resource=target.arn), allow("kms:ReEncryptFrom", Resource=source.arn)
     for half, missing in ((to, "kms:ReEncryptFrom"), (from_, "kms:ReEncryptTo")):
         give(kms, half)
-        assert f"to perform: {missing} on resource" in denied(lambda: kms.re_encrypt(request, alice))
+        assert f"to perform: {missing} on resource" in assert_denied(lambda: kms.re_encrypt(request, alice))
     give(kms, to, from_)
     assert kms.re_encrypt(request, alice).key_id == target.arn
     same = {"Bool": {"kms:ReEncryptOnSameKey": "true"}}
     give(kms, allow("kms:ReEncrypt*", Condition=same))
-    denied(lambda: kms.re_encrypt(request, alice))
+    assert_denied(lambda: kms.re_encrypt(request, alice))
     again = crypto.ReEncryptRequest(ciphertext_blob=sealed, destination_key_id=source.key_id)
     assert kms.re_encrypt(again, alice).key_id == source.arn
 
 
 @pytest.mark.parametrize(("spec", "usage"), [("SYMMETRIC_DEFAULT", None), ("RSA_2048", "ENCRYPT_DECRYPT")])
 def test_re_encrypt_on_the_same_key(kms: Kms, alice: Caller, spec: str, usage: str | None) -> None:
-    """kms:ReEncryptOnSameKey tells whether both sides are one key, of RSA as well, however each side names it."""
+    """kms:ReEncryptOnSameKey says whether both sides are one key, of RSA as well, however each side names it."""
     algorithm = "SYMMETRIC_DEFAULT" if usage is None else "RSAES_OAEP_SHA_1"
     one, two = (new_key(kms, key_spec=spec, key_usage=usage) for _ in range(2))
     name = f"alias/same-{spec.lower()}"
@@ -213,7 +215,7 @@ def test_re_encrypt_on_the_same_key(kms: Kms, alice: Caller, spec: str, usage: s
             give(kms, *statements)
             for source in sources:
                 re_encrypt(source, allowed.arn)
-                assert "kms:ReEncryptTo" in denied(lambda s=source, r=refused: re_encrypt(s, r.arn))  # type: ignore[misc]
+                assert "kms:ReEncryptTo" in assert_denied(lambda s=source, r=refused: re_encrypt(s, r.arn))  # type: ignore[misc]
     simulated = kms.operator.simulate(
         "alice", "kms:ReEncryptFrom", key_id=one.key_id, members={"SourceKeyId": one.key_id, "DestinationKeyId": name}
     )
@@ -240,9 +242,9 @@ def test_what_a_replica_is_to_be(kms: Kms, alice: Caller) -> None:
     ):
         against = {"Effect": "Deny", "Action": action, "Condition": {"StringEquals": {name: value}}}
         give(kms, allow("kms:*"), against)
-        assert f"to perform: {action} on resource" in denied(lambda: kms.replicate_key(request, alice))
+        assert f"to perform: {action} on resource" in assert_denied(lambda: kms.replicate_key(request, alice))
     give(kms, allow("kms:*"), {"Effect": "Deny", "Action": "kms:TagResource", "Resource": there})
-    assert "to perform: kms:TagResource on resource" in denied(lambda: kms.replicate_key(request, alice))
+    assert "to perform: kms:TagResource on resource" in assert_denied(lambda: kms.replicate_key(request, alice))
     made = {"StringEquals": {"kms:MultiRegionKeyType": "REPLICA", "aws:RequestedRegion": OTHER_REGION}}
     give(
         kms,
@@ -257,14 +259,14 @@ def test_tags_of_a_new_key(kms: Kms, alice: Caller) -> None:
     """CreateKey with tags wants kms:TagResource on keys of the account."""
     request = keys.CreateKeyRequest(tags=[Tag(tag_key="a", tag_value="b")])
     give(kms, allow("kms:CreateKey"))
-    assert "kms:TagResource" in denied(lambda: kms.create_key(request, alice))
+    assert "kms:TagResource" in assert_denied(lambda: kms.create_key(request, alice))
     give(kms, allow("kms:CreateKey"), allow("kms:TagResource", Resource=key_arn(ACCOUNT, REGION, "*")))
     assert kms.create_key(request, alice)
 
 
 @pytest.mark.parametrize("spelling", ["user/dave", "user\\/dave", "user\\u002fdave", "us\\u0065r/d\\u0061ve"])
 def test_a_user_who_is_gone(kms: Kms, people: Kms, spelling: str) -> None:
-    """Nobody can act as a user who is not there; a name in a key policy or grant does not pass to a new user of it."""
+    """No caller can act as an unknown user; a name in a key policy or grant does not pass to a new user of it."""
     operator = people.operator
     user_id = operator.credentials.create_user("dave").user_id
     dave = kms.caller(REGION, "dave")
@@ -278,10 +280,10 @@ def test_a_user_who_is_gone(kms: Kms, people: Kms, spelling: str) -> None:
     operator.credentials.delete_user("dave")
     with pytest.raises(NotFoundException, match="dave"):
         kms.caller(REGION, "dave")
-    denied(lambda: seal(kms, key, caller=dave))
+    assert_denied(lambda: seal(kms, key, caller=dave))
     operator.credentials.create_user("dave")
-    denied(lambda: seal(kms, key, caller=dave))
-    denied(lambda: seal(kms, granted, caller=dave))
+    assert_denied(lambda: seal(kms, key, caller=dave))
+    assert_denied(lambda: seal(kms, granted, caller=dave))
     text = kms.get_key_policy(policies.GetKeyPolicyRequest(key_id=key)).policy
     assert json.loads(text)["Statement"][1]["Principal"] == {"AWS": [user_id]}
     (entry,) = kms.list_grants(grants.ListGrantsRequest(key_id=granted, grant_id=grant_id)).grants
@@ -296,7 +298,7 @@ def test_what_was_left_of_a_user(kms: Kms, people: Kms) -> None:
     with kms._core.store.atomic() as tx:
         table.rewrite_policy(tx, key, REGION, text)
     people.operator.credentials.create_user("fred")
-    denied(lambda: seal(kms, key, caller=kms.caller(REGION, "fred")))
+    assert_denied(lambda: seal(kms, key, caller=kms.caller(REGION, "fred")))
     put(kms, key, document(for_whom(ROOT), for_whom(user_arn(ACCOUNT, "fred"))))
     assert seal(kms, key, caller=kms.caller(REGION, "fred"))
     people.operator.credentials.delete_user("fred")
@@ -337,34 +339,34 @@ def test_a_user_who_goes_while_a_key_is_made(kms: Kms, people: Kms, monkeypatch:
     assert steps == ["create-key 1: intent"]
     assert "AIDA" in policy_of(kms, key)
     users.create_user("dave")
-    denied(lambda: seal(kms, key, caller=kms.caller(REGION, "dave")))
+    assert_denied(lambda: seal(kms, key, caller=kms.caller(REGION, "dave")))
     users.delete_user("dave")
 
 
 def test_ids_of_users(kms: Kms, alice: Caller) -> None:
     """aws:userid is a user's unique id, which is listed, can be named as a principal, and ends with him."""
     users = kms.operator.credentials
-    listed = {each.user_name: each.user_id for each in users.list_users()}
+    listed = {user.user_name: user.user_id for user in users.list_users()}
     assert len(set(listed.values())) == len(listed)
     assert kms.operator.identities.user("alice").user_id == listed["alice"]
     key = new_key(kms).key_id
     give(kms, allow("kms:Encrypt", Condition={"StringEquals": {"aws:userid": listed["alice"]}}))
     assert seal(kms, key, caller=alice)
     give(kms, allow("kms:Encrypt", Condition={"StringEquals": {"aws:userid": "alice"}}))
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
 
     first = users.create_user("dave").user_id
     put(kms, key, document(for_whom(ROOT), for_whom(first)))
     assert seal(kms, key, caller=kms.caller(REGION, "dave"))
     users.delete_user("dave")
     assert users.create_user("dave").user_id != first
-    denied(lambda: seal(kms, key, caller=kms.caller(REGION, "dave")))
+    assert_denied(lambda: seal(kms, key, caller=kms.caller(REGION, "dave")))
     with pytest.raises(MalformedPolicyDocumentException, match="any more"):
         put(kms, key, policy_of(kms, key))
     users.delete_user("dave")
 
 
-# -- what a refusal tells -----------------------------------------------------------------------------------------
+# -- what a refusal reveals ---------------------------------------------------------------------------------------
 
 
 def test_an_outsider_learns_nothing(kms: Kms, alice: Caller) -> None:
@@ -375,17 +377,17 @@ def test_an_outsider_learns_nothing(kms: Kms, alice: Caller) -> None:
     plain = new_key(kms, policy=document(for_whom(user_arn(ACCOUNT, "bob"))), bypass_policy_lockout_safety_check=True)
     new_alias(kms, "alias/there", new_key(kms).key_id)
 
-    def told(name: str) -> str:
-        return denied(lambda: seal(kms, name, caller=alice))
+    def refusal_of(name: str) -> str:
+        return assert_denied(lambda: seal(kms, name, caller=alice))
 
     for there in (locked.key_id, plain.key_id):
-        assert told(there).replace(there, "KEY") == told(UNKNOWN).replace(UNKNOWN, "KEY")
+        assert refusal_of(there).replace(there, "KEY") == refusal_of(UNKNOWN).replace(UNKNOWN, "KEY")
         arn = key_arn(ACCOUNT, REGION, there)
-        assert told(arn) == told(there)
-    assert told("alias/there").replace("there", "x") == told("alias/not-there").replace("not-there", "x")
+        assert refusal_of(arn) == refusal_of(there)
+    assert refusal_of("alias/there").replace("there", "x") == refusal_of("alias/not-there").replace("not-there", "x")
 
 
-def test_whoever_may_is_told(kms: Kms, alice: Caller) -> None:
+def test_callers_with_permission_get_the_cause(kms: Kms, alice: Caller) -> None:
     """A user whose own policies allow it learns that a key does not exist, or what the key's policy says."""
     give(kms, allow("kms:Encrypt"))
     with pytest.raises(NotFoundException, match="does not exist"):
@@ -393,17 +395,17 @@ def test_whoever_may_is_told(kms: Kms, alice: Caller) -> None:
     with pytest.raises(NotFoundException, match="is not found"):
         seal(kms, "alias/not-there", caller=alice)
     bobs = new_key(kms, policy=document(for_whom(ROOT, "kms:PutKeyPolicy"))).key_id
-    assert "no resource-based policy allows" in denied(lambda: seal(kms, bobs, caller=alice))
+    assert "no resource-based policy allows" in assert_denied(lambda: seal(kms, bobs, caller=alice))
     against = {**for_whom(alice.principal), "Effect": "Deny"}
     locked = new_key(kms, policy=document(for_whom(ROOT), against)).key_id
-    assert "explicit deny in a resource-based policy" in denied(lambda: seal(kms, locked, caller=alice))
+    assert "explicit deny in a resource-based policy" in assert_denied(lambda: seal(kms, locked, caller=alice))
 
 
 def test_state_comes_after_permission(kms: Kms, alice: Caller) -> None:
-    """Whoever may not use a key does not learn its state."""
+    """A caller without permission for a key does not learn its state."""
     key = new_key(kms).key_id
     kms.disable_key(keys.DisableKeyRequest(key_id=key))
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
 
 
 @pytest.mark.parametrize(
@@ -451,7 +453,7 @@ def test_no_policy_is_asked_about_more_tags_than_there_can_be(kms: Kms, alice: C
 
 
 def test_a_name_for_a_secret_key(kms: Kms, alice: Caller) -> None:
-    """Whoever may move or delete an alias, or use it as a name, does not learn from a refusal which key it names."""
+    """A caller who may move, delete or use an alias does not learn from a refusal which key it names."""
     hidden, own_key = new_key(kms).key_id, new_key(kms)
     new_alias(kms, "alias/of-a-secret", hidden)
     give(kms, allow("kms:*", Resource=["arn:aws:kms:*:*:alias/*", own_key.arn]))
@@ -461,25 +463,25 @@ def test_a_name_for_a_secret_key(kms: Kms, alice: Caller) -> None:
         lambda: kms.delete_alias(aliases.DeleteAliasRequest(alias_name="alias/of-a-secret"), alice),
         lambda: kms.describe_key(keys.DescribeKeyRequest(key_id="alias/of-a-secret"), alice),
     ):
-        refusal = denied(act)
+        refusal = assert_denied(act)
         assert hidden not in refusal
         assert "alias/of-a-secret because" in refusal
-    unknown = denied(lambda: kms.describe_key(keys.DescribeKeyRequest(key_id="alias/of-nothing"), alice))
+    unknown = assert_denied(lambda: kms.describe_key(keys.DescribeKeyRequest(key_id="alias/of-nothing"), alice))
     assert unknown == refusal.replace("of-a-secret", "of-nothing")
 
 
 def test_the_region_of_a_replica(kms: Kms, alice: Caller) -> None:
-    """Whether a set has a replica in a region is told only to whoever may use one there."""
+    """Whether a key has a replica in a region is revealed only to callers who may use one there."""
     primary = new_key(kms, multi_region=True)
     request = keys.UpdatePrimaryRegionRequest(key_id=primary.key_id, primary_region=OTHER_REGION)
     give(kms, allow("kms:UpdatePrimaryRegion", Resource=primary.arn))
-    missing = denied(lambda: kms.update_primary_region(request, alice))
+    missing = assert_denied(lambda: kms.update_primary_region(request, alice))
     kms.replicate_key(keys.ReplicateKeyRequest(key_id=primary.key_id, replica_region=OTHER_REGION))
-    assert denied(lambda: kms.update_primary_region(request, alice)) == missing
+    assert assert_denied(lambda: kms.update_primary_region(request, alice)) == missing
     elsewhere = kms.caller(OTHER_REGION, "alice")
     alone = new_key(kms, multi_region=True).key_id
     there, not_there = (
-        denied(lambda key=key: seal(kms, key, caller=elsewhere))  # type: ignore[misc]
+        assert_denied(lambda key=key: seal(kms, key, caller=elsewhere))  # type: ignore[misc]
         for key in (primary.key_id, alone)
     )
     assert there.replace(primary.key_id, "KEY") == not_there.replace(alone, "KEY")
@@ -506,9 +508,9 @@ def test_key_policy(kms: Kms, alice: Caller) -> None:
     put(kms, key, text)
     assert seal(kms, key, caller=alice)
     assert policy_of(kms, key, alice) == text
-    denied(lambda: put(kms, key, default_policy(ACCOUNT), alice))
+    assert_denied(lambda: put(kms, key, default_policy(ACCOUNT), alice))
     put(kms, key, default_policy(ACCOUNT))
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
 
 
 @pytest.mark.parametrize(
@@ -521,7 +523,7 @@ def test_key_policy(kms: Kms, alice: Caller) -> None:
     ],
 )
 def test_policies_that_are_refused(kms: Kms, people: Kms, text: str, message: str) -> None:
-    """A policy for nobody, one that locks its maker out, and one that cannot be evaluated change nothing."""
+    """A policy without principals, one that locks its caller out, and a malformed one change nothing."""
     del people
     key = new_key(kms).key_id
     for act in (lambda: put(kms, key, text), lambda: new_key(kms, policy=text)):
@@ -534,8 +536,8 @@ def test_locking_oneself_out(kms: Kms, people: Kms) -> None:
     """Who insists may lock himself out, the root as well; the operator's way back is reset-key-policy."""
     key = new_key(kms).key_id
     put(kms, key, document(for_whom(user_arn(ACCOUNT, "bob"))), bypass_policy_lockout_safety_check=True)
-    denied(lambda: seal(kms, key))
-    denied(lambda: put(kms, key, default_policy(ACCOUNT)))
+    assert_denied(lambda: seal(kms, key))
+    assert_denied(lambda: put(kms, key, default_policy(ACCOUNT)))
     assert people.operator.attest(key)[0].as_made
     assert seal(kms, key, caller=kms.caller(REGION, "bob"))
     kms.operator.identities.reset_key_policy(key)
@@ -590,21 +592,21 @@ def test_a_stored_policy_that_cannot_be_used(kms: Kms, alice: Caller) -> None:
         record = kms._core.cache.key(REGION, key.key_id)
         assert record is not None
         assert table.set_policy(tx, key.key_id, REGION, '{"Statement":{}}', record.record.version)
-    denied(lambda: seal(kms, key.key_id, caller=alice))
+    assert_denied(lambda: seal(kms, key.key_id, caller=alice))
     assert seal(kms, key.key_id)
     put(kms, key.key_id, default_policy(ACCOUNT))
     assert seal(kms, key.key_id, caller=alice)
 
 
 def test_a_stored_policy_of_before(kms: Kms, alice: Caller, caplog: pytest.LogCaptureFixture) -> None:
-    """A stored policy with an action that there is not is decided as before, told in the log, and not put again."""
+    """A stored policy with an unknown action is decided as before, reported in the log, and not accepted again."""
     text = document(allow(["kms:Encrypt", "kms:Decypt"]))
     with pytest.raises(MalformedPolicyDocumentException, match="did you mean kms:Decrypt"):
         kms.operator.identities.put_user_policy("alice", "p", text)
     with kms._core.store.atomic() as tx:
         identities.put_policy(tx, identities.Owner.USER, "alice", "p", text)
     key = new_key(kms).key_id
-    unseal_refused = denied(lambda: unseal(kms, seal(kms, key, caller=alice), alice))
+    unseal_refused = assert_denied(lambda: unseal(kms, seal(kms, key, caller=alice), alice))
     assert "kms:Decrypt" in unseal_refused
     assert "user policy p has a part without effect" in caplog.text
     assert "'kms:Decypt' is no action of KMS" in caplog.text
@@ -648,12 +650,12 @@ def test_ready_made_policies(kms: Kms, alice: Caller, role: str) -> None:
         if name in ROLES[role]:
             act(kms, alice, key, sealed)
         else:
-            denied(lambda act=act, key=key, sealed=sealed: act(kms, alice, key, sealed))  # type: ignore[misc]
+            assert_denied(lambda act=act, key=key, sealed=sealed: act(kms, alice, key, sealed))  # type: ignore[misc]
 
 
 def test_every_ready_made_policy_is_tested() -> None:
     """The folder has these four."""
-    assert {each.stem for each in READY_MADE.iterdir()} == set(ROLES)
+    assert {path.stem for path in READY_MADE.iterdir()} == set(ROLES)
 
 
 # -- permissions stay ---------------------------------------------------------------------------------------------
@@ -680,12 +682,12 @@ def test_permissions_stay_through_a_keys_life(kms: Kms, alice: Caller) -> None:
     kms.import_key_material(request_to_import(kms, empty))
     kms.update_alias(aliases.UpdateAliasRequest(alias_name="alias/life", target_key_id=successor))
 
-    for key, told in before.items():
-        assert (policy_of(kms, key), kms.list_grants(grants.ListGrantsRequest(key_id=key))) == told
+    for key, policy in before.items():
+        assert (policy_of(kms, key), kms.list_grants(grants.ListGrantsRequest(key_id=key))) == policy
         assert unseal(kms, sealed[key], alice) == unseal(kms, sealed[key], bob) == b"secret"
-        denied(lambda key=key: seal(kms, key, caller=bob))  # type: ignore[misc]
+        assert_denied(lambda key=key: seal(kms, key, caller=bob))  # type: ignore[misc]
     assert seal(kms, "alias/life", caller=alice)
-    denied(lambda: seal(kms, "alias/life", caller=kms.caller(REGION, "carol")))
+    assert_denied(lambda: seal(kms, "alias/life", caller=kms.caller(REGION, "carol")))
 
 
 # -- simulation ---------------------------------------------------------------------------------------------------
@@ -696,8 +698,8 @@ def test_simulation(kms: Kms, alice: Caller) -> None:
     key = new_key(kms, policy=document(for_whom(ROOT), for_whom(user_arn(ACCOUNT, "bob"), "kms:Encrypt", Sid="b")))
 
     def simulated(user: str | None, action: str, **more: Any) -> tuple[str, str | None, str | None]:  # noqa: ANN401
-        found = kms.operator.simulate(user, action, key_id=key.key_id, **more)
-        return found.decision, found.decided_by, found.statement
+        simulation = kms.operator.simulate(user, action, key_id=key.key_id, **more)
+        return simulation.decision, simulation.decided_by, simulation.statement
 
     assert simulated("alice", "kms:Encrypt") == ("implicitDeny", None, None)
     assert simulated("bob", "encrypt") == ("allowed", "key policy", "b")
@@ -732,7 +734,7 @@ def test_what_cannot_be_simulated(kms: Kms, action: str, more: dict[str, Any], e
 
 
 def test_hint_for_a_misspelt_action(kms: Kms) -> None:
-    """A misspelt action gets the same hint as in a policy; what is like none, one that can be simulated."""
+    """A misspelt action gets the same hint as in a policy; one that resembles none gets the name of another one."""
     for action, hint in {"kms:Decypt": "did you mean kms:Decrypt", "kms:Xyzzy": "or kms:ReEncryptFrom"}.items():
         with pytest.raises(ValidationException, match=f"no action of KMS: .*{hint}"):
             kms.operator.simulate(None, action, key_id=UNKNOWN)

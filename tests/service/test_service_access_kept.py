@@ -1,18 +1,20 @@
-"""What was allowed is kept while nothing can change it, and decided anew as soon as anything has."""
+"""A cached Allow is used while nothing can change it, and decided again as soon as anything has."""
 
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from service_sites import ACCOUNT, REGION, new_key, seal
+from service_sites import ACCOUNT, REGION, new_alias, new_key, seal
 
-from hsmkms.errors import AccessDeniedException
+from hsmkms.errors import AccessDeniedException, NotFoundException
 from hsmkms.kms import Kms
-from hsmkms.model import grants, policies
+from hsmkms.model import crypto, grants, policies
+from hsmkms.model.aliases import DeleteAliasRequest, UpdateAliasRequest
 from hsmkms.model.caller import Caller
 from hsmkms.model.ids import root_arn
 from hsmkms.rules.iam import access as rules
+from hsmkms.service import pipeline
 from hsmkms.service.runtime import authoriser as module
 
 ROOT = {"AWS": root_arn(ACCOUNT)}
@@ -51,19 +53,19 @@ def may(kms: Kms, dora: Caller) -> Iterator[Caller]:
 @pytest.fixture
 def decided(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The actions on which was decided."""
-    found: list[str] = []
+    actions: list[str] = []
 
     def decide(question: Any, *more: Any) -> Any:  # noqa: ANN401 - as the rule has it
-        found.append(question.action)
+        actions.append(question.action)
         return real(question, *more)
 
     real = rules.decide
     monkeypatch.setattr(module.access, "decide", decide)
-    return found
+    return actions
 
 
-def refused(act: Callable[[], object]) -> None:
-    """An act is refused."""
+def assert_denied(act: Callable[[], object]) -> None:
+    """Assert that a call raises AccessDeniedException."""
     with pytest.raises(AccessDeniedException):
         act()
 
@@ -106,7 +108,7 @@ def test_any_change_ends_it(kms: Kms, may: Caller, change: Change) -> None:
     for _ in range(2):
         seal(kms, key_id, caller=may)
     change(kms, key_id)
-    refused(lambda: seal(kms, key_id, caller=may))
+    assert_denied(lambda: seal(kms, key_id, caller=may))
 
 
 def test_what_asks_more_is_decided_every_time(kms: Kms, may: Caller, decided: list[str]) -> None:
@@ -121,10 +123,10 @@ def test_what_asks_more_is_decided_every_time(kms: Kms, may: Caller, decided: li
         assert decided == ["kms:Encrypt"] * 3
     kms.operator.identities.put_user_policy("dora", "all", document(ALLOW, DENY | {"Condition": only_a}))
     seal(kms, key.key_id, caller=may)
-    refused(lambda: seal(kms, key.key_id, caller=may, encryption_context={"a": "b"}))
+    assert_denied(lambda: seal(kms, key.key_id, caller=may, encryption_context={"a": "b"}))
     put_key_policy(kms, key.key_id, DELEGATE, DENY | {"Principal": "*", "Condition": only_a, "Action": "kms:Encrypt"})
     seal(kms, key.key_id)
-    refused(lambda: seal(kms, key.key_id, encryption_context={"a": "b"}))
+    assert_denied(lambda: seal(kms, key.key_id, encryption_context={"a": "b"}))
 
 
 def test_a_grant_is_asked_every_time(kms: Kms, dora: Caller) -> None:
@@ -137,14 +139,44 @@ def test_a_grant_is_asked_every_time(kms: Kms, dora: Caller) -> None:
     grant_id = kms.create_grant(request).grant_id
     for _ in range(2):
         seal(kms, key_id, caller=dora, encryption_context={"a": "b"})
-        refused(lambda: seal(kms, key_id, caller=dora))
+        assert_denied(lambda: seal(kms, key_id, caller=dora))
     kms.revoke_grant(grants.RevokeGrantRequest(key_id=key_id, grant_id=grant_id))
-    refused(lambda: seal(kms, key_id, caller=dora, encryption_context={"a": "b"}))
+    assert_denied(lambda: seal(kms, key_id, caller=dora, encryption_context={"a": "b"}))
+
+
+def test_a_decision_from_before_a_change_is_not_kept(kms: Kms, may: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decided by a policy that changed meanwhile holds for that request alone."""
+    key_id = new_key(kms).key_id
+
+    def overtaken(question: Any, *more: Any) -> Any:  # noqa: ANN401 - as the rule has it
+        decision = real(question, *more)
+        monkeypatch.setattr(module.access, "decide", real)
+        kms.operator.identities.put_user_policy("dora", "no", document(DENY))
+        kms._core.cache.look()  # what a thread with another request does at this moment
+        return decision
+
+    real = rules.decide
+    monkeypatch.setattr(module.access, "decide", overtaken)
+    assert seal(kms, key_id, caller=may)
+    assert_denied(lambda: seal(kms, key_id, caller=may))
+
+
+def test_an_alias_leads_to_its_new_key(kms: Kms, may: Caller) -> None:
+    """An alias under which a key was used leads to another key at the call after it was moved."""
+    one, two = new_key(kms), new_key(kms)
+    new_alias(kms, "alias/kept", one.key_id)
+    request = crypto.EncryptRequest(key_id="alias/kept", plaintext=b"secret")
+    for key in (one, two, one):
+        kms.update_alias(UpdateAliasRequest(alias_name="alias/kept", target_key_id=key.key_id))
+        assert [kms.encrypt(request, may).key_id for _ in range(2)] == [key.arn] * 2
+    kms.delete_alias(DeleteAliasRequest(alias_name="alias/kept"))
+    with pytest.raises(NotFoundException):
+        kms.encrypt(request, may)
 
 
 def test_many_are_forgotten(kms: Kms, may: Caller, decided: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """There is an end to what is kept."""
-    monkeypatch.setattr(module, "MAX_KEPT", 1)
+    monkeypatch.setattr(pipeline, "MAX_ADMISSIONS", 1)
     key_id = new_key(kms).key_id
     decided.clear()
     for caller in (None, may, None, may):

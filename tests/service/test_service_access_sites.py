@@ -18,7 +18,7 @@ EVERYTHING = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"km
 
 
 def test_first_use_is_authorised_first(new_site: NewSite) -> None:
-    """A service's key is not made for a caller who may not do what he asks; everybody in the account may use it."""
+    """A service's key is not created for a caller who may not do the request; all of the account may use it."""
     with new_site(services=("photos",)).open() as kms:
         kms.operator.credentials.create_user("alice")
         alice = kms.caller(REGION, "alice")
@@ -30,10 +30,10 @@ def test_first_use_is_authorised_first(new_site: NewSite) -> None:
         assert unseal(kms, seal(kms, "alias/aws/photos", caller=alice), alice) == b"secret"
         (entry,) = kms.list_keys(keys.ListKeysRequest()).keys
         assert kms.describe_key(keys.DescribeKeyRequest(key_id=entry.key_id), alice)
-        told = policies.GetKeyPolicyRequest(key_id=entry.key_id)
+        request = policies.GetKeyPolicyRequest(key_id=entry.key_id)
         with pytest.raises(AccessDeniedException):
-            kms.get_key_policy(told, alice)
-        assert "kms:CallerAccount" in kms.get_key_policy(told).policy
+            kms.get_key_policy(request, alice)
+        assert "kms:CallerAccount" in kms.get_key_policy(request).policy
 
 
 def test_nobody_manages_keys_of_services(new_site: NewSite) -> None:
@@ -85,7 +85,7 @@ def test_every_process_heeds_a_change(new_site: NewSite) -> None:
 
 
 def test_a_new_user_at_the_same_instant(new_site: NewSite, clock: StoppedClock) -> None:
-    """A user who is deleted and made anew has another id, also while the clock stands still."""
+    """A user who is deleted and created again has another id, also while the clock stands still."""
     with new_site().open(clock) as opened:
         users = opened.operator.credentials
         ids = set()

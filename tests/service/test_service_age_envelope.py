@@ -1,4 +1,4 @@
-"""Backups in the age format: the program age opens them, and whoever cannot be sealed to is named."""
+"""Backups in the age format: the program age opens them, and a recipient that cannot be used is named."""
 
 import io
 import os
@@ -100,10 +100,10 @@ def test_recipients() -> None:
     """Files of age-keygen, ssh-keygen and OpenSSL are read, and each recipient has a name that people can compare."""
     ed25519 = Ed25519PrivateKey.generate()
     many = f"# operators\n{RECIPIENT}\n\n{openssh(ed25519)[1].decode()}{openssh(RSA)[1].decode()}"
-    told = read_recipients("recipients.txt", many.encode())
-    assert told[0].name == RECIPIENT
-    assert [each.name.split(":")[0] for each in told[1:]] == ["ssh-ed25519 SHA256", "ssh-rsa SHA256"]
-    assert read_recipients("operator.pem", pem_of(RSA))[0].name == told[2].name
+    recipients_read = read_recipients("recipients.txt", many.encode())
+    assert recipients_read[0].name == RECIPIENT
+    assert [each.name.split(":")[0] for each in recipients_read[1:]] == ["ssh-ed25519 SHA256", "ssh-rsa SHA256"]
+    assert read_recipients("operator.pem", pem_of(RSA))[0].name == recipients_read[2].name
     (of_pem,) = read_recipients("operator.pem", pem_of(X25519PrivateKey.generate()))
     assert of_pem.name.startswith("age1")
 
@@ -134,7 +134,7 @@ def test_no_recipients(data: bytes, words: str) -> None:
 
 
 def test_identities() -> None:
-    """Whatever program wrote the private key, it opens what is sealed to its public half."""
+    """Private keys of any of these programs decrypt what is encrypted to their public half."""
     ed25519, x25519 = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
     pairs = [
         (read_identities("k", f"# a comment\n{SECRET}\n".encode()), [read_recipient(RECIPIENT)]),
@@ -174,7 +174,7 @@ def test_keys_of_other_kinds() -> None:
 
 
 class Person(age_keys.Nobody):
-    """Somebody who remembers what plugins have said."""
+    """A dialogue that records the messages of plugins."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -198,9 +198,9 @@ def test_plugins(plugin: tuple[str, str]) -> None:
     """A key that only a plugin can use seals and opens, and what the plugin says reaches the person."""
     recipient, identity = plugin
     person = Person()
-    (told,) = read_recipients("recipients.txt", f"{recipient}\n".encode(), person)
-    assert told.name == recipient
-    data = sealed([told, read_recipient(RECIPIENT)], b"secret")
+    (recipient_read,) = read_recipients("recipients.txt", f"{recipient}\n".encode(), person)
+    assert recipient_read.name == recipient
+    data = sealed([recipient_read, read_recipient(RECIPIENT)], b"secret")
     assert age_keys.is_identity_file(identity.encode())
     assert opened(data, read_identities("key.txt", f"{SECRET}\n{identity}\n".encode(), person)) == b"secret"
     assert opened(data, read_identities("key.txt", identity.encode(), person)) == b"secret"
@@ -290,8 +290,8 @@ def test_changes_are_seen() -> None:
         assert plain.startswith(target.getvalue())
 
 
-def test_faults_of_the_content_are_told() -> None:
-    """What goes wrong while the content is made or taken is told as it is."""
+def test_faults_of_the_content_are_passed_on() -> None:
+    """Exceptions while the content is produced or consumed are passed on unchanged."""
 
     def breaking() -> Iterator[bytes]:
         yield b"1"

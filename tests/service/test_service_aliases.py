@@ -44,7 +44,7 @@ def target(kms: Kms, name: str, caller: Caller | None = None) -> str:
 
 def names_of(kms: Kms, key_id: str) -> list[str]:
     """The aliases of a key."""
-    return [each.alias_name for each in kms.list_aliases(ListAliasesRequest(key_id=key_id, limit=100)).aliases]
+    return [alias.alias_name for alias in kms.list_aliases(ListAliasesRequest(key_id=key_id, limit=100)).aliases]
 
 
 def arn(name: str) -> str:
@@ -54,7 +54,7 @@ def arn(name: str) -> str:
 
 @pytest.mark.parametrize("form", ["key_id", "arn"])
 def test_create_alias(kms: Kms, form: str) -> None:
-    """An alias made for a key id or a key ARN leads to the key, and is listed with all that the API tells."""
+    """An alias for a key id or a key ARN resolves to the key, and is listed with all members of the API."""
     made = new_key(kms)
     name = fresh_name()
     new_alias(kms, name, getattr(made, form))
@@ -81,7 +81,7 @@ def test_create_alias_on_disabled_key(kms: Kms) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "said"),
+    ("name", "error", "message"),
     [
         ("photos", ValidationException, 'Alias must start with the prefix "alias/"'),
         ("Alias/photos", ValidationException, 'Alias must start with the prefix "alias/"'),
@@ -95,12 +95,12 @@ def test_create_alias_on_disabled_key(kms: Kms) -> None:
         (None, ValidationException, "'aliasName'"),
     ],
 )
-def test_create_alias_bad_names(kms: Kms, name: str | None, error: type[HsmKmsError], said: str) -> None:
+def test_create_alias_bad_names(kms: Kms, name: str | None, error: type[HsmKmsError], message: str) -> None:
     """A name outside the rules is refused and not made."""
     made = new_key(kms)
     with pytest.raises(error) as caught:
         kms.create_alias(CreateAliasRequest(alias_name=name, target_key_id=made.key_id))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert names_of(kms, made.key_id) == []
 
 
@@ -255,8 +255,8 @@ def test_list_aliases_pages(kms: Kms, limit: int) -> None:
     mine = sorted(f"{base}/{suffix}" for suffix in ("b", "a", "B", "0", "_", "a-b", "a/b"))
     for name in mine:
         new_alias(kms, name, made.key_id)
-    assert [each.alias_name for each in _all_pages(kms, limit, made.key_id)] == mine
-    everything = [each.alias_name for each in _all_pages(kms, limit, None)]
+    assert [page.alias_name for page in _all_pages(kms, limit, made.key_id)] == mine
+    everything = [page.alias_name for page in _all_pages(kms, limit, None)]
     assert everything == sorted(set(everything))
     assert set(mine) <= set(everything)
 

@@ -153,12 +153,12 @@ def info_of(public: ec.EllipticCurvePublicKey) -> bytes:
 def test_metadata(kms: Kms, keys: Keys, name: str) -> None:
     """A key reports spec, usage and exactly one list of algorithms, and a material id only if it is symmetric."""
     spec, usage, member, algorithms = KINDS[name]
-    for told in (keys(name), kms.describe_key(DescribeKeyRequest(key_id=keys(name).key_id)).key_metadata):
-        assert (told.key_spec, told.customer_master_key_spec, told.key_usage) == (spec, spec, usage)
-        assert (told.key_state, told.enabled, told.origin) == ("Enabled", True, "AWS_KMS")
-        assert {each for each in LISTS if getattr(told, each) is not None} == {member}
-        assert getattr(told, member) == algorithms
-        assert (told.current_key_material_id is not None) == (name == "symmetric")
+    for metadata in (keys(name), kms.describe_key(DescribeKeyRequest(key_id=keys(name).key_id)).key_metadata):
+        assert (metadata.key_spec, metadata.customer_master_key_spec, metadata.key_usage) == (spec, spec, usage)
+        assert (metadata.key_state, metadata.enabled, metadata.origin) == ("Enabled", True, "AWS_KMS")
+        assert {each for each in LISTS if getattr(metadata, each) is not None} == {member}
+        assert getattr(metadata, member) == algorithms
+        assert (metadata.current_key_material_id is not None) == (name == "symmetric")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -184,15 +184,15 @@ def test_public_key(kms: Kms, keys: Keys, name: str) -> None:
     spec, usage, member, algorithms = KINDS[name]
     alias = f"alias/public-{name}"
     new_alias(kms, alias, keys(name).key_id)
-    told = kms.get_public_key(GetPublicKeyRequest(key_id=alias))
-    assert (told.key_id, told.key_spec, told.key_usage) == (keys(name).arn, spec, usage)
-    assert told.customer_master_key_spec == (None if name == "ed25519" else spec)
-    assert getattr(told, member) == algorithms
-    assert load_der_public_key(told.public_key)
+    public_key = kms.get_public_key(GetPublicKeyRequest(key_id=alias))
+    assert (public_key.key_id, public_key.key_spec, public_key.key_usage) == (keys(name).arn, spec, usage)
+    assert public_key.customer_master_key_spec == (None if name == "ed25519" else spec)
+    assert getattr(public_key, member) == algorithms
+    assert load_der_public_key(public_key.public_key)
 
 
 def test_public_key_states(kms: Kms) -> None:
-    """A disabled key still tells its public half; one pending deletion does not."""
+    """A disabled key still returns its public half; one pending deletion does not."""
     made = fresh(kms, "p256")
     before = kms.get_public_key(GetPublicKeyRequest(key_id=made.key_id)).public_key
     kms.disable_key(DisableKeyRequest(key_id=made.key_id))
@@ -250,7 +250,7 @@ def test_sign_and_verify(kms: Kms, keys: Keys, name: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["RSASSA_PSS_SHA_384", "RSASSA_PKCS1_V1_5_SHA_512"])
 def test_a_message_and_its_digest_are_the_same(kms: Kms, keys: Keys, algorithm: str) -> None:
-    """What was signed as a message verifies as a digest, and the other way round."""
+    """A signature of a message verifies for its digest, and the other way round."""
     key_id, digest = keys("rsa").key_id, hashlib.new(f"sha{algorithm[-3:]}", MESSAGE).digest()
     raw = sign(kms, key_id, algorithm)
     digested = sign(kms, key_id, algorithm, digest, message_type="DIGEST")
@@ -273,22 +273,22 @@ def test_digest_of_wrong_length(kms: Kms, keys: Keys, name: str, algorithm: str,
 
 
 @pytest.mark.parametrize(
-    ("name", "algorithm", "kind", "said"),
+    ("name", "algorithm", "kind", "message"),
     [
         ("ed25519", "ED25519_SHA_512", "DIGEST", "MessageType DIGEST is not valid for ED25519_SHA_512: use RAW."),
         ("ed25519", "ED25519_PH_SHA_512", "RAW", "MessageType RAW is not valid for ED25519_PH_SHA_512: use DIGEST."),
         ("p256", "ECDSA_SHA_256", "EXTERNAL_MU", "use RAW or DIGEST."),
     ],
 )
-def test_message_types(kms: Kms, keys: Keys, name: str, algorithm: str, kind: str, said: str) -> None:
+def test_message_types(kms: Kms, keys: Keys, name: str, algorithm: str, kind: str, message: str) -> None:
     """Each algorithm takes some types of message only."""
     with pytest.raises(ValidationException) as caught:
         sign(kms, keys(name).key_id, algorithm, bytes(64), message_type=kind)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_prehashed_ed25519(kms: Kms, keys: Keys) -> None:
-    """SoftHSM signs pure Ed25519 whatever it is told, so the pre-hashed form is refused with what to do instead."""
+    """SoftHSM signs pure Ed25519 whatever flag it gets, so the pre-hashed form is refused with an alternative."""
     with pytest.raises(UnsupportedOperationException, match="Use ED25519_SHA_512 with the message itself"):
         sign(kms, keys("ed25519").key_id, "ED25519_PH_SHA_512", bytes(64), message_type="DIGEST")
 
@@ -345,7 +345,7 @@ USES: dict[str, tuple[str, Callable[[Kms, str], object]]] = {
 @pytest.mark.parametrize("operation", USES)
 @pytest.mark.parametrize("name", ["symmetric", "oaep", "p256", "ecdh384", "hmac256"])
 def test_usage(kms: Kms, keys: Keys, operation: str, name: str) -> None:
-    """A key does what its usage is, and is told in AWS's words what it is not there for."""
+    """A key does what its usage allows, and refuses other operations in AWS's words."""
     wanted, act = USES[operation]
     made = keys(name)
     if made.key_usage == wanted:
@@ -476,12 +476,12 @@ def test_re_encrypt_that_does_not_fit(kms: Kms, keys: Keys) -> None:
 def test_macs(kms: Kms, keys: Keys, bits: int) -> None:
     """An HMAC has its full length, verifies, and a wrong one is an error without words."""
     made, algorithm = keys(f"hmac{bits}"), f"HMAC_SHA_{bits}"
-    told = mac(kms, made.key_id, algorithm)
-    assert len(told) == bits // 8
+    tag = mac(kms, made.key_id, algorithm)
+    assert len(tag) == bits // 8
     order = {"key_id": made.key_id, "mac_algorithm": algorithm}
-    answer = kms.verify_mac(VerifyMacRequest(message=MESSAGE, mac=told, **order))
+    answer = kms.verify_mac(VerifyMacRequest(message=MESSAGE, mac=tag, **order))
     assert (answer.mac_valid, answer.key_id, answer.mac_algorithm) == (True, made.arn, algorithm)
-    for message, wrong in ((MESSAGE + b"!", told), (MESSAGE, told[:-1]), (MESSAGE, told + b"x"), (MESSAGE, b"x")):
+    for message, wrong in ((MESSAGE + b"!", tag), (MESSAGE, tag[:-1]), (MESSAGE, tag + b"x"), (MESSAGE, b"x")):
         with pytest.raises(KMSInvalidMacException) as caught:
             kms.verify_mac(VerifyMacRequest(message=message, mac=wrong, **order))
         assert str(caught.value) == ""
@@ -499,13 +499,13 @@ def test_shared_secrets(kms: Kms, keys: Keys, name: str, length: int) -> None:
     """The raw secret is the one that the other side works out."""
     made = keys(name)
     public = public_key(kms, made.key_id)
-    theirs = ec.generate_private_key(public.curve)
+    peer = ec.generate_private_key(public.curve)
     answer = kms.derive_shared_secret(
         DeriveSharedSecretRequest(
-            key_id=made.key_id, key_agreement_algorithm="ECDH", public_key=info_of(theirs.public_key())
+            key_id=made.key_id, key_agreement_algorithm="ECDH", public_key=info_of(peer.public_key())
         )
     )
-    assert answer.shared_secret == theirs.exchange(ec.ECDH(), public)
+    assert answer.shared_secret == peer.exchange(ec.ECDH(), public)
     assert len(answer.shared_secret or b"") == length
     assert (answer.key_id, answer.key_agreement_algorithm, answer.key_origin) == (made.arn, "ECDH", "AWS_KMS")
 
@@ -531,7 +531,7 @@ def test_unusable_public_keys(kms: Kms, keys: Keys) -> None:
 def test_dry_runs(kms: Kms, keys: Keys) -> None:
     """A dry run says that it would have succeeded, and otherwise has the error that there would have been."""
     p256, hmac256, ecdh, oaep = (keys(each).key_id for each in ("p256", "hmac256", "ecdh256", "oaep"))
-    signature, told = sign(kms, p256, "ECDSA_SHA_256"), mac(kms, hmac256, "HMAC_SHA_256")
+    signature, tag = sign(kms, p256, "ECDSA_SHA_256"), mac(kms, hmac256, "HMAC_SHA_256")
     sealed = seal(kms, oaep, encryption_algorithm=OAEP[0])
     info = info_of(ec.generate_private_key(ec.SECP256R1()).public_key())
     order = {"key_id": hmac256, "message": MESSAGE, "mac_algorithm": "HMAC_SHA_256", "dry_run": True}
@@ -539,7 +539,7 @@ def test_dry_runs(kms: Kms, keys: Keys) -> None:
         lambda: sign(kms, p256, "ECDSA_SHA_256", dry_run=True),
         lambda: verify(kms, p256, "ECDSA_SHA_256", signature, dry_run=True),
         lambda: mac(kms, hmac256, "HMAC_SHA_256", dry_run=True),
-        lambda: kms.verify_mac(VerifyMacRequest(mac=told, **order)),
+        lambda: kms.verify_mac(VerifyMacRequest(mac=tag, **order)),
         lambda: derive(kms, ecdh, info, dry_run=True),
         lambda: seal(kms, oaep, encryption_algorithm=OAEP[0], dry_run=True),
         lambda: unseal(kms, sealed, key_id=oaep, encryption_algorithm=OAEP[0], dry_run=True),
@@ -590,7 +590,9 @@ def test_nothing_about_rotation(kms: Kms, keys: Keys, name: str) -> None:
         with pytest.raises(UnsupportedOperationException):
             attempt()
     assert not kms.get_key_rotation_status(GetKeyRotationStatusRequest(key_id=key_id)).key_rotation_enabled
-    assert [each.posture for each in kms.operator.rotation_report(REGION) if each.key_id == key_id] == ["cannot rotate"]
+    assert [reported.posture for reported in kms.operator.rotation_report(REGION) if reported.key_id == key_id] == [
+        "cannot rotate"
+    ]
 
 
 def test_aliases_stay_with_their_kind(kms: Kms, keys: Keys) -> None:

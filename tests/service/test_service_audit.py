@@ -28,6 +28,7 @@ from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.model.rotation import RotateKeyOnDemandRequest
 from hsmkms.model.shapes import Tag
 from hsmkms.service.audit import reading as audit_reading
+from hsmkms.service.audit.filters import Wanted
 from hsmkms.store import audit_files
 
 ALICE = Caller(
@@ -41,13 +42,13 @@ ALICE = Caller(
 
 def records(kms: Kms) -> list[dict[str, Any]]:
     """All records, in the order in which they were written."""
-    found = [
+    parsed = [
         json.loads(line)
         for parts in audit_files.segments(kms.operator.audit.folder).values()
-        for each in parts
-        for line in audit_files.lines(each.path)
+        for part in parts
+        for line in audit_files.lines(part.path)
     ]
-    return [each["record"] for each in found]
+    return [each["record"] for each in parsed]
 
 
 def last(kms: Kms) -> dict[str, Any]:
@@ -59,10 +60,13 @@ def last(kms: Kms) -> dict[str, Any]:
 
 
 def test_paths_of_users(kms: Kms) -> None:
-    """A user's path is in the record of the act that made him, and in the ARN of his own."""
+    """A user's path is in the record of the user's creation, and in the user's ARN."""
     kms.operator.credentials.create_user("gina", "/division/")
-    told = last(kms)
-    assert (told["eventName"], told["requestParameters"]) == ("CreateUser", {"userName": "gina", "path": "/division/"})
+    record = last(kms)
+    assert (record["eventName"], record["requestParameters"]) == (
+        "CreateUser",
+        {"userName": "gina", "path": "/division/"},
+    )
     with pytest.raises(HsmKmsError):
         new_key(kms, kms.caller(REGION, "gina"))
     who = last(kms)["userIdentity"]
@@ -77,10 +81,10 @@ def test_a_record_is_cloudtrails(kms: Kms) -> None:
     kms.operator.identities.put_user_policy("alice", "all", everything)
     key = new_key(kms, ALICE)
     seal(kms, key.key_id, b"secret", ALICE, encryption_context={"album": "2026"})
-    told = last(kms)
-    time, event_id = told.pop("eventTime"), told.pop("eventID")
+    record = last(kms)
+    time, event_id = record.pop("eventTime"), record.pop("eventID")
     assert (len(time), time[-1], len(event_id)) == (20, "Z", 36)
-    assert told == {
+    assert record == {
         "eventVersion": "1.11",
         "userIdentity": {
             "type": "IAMUser",
@@ -109,22 +113,22 @@ def test_a_record_is_cloudtrails(kms: Kms) -> None:
 
 
 def test_a_change_tells_its_answer(kms: Kms) -> None:
-    """The record of a change has what was answered; the root is told from users; local calls are called that."""
+    """The record of a change has the response; the root is distinguished from users; local calls are marked as such."""
     key = new_key(kms, description="holiday")
-    told = last(kms)
-    assert (told["eventName"], told["readOnly"]) == ("CreateKey", False)
-    assert told["responseElements"]["keyMetadata"]["arn"] == key.arn
-    assert (told["userIdentity"]["type"], told["sourceIPAddress"]) == ("Root", "localhost")
+    record = last(kms)
+    assert (record["eventName"], record["readOnly"]) == ("CreateKey", False)
+    assert record["responseElements"]["keyMetadata"]["arn"] == key.arn
+    assert (record["userIdentity"]["type"], record["sourceIPAddress"]) == ("Root", "localhost")
 
 
 def test_a_refusal_tells_its_error(kms: Kms) -> None:
     """A request that was refused has the code and the sentence, and what was asked for."""
     with pytest.raises(NotFoundException) as refused:
         kms.describe_key(DescribeKeyRequest(key_id="alias/nobody"))
-    told = last(kms)
-    assert (told["errorCode"], told["errorMessage"]) == ("NotFoundException", str(refused.value))
-    assert told["requestParameters"] == {"keyId": "alias/nobody"}
-    assert "additionalEventData" not in told
+    record = last(kms)
+    assert (record["errorCode"], record["errorMessage"]) == ("NotFoundException", str(refused.value))
+    assert record["requestParameters"] == {"keyId": "alias/nobody"}
+    assert "additionalEventData" not in record
 
 
 def test_rotation_and_acts_of_the_operator(kms: Kms) -> None:
@@ -200,8 +204,8 @@ def test_nothing_secret(kms: Kms, asked: tuple[str, msgspec.Struct]) -> None:
     answer = None
     with suppress(HsmKmsError):
         answer = getattr(kms, method)(request)
-    (told,) = records(kms)[before:]
-    text = json.dumps(told, ensure_ascii=False)
+    (record,) = records(kms)[before:]
+    text = json.dumps(record, ensure_ascii=False)
     secrets = [
         value
         for struct in (request, answer)
@@ -241,11 +245,11 @@ def test_reading(kms: Kms) -> None:
     assert shown["eventName"] == "CreateAlias"
     assert audit_reading.show(folder, shown["eventID"]) == [shown]
     assert audit_reading.tail(folder, 1) == [shown]
-    of_key = audit_reading.export(folder, audit_reading.Wanted(key=key.key_id))
+    of_key = audit_reading.export(folder, Wanted(key=f"key/{key.key_id}"))
     assert [json.loads(each)["eventName"] for each in of_key] == ["CreateKey", "CreateAlias"]
-    times = [json.loads(each)["eventTime"] for each in audit_reading.export(folder, audit_reading.Wanted())]
+    times = [json.loads(each)["eventTime"] for each in audit_reading.export(folder, Wanted())]
     assert times == sorted(times)
-    assert list(audit_reading.export(folder, audit_reading.Wanted(end_time=times[0]))) == []
+    assert list(audit_reading.export(folder, Wanted(end_time=times[0]))) == []
 
 
 def test_threads_share_a_lane(kms: Kms) -> None:
@@ -253,9 +257,9 @@ def test_threads_share_a_lane(kms: Kms) -> None:
     key = new_key(kms).key_id
     before = len(records(kms))
     threads = [threading.Thread(target=lambda: [seal(kms, key) for _ in range(20)]) for _ in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(records(kms)) == before + 160
     assert kms.operator.audit.verify().faults == []

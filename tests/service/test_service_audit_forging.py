@@ -1,4 +1,4 @@
-"""Forging the audit log by somebody who can write every file but cannot use the token: nothing passes for proven."""
+"""Forging the audit log with write access to every file but without the token: no forgery counts as proven."""
 
 import os
 import shutil
@@ -64,9 +64,9 @@ def seals_of(log: Log) -> Lines:
 
 def seal_at(lines: Lines, index: int) -> Seal:
     """A seal as it is read."""
-    found = audit_seal.read(lines[index])
-    assert found is not None
-    return found.seal
+    seal = audit_seal.read(lines[index])
+    assert seal is not None
+    return seal.seal
 
 
 def forged(seal: Seal, **changes: object) -> bytes:
@@ -91,9 +91,9 @@ def verdict(log: Log) -> Verdict:
         return kms.operator.audit.verify()
 
 
-def told(found: Verdict) -> list[tuple[str, int, str]]:
+def brief_faults(judged: Verdict) -> list[tuple[str, int, str]]:
     """Its faults in short."""
-    return [(each.lane, each.sequence, each.kind) for each in found.faults]
+    return [(fault.lane, fault.sequence, fault.kind) for fault in judged.faults]
 
 
 PLACES: dict[str, Callable[[Lines, bytes], Lines]] = {
@@ -108,61 +108,61 @@ PLACES: dict[str, Callable[[Lines, bytes], Lines]] = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("chain", ["as it was", "written anew"])
 def test_a_forged_acceptance_accepts_nothing(log: Log, place: str, chain: str) -> None:
-    """Whoever changes a record, and puts in an acceptance of every fault that he sees, accepts none of them."""
+    """A forger who changes a record, and adds an acceptance of every fault it causes, gets none of them accepted."""
     bent = edit(lines_of(log))
     log.lane.write_bytes(b"".join(bent if chain == "as it was" else written_anew(log, bent)))
     genuine, faults = seals_of(log), list[Fault]()
     for _ in range(3):  # each forged line has faults of its own, which the next attempt accepts as well
-        found = verdict(log)
-        faults += [*found.faults, *found.unproven]
+        judged = verdict(log)
+        faults += [*judged.faults, *judged.unproven]
         previous = audit_seal.digest(genuine[-1]) if place == "last" else ""
         line = forged(seal_at(genuine, -1), restored=True, accepted=tuple(faults), previous=previous)
         log.seals.write_bytes(b"".join(PLACES[place](genuine, line)))
-    found = verdict(log).faults
-    assert found
-    # Where the newest seal is gone and the record was behind the one before it, that loss is what is told.
-    assert any(each.lane == "0001" for each in found) or place == "in place of the newest"
+    judged = verdict(log).faults
+    assert judged
+    # Where the newest seal is gone and the record was behind the one before it, that loss is what is reported.
+    assert any(each.lane == "0001" for each in judged) or place == "in place of the newest"
 
 
 def test_older_seals_that_were_forged_to_fit(log: Log) -> None:
     """A log that was changed, with all seals but the newest made to fit it, is not vouched for by any acceptance."""
-    anew = written_anew(log, edit(lines_of(log)))
+    rewritten = written_anew(log, edit(lines_of(log)))
     genuine, seals, previous = seals_of(log), list[bytes](), ""
     for index, text in enumerate(genuine[:-1]):
         seal = seal_at(genuine, index)
         end = seal.lanes["0001"].head.sequence
-        head = audit_chain.head_of(anew[end - 1], 1)
+        head = audit_chain.head_of(rewritten[end - 1], 1)
         assert head is not None
         seals.append(forged(seal, previous=previous, lanes={"0001": LaneSeal(head=head)}))
         previous = audit_seal.digest(seals[-1])
         assert text != seals[-1]
-    log.lane.write_bytes(b"".join(anew))
+    log.lane.write_bytes(b"".join(rewritten))
     log.seals.write_bytes(b"".join([*seals, genuine[-1]]))
-    found = told(verdict(log))
-    assert ("seals", 1, "changed") in found
-    assert any(lane == "0001" for lane, _, _ in found)
+    faults = brief_faults(verdict(log))
+    assert ("seals", 1, "changed") in faults
+    assert any(lane == "0001" for lane, _, _ in faults)
 
 
 def test_forged_seals_hide_no_genuine_ones(log: Log) -> None:
     """Forged seals behind the newest genuine one are named, and what the genuine ones say counts on."""
-    anew, seals = written_anew(log, edit(lines_of(log))), seals_of(log)
+    rewritten, seals = written_anew(log, edit(lines_of(log))), seals_of(log)
     number, last = len(seals), seal_at(seals, -1)
-    head = audit_chain.head_of(anew[-1], 1)
+    head = audit_chain.head_of(rewritten[-1], 1)
     assert head is not None
     for _ in range(5):
         previous = audit_seal.digest(seals[-1])
         number += 1
         seals.append(forged(last, number=number, previous=previous, lanes={"0001": LaneSeal(head=head)}))
-    log.lane.write_bytes(b"".join(anew))
+    log.lane.write_bytes(b"".join(rewritten))
     log.seals.write_bytes(b"".join(seals))
-    found = told(verdict(log))
-    assert ("seals", number - 4, "changed") in found
-    assert any(each == ("0001", sequence, "not as sealed") for each in found for sequence in (1, 4))
+    faults = brief_faults(verdict(log))
+    assert ("seals", number - 4, "changed") in faults
+    assert any(fault == ("0001", sequence, "not as sealed") for fault in faults for sequence in (1, 4))
     with log.site.open() as kms:
         kms.operator.audit.accept()
     assert verdict(log).faults == []
     log.lane.write_bytes(log.lane.read_bytes().replace(b"CreateCat", b"CreateDog"))
-    assert told(verdict(log))
+    assert brief_faults(verdict(log))
 
 
 def test_forged_archive(log: Log) -> None:
@@ -178,7 +178,7 @@ def test_forged_archive(log: Log) -> None:
     line = forged(last, number=last.number + 1, previous=audit_seal.digest(seals[-1]), lanes=lanes)
     for bent in ([*seals[:-1], line], [*seals, line], [line, *seals]):
         log.seals.write_bytes(b"".join(bent))
-        assert ("0001", 1, "missing") in told(verdict(log))
+        assert ("0001", 1, "missing") in brief_faults(verdict(log))
 
 
 def test_a_lane_that_vanished(log: Log) -> None:
@@ -195,7 +195,7 @@ def test_a_lane_that_vanished(log: Log) -> None:
     line = forged(last, number=last.number + 1, previous=audit_seal.digest(seals[-1]), lanes=lanes, restored=True)
     for bent in (seals, [*seals, line], [line, *seals]):
         log.seals.write_bytes(b"".join(bent))
-        assert ("0002", 1, "missing") in told(verdict(log))
+        assert ("0002", 1, "missing") in brief_faults(verdict(log))
 
 
 def test_a_lane_of_the_same_length_is_not_sealed(log: Log, caplog: pytest.LogCaptureFixture) -> None:
@@ -207,7 +207,7 @@ def test_a_lane_of_the_same_length_is_not_sealed(log: Log, caplog: pytest.LogCap
         assert not kms.operator.audit._sealer.seal()
     assert "is not the one that was sealed" in caplog.text
     assert seals_of(log) == before
-    assert any(each[2] == "not as sealed" for each in told(verdict(log)))
+    assert any(fault[2] == "not as sealed" for fault in brief_faults(verdict(log)))
 
 
 def test_a_second_seal_over_the_same_record(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_a_second_seal_over_the_same_record(log: Log, monkeypatch: pytest.Monkey
     with log.site.open() as kms:
         monkeypatch.setattr(kms.operator.audit._sealer, "_check", lambda *_: None)
         assert kms.operator.audit._sealer.seal()
-    assert any(each[2] == "not as sealed" for each in told(verdict(log)))
+    assert any(fault[2] == "not as sealed" for fault in brief_faults(verdict(log)))
 
 
 ACCEPTED: dict[str, Callable[[Lines], Lines]] = {
@@ -241,13 +241,13 @@ def test_what_was_accepted_is_that_line(log: Log, how: str) -> None:
         log.lane.write_bytes(b"".join(kept))
 
 
-def test_a_chain_written_anew_after_it_was_accepted(log: Log) -> None:
-    """Records before a seal that were accepted as they were found cannot be written anew once more."""
+def test_a_chain_rewritten_after_it_was_accepted(log: Log) -> None:
+    """Records before a seal that were accepted as they are cannot be rewritten once more."""
     log.lane.write_bytes(b"".join(written_anew(log, edit(lines_of(log)))))
     with log.site.open() as kms:
         kms.operator.audit.accept()
     assert verdict(log).faults == []
-    lines = [each.replace(b"CreateCat", b"CreateDog") for each in lines_of(log)]
+    lines = [line.replace(b"CreateCat", b"CreateDog") for line in lines_of(log)]
     log.lane.write_bytes(b"".join(written_anew(log, lines)))
     assert verdict(log).faults
 
@@ -256,7 +256,7 @@ def test_many_accepted_faults_hide_no_other(log: Log) -> None:
     """More faults than are listed are accepted as a whole; one more, behind all of them, is a fault."""
     log.write(audit_chain.MAX_FAULTS + 10)
     lines = lines_of(log)
-    bent = [each.replace(b'"readOnly":false', b'"readOnly":true') for each in lines[:-3]]
+    bent = [line.replace(b'"readOnly":false', b'"readOnly":true') for line in lines[:-3]]
     log.lane.write_bytes(b"".join([*bent, *lines[-3:]]))
     assert "more faults from here on" in verdict(log).faults[-1].detail
     with log.site.open() as kms:
@@ -276,11 +276,11 @@ def test_a_key_that_is_not_known_here(log: Log) -> None:
     log.write(1)
     assert (verdict(log).faults, verdict(log).unproven) == ([], [])
     forget(log, "DELETE FROM installation_key WHERE purpose = 'audit-seal' AND version = 1")
-    found = verdict(log)
+    judged = verdict(log)
     acceptances = [number for number in range(len(seals_of(log))) if seal_at(seals_of(log), number).restored]
-    numbers = [each.sequence for each in found.unproven]
-    assert {seal_at(seals_of(log), each).number for each in acceptances} <= set(numbers)
-    assert {each.kind for each in found.unproven} == {"not proven"}
+    numbers = [fault.sequence for fault in judged.unproven]
+    assert {seal_at(seals_of(log), acceptance).number for acceptance in acceptances} <= set(numbers)
+    assert {fault.kind for fault in judged.unproven} == {"not proven"}
     with log.site.open() as kms, pytest.raises(StoreError, match="not proven to be as it was written"):
         kms.operator.audit.archive(log.folder.parent / "archive")
 
@@ -294,47 +294,47 @@ def test_an_acceptance_by_a_key_that_is_not_known_accepts_nothing(log: Log) -> N
     log.write(1)
     assert verdict(log).faults == []
     forget(log, "DELETE FROM installation_key WHERE purpose = 'audit-seal' AND version = 1")
-    assert told(verdict(log)) == [("0001", 4, "changed")]
+    assert brief_faults(verdict(log)) == [("0001", 4, "changed")]
     with log.site.open() as kms:
         kms.operator.audit.accept()
     assert (verdict(log).faults, verdict(log).unproven) == ([], [])
 
 
 def test_seals_by_a_key_that_users_can_use(log: Log) -> None:
-    """Whoever points the row of the sealing key at an HMAC key of his own, and seals with that, proves nothing."""
+    """A forger who points the sealing key's row at an HMAC key of their own, and seals with it, proves nothing."""
     with log.site.open() as kms:
         made = kms.create_key(CreateKeyRequest(key_spec=KeySpec.HMAC_256, key_usage=KeyUsage.GENERATE_VERIFY_MAC))
         key_id = made.key_metadata.key_id
         cka_id = cka_id_of(kms, key_id)
         kms._core.audit.flush()
         seal = seal_at(seals_of(log), -1)
-        anew = written_anew(log, edit(lines_of(log)))
-        head = audit_chain.head_of(anew[-1], 1)
+        rewritten = written_anew(log, edit(lines_of(log)))
+        head = audit_chain.head_of(rewritten[-1], 1)
         assert head is not None
         seal = replace(seal, previous="", number=99, accepted=(), lanes={"0001": LaneSeal(head=head)})
         line = audit_seal.line(seal, sign(kms, key_id, audit_seal.message(seal)))
-    log.lane.write_bytes(b"".join(anew))
+    log.lane.write_bytes(b"".join(rewritten))
     log.seals.write_bytes(line)
     forget(log, f"UPDATE installation_key SET cka_id = x'{cka_id.hex()}' WHERE purpose = 'audit-seal'")
-    found = verdict(log)
-    assert [*found.faults, *found.unproven]
-    assert 99 in [each.sequence for each in found.unproven]
+    judged = verdict(log)
+    assert [*judged.faults, *judged.unproven]
+    assert 99 in [fault.sequence for fault in judged.unproven]
 
 
 def test_what_is_accepted_was_shown(log: Log) -> None:
     """What changed between the question and its answer is not accepted."""
     log.lane.write_bytes(b"".join(edit(lines_of(log))))
     with log.site.open() as kms:
-        found = kms.operator.audit.verify()
-        shown = ([*found.faults, *found.unproven], kms.operator.audit.verify_rows())
+        verdict = kms.operator.audit.verify()
+        shown = ([*verdict.faults, *verdict.unproven], kms.operator.audit.verify_rows())
         log.lane.write_bytes(log.lane.read_bytes().replace(b"CreateCat", b"CreateDog"))
         with pytest.raises(StoreError, match="nothing was accepted"):
             kms.operator.audit.accept(shown)
-        assert told(kms.operator.audit.verify()) == [("0001", 4, "changed")]
+        assert brief_faults(kms.operator.audit.verify()) == [("0001", 4, "changed")]
 
 
 def test_archived_records_are_counted(new_site: NewSite) -> None:
-    """What was archived and is not given to be verified is not looked at, and is told."""
+    """An archived file that is not given to the verification is skipped, and reported."""
     site = new_site(audit=AuditSettings(segment_mib=0.001))
     log = Log(site, site.settings.data_dir / "audit")
     log.write(3)

@@ -18,19 +18,20 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DescribeKeyRequest, UpdateKeyDescriptionRequest
 from hsmkms.model.rotation import EnableKeyRotationRequest, RotateKeyOnDemandRequest
 from hsmkms.service.audit import reading as audit_reading
+from hsmkms.service.audit.filters import Wanted
 from hsmkms.store import audit_files, changes, keys, outbox, row_seals
 from hsmkms.store.sealed_rows import key_subject
 
 
 def records(kms: Kms) -> list[dict[str, Any]]:
     """All records, lane by lane in the order in which they were written."""
-    found = [
+    parsed = [
         json.loads(line)
         for parts in audit_files.segments(kms.operator.audit.folder).values()
-        for each in parts
-        for line in audit_files.lines(each.path)
+        for part in parts
+        for line in audit_files.lines(part.path)
     ]
-    return [each["record"] for each in found]
+    return [each["record"] for each in parsed]
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +44,8 @@ def _quiet() -> Iterator[None]:
 
 
 def unwritable(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put something that nobody can write to in the place of the first file of the audit log."""
-    monkeypatch.setattr(audit_files, "check_own", lambda _: None)  # everybody may write to /dev/full, which is refused
+    """Put a file that is not writable in the place of the first file of the audit log."""
+    monkeypatch.setattr(audit_files, "check_own", lambda _: None)  # /dev/full is writable for all, which is refused
     folder = site.settings.data_dir / "audit"
     folder.mkdir(mode=0o700)
     file = folder / "lane-0001.00000001.jsonl"
@@ -61,7 +62,7 @@ def full(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Kms, Pat
 
 
 def test_no_log_no_work(full: tuple[Kms, Path]) -> None:
-    """While the log cannot be written, what changes or opens is refused, and looking goes on; then all works."""
+    """While the log cannot be written, changes and decryption are refused, and reading works; then all works."""
     kms, file = full
     with pytest.raises(KMSInternalException, match="audit log cannot be written"):
         new_key(kms)
@@ -72,7 +73,7 @@ def test_no_log_no_work(full: tuple[Kms, Path]) -> None:
     assert kms.operator.audit.book.faults >= 3
     file.unlink()
     key = new_key(kms)
-    names = [each["eventName"] for each in records(kms)]
+    names = [record["eventName"] for record in records(kms)]
     assert names[-1] == "CreateKey"
     assert "DescribeKey" in names, "what could not be written at once is written later"
     assert unseal(kms, seal(kms, key.key_id)) == b"secret"
@@ -100,12 +101,12 @@ def test_off_and_interval(new_site: NewSite) -> None:
         new_key(kms)
         assert records(kms) == []
     with site.open() as kms:
-        assert [each["eventName"] for each in records(kms)] == ["CreateKey"]
+        assert [record["eventName"] for record in records(kms)] == ["CreateKey"]
         assert kms.operator.audit.verify().faults == []
 
 
 def test_reopened_processes_continue(site: Site) -> None:
-    """Each process goes on in the lane of the one before; two at once have one each; all of it verifies."""
+    """Each process continues the lane of the one before; two at once have one each; all of it verifies."""
     for _ in range(2):
         with site.open() as kms:
             new_key(kms)
@@ -132,17 +133,19 @@ def test_killed_at_full_load(site: Site) -> None:
     answered += [json.loads(line) for line in rest.splitlines() if line.endswith('"') and len(line) > 2]
     with site.open() as kms:
         new_key(kms)
-        told = records(kms)
-        assert set(answered) <= {each.get("requestID") for each in told}
+        record = records(kms)
+        assert set(answered) <= {each.get("requestID") for each in record}
         verdict = kms.operator.audit.verify()
         assert verdict.faults == []
-        kms.update_key_description(UpdateKeyDescriptionRequest(key_id=told[0]["resources"][0]["ARN"], description="y"))
+        kms.update_key_description(
+            UpdateKeyDescriptionRequest(key_id=record[0]["resources"][0]["ARN"], description="y")
+        )
     with site.open() as kms, kms._core.store.reading() as conn:
         assert conn.exec_driver_sql("SELECT count(*) FROM audit_outbox").scalar() == 0
 
 
 def test_change_without_its_record(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change whose process ended before the log had it is told of by the next process, from the outbox."""
+    """A change whose process ended before it was in the log is recorded by the next process, from the outbox."""
     kms = site.open()
     key = new_key(kms)
     caller = kms.caller(REGION)
@@ -160,9 +163,9 @@ def test_change_without_its_record(site: Site, monkeypatch: pytest.MonkeyPatch) 
     kms.close()
     with site.open() as again:
         seal(again, key.key_id)
-        (told,) = [each for each in records(again) if each.get("requestID") == caller.request_id]
-        assert told["requestParameters"] == {"keyId": key.key_id, "description": "new"}
-        assert "committed" in told["additionalEventData"]["outcome"]
+        (record,) = [each for each in records(again) if each.get("requestID") == caller.request_id]
+        assert record["requestParameters"] == {"keyId": key.key_id, "description": "new"}
+        assert "committed" in record["additionalEventData"]["outcome"]
         assert again.operator.audit.verify().faults == []
 
 
@@ -223,13 +226,13 @@ def test_the_sweeper_is_recorded(site: Site) -> None:
         kms.enable_key_rotation(EnableKeyRotationRequest(key_id=key.key_id))
         clock.advance(days=366)
         kms.operator.maintain()
-        assert [each["eventName"] for each in records(kms)] == ["CreateKey", "EnableKeyRotation", "RotateKey"]
+        assert [record["eventName"] for record in records(kms)] == ["CreateKey", "EnableKeyRotation", "RotateKey"]
         assert records(kms)[-1]["serviceEventDetails"]["rotationType"] == "AUTOMATIC"
         assert records(kms)[-1]["eventTime"] == "2027-01-03T03:04:05Z"
 
 
 def test_lane_of_a_process_that_knew_more(site: Site, clock: StoppedClock) -> None:
-    """Who goes on with a lane numbers the database's changes from where its last holder was: nothing went back."""
+    """A process that continues a lane numbers the database's changes from where its last holder was: none is lower."""
     with site.open(clock) as idle:
         with site.open(clock) as other:
             for _ in range(2):
@@ -250,9 +253,9 @@ def test_export_of_long_requests(site: Site) -> None:
     with site.open(clock) as kms:
         kms.rotate_key_on_demand(RotateKeyOnDemandRequest(key_id=new_key(kms).key_id))
         folder = kms.operator.audit.folder
-        written = [each["eventName"] for each in records(kms)][-2:]
+        written = [record["eventName"] for record in records(kms)][-2:]
         names = ("RotateKey", "RotateKeyOnDemand")
-        exported = [json.loads(each) for each in audit_reading.export(folder, audit_reading.Wanted())]
+        exported = [json.loads(each) for each in audit_reading.export(folder, Wanted())]
         assert written == list(names)
         assert [each["eventName"] for each in exported if each["eventName"] in names] == list(reversed(names))
         assert [each["eventTime"] for each in exported] == sorted(each["eventTime"] for each in exported)

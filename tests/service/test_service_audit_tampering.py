@@ -46,14 +46,14 @@ class Log(Struct):
         with self.site.open() as kms:
             return kms.operator.audit.verify().faults
 
-    def found(self) -> list[tuple[str, int, str]]:
+    def brief_faults(self) -> list[tuple[str, int, str]]:
         """The same in short: lane, first record, kind."""
-        return [(each.lane, each.sequence, each.kind) for each in self.faults()]
+        return [(fault.lane, fault.sequence, fault.kind) for fault in self.faults()]
 
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Alarms are no part of what these tests look at, but where they say so."""
+    """Silence alarms, but in the tests that check them."""
     handler = logging.NullHandler()
     logging.getLogger("hsmkms").addHandler(handler)
     yield
@@ -81,7 +81,7 @@ def log(pristine: Log, new_folder: NewFolder) -> Iterator[Log]:
 
 
 def edit(lines: list[bytes]) -> list[bytes]:
-    """The fourth record tells something else."""
+    """Change the content of the fourth record."""
     return [*lines[:3], lines[3].replace(b"CreateKey", b"CreateCat"), *lines[4:]]
 
 
@@ -97,14 +97,14 @@ BENDINGS: dict[str, tuple[Callable[[list[bytes]], list[bytes]], tuple[str, int, 
 
 @pytest.mark.parametrize("how", BENDINGS)
 def test_bent(log: Log, how: str) -> None:
-    """Editing, deleting, inserting, reordering and truncating is found, at the first record that it concerns."""
+    """Editing, deleting, inserting, reordering and truncating is reported at the first record that it affects."""
     bend, expected = BENDINGS[how]
     log.lane.write_bytes(b"".join(bend(log.lane.read_bytes().splitlines(keepends=True))))
-    assert log.found()[0] == expected
+    assert log.brief_faults()[0] == expected
 
 
 def test_unbent(log: Log) -> None:
-    """What nobody has touched verifies, and the token knows the newest seal."""
+    """An unchanged log verifies, and the token knows the newest seal."""
     with log.site.open() as kms:
         verdict = kms.operator.audit.verify()
         assert (verdict.records, verdict.lanes, verdict.seals, verdict.unsealed) == (RECORDS, 1, 2, 0)
@@ -115,7 +115,7 @@ def test_cut_with_its_seals(log: Log) -> None:
     """Who cuts the log back to an older seal, and the seals as well, is contradicted by the token."""
     log.lane.write_bytes(b"".join(log.lane.read_bytes().splitlines(keepends=True)[: RECORDS // 2]))
     log.seals.write_bytes(log.seals.read_bytes().splitlines(keepends=True)[0])
-    assert log.found() == [("seals", 2, "missing")]
+    assert log.brief_faults() == [("seals", 2, "missing")]
 
 
 def test_nothing_is_sealed_over_a_contradiction(log: Log, caplog: pytest.LogCaptureFixture) -> None:
@@ -126,7 +126,7 @@ def test_nothing_is_sealed_over_a_contradiction(log: Log, caplog: pytest.LogCapt
     assert "ends at record 3, but 6 were sealed" in caplog.text
     assert log.seals.read_bytes() == before
     log.write(5)
-    assert ("0001", 1, "not as sealed") in log.found()
+    assert ("0001", 1, "not as sealed") in log.brief_faults()
 
 
 @pytest.mark.parametrize("how", ["edit", "remove the first", "remove all"])
@@ -140,13 +140,13 @@ def test_bent_seals(log: Log, how: str) -> None:
     }[how]
     log.seals.write_bytes(b"".join(bent))
     expected = {"edit": ("seals", 2, "changed"), "remove the first": ("seals", 1, "missing")}
-    assert expected.get(how, ("seals", 1, "missing")) in log.found()
+    assert expected.get(how, ("seals", 1, "missing")) in log.brief_faults()
 
 
 def test_older_files(log: Log, new_folder: NewFolder) -> None:
     """Databases and log that were put back from an older copy are contradicted by the token; the operator may accept.
 
-    What he accepts stays in the log, is told ever after, and what comes later is judged as before.
+    What was accepted stays in the log, is listed from then on, and later records are judged as before.
     """
     data = log.site.settings.data_dir
     kept = new_folder()
@@ -158,15 +158,15 @@ def test_older_files(log: Log, new_folder: NewFolder) -> None:
         shutil.copy(kept / name, data / name)
     shutil.rmtree(log.folder)
     shutil.copytree(kept / "audit", log.folder)
-    assert log.found() == [("seals", 3, "missing")]
+    assert log.brief_faults() == [("seals", 3, "missing")]
     with log.site.open() as kms:
-        assert [each.kind for each in kms.operator.audit.accept().faults] == ["missing"]
+        assert [fault.kind for fault in kms.operator.audit.accept().faults] == ["missing"]
     log.write()
-    assert log.found() == []
+    assert log.brief_faults() == []
     names = [json.loads(line)["record"]["eventName"] for line in audit_files.lines(log.lane)]
     assert names[-2:] == ["AcceptStore", "CreateKey"]
     log.lane.write_bytes(b"".join(edit(log.lane.read_bytes().splitlines(keepends=True))))
-    assert log.found() == [("0001", 4, "changed")]
+    assert log.brief_faults() == [("0001", 4, "changed")]
 
 
 def test_older_database_beside_the_log(log: Log, new_folder: NewFolder) -> None:
@@ -178,29 +178,29 @@ def test_older_database_beside_the_log(log: Log, new_folder: NewFolder) -> None:
     for suffix in ("", "-wal", "-shm"):
         (data / f"meta.db{suffix}").unlink(missing_ok=True)
     shutil.copy(kept / "meta.db", data / "meta.db")
-    assert log.found() == [("seals", 3, "rolled back")]
+    assert log.brief_faults() == [("seals", 3, "rolled back")]
 
 
 def test_accepted_faults_do_not_cover_new_ones(log: Log) -> None:
-    """A fault that was accepted is told as accepted; the same place, changed once more, is a fault again."""
+    """An accepted fault is listed as accepted; the same place, changed once more, is a fault again."""
     log.lane.write_bytes(b"".join(edit(log.lane.read_bytes().splitlines(keepends=True))))
     with log.site.open() as kms:
         kms.operator.audit.accept()
         verdict = kms.operator.audit.verify()
-        assert ([each.sequence for each in verdict.accepted], verdict.faults) == ([4], [])
+        assert ([fault.sequence for fault in verdict.accepted], verdict.faults) == ([4], [])
     log.lane.write_bytes(log.lane.read_bytes().replace(b"CreateCat", b"CreateDog"))
-    assert log.found() == [("0001", 4, "changed")]
+    assert log.brief_faults() == [("0001", 4, "changed")]
 
 
 def test_log_of_another_installation(log: Log, new_folder: NewFolder) -> None:
     """Another installation's log, or database, does not pass for this one's."""
     kept = new_folder()
     other = Site.make(kept)
-    theirs = Log(other, other.settings.data_dir / "audit")
-    theirs.write(RECORDS)
+    other_log = Log(other, other.settings.data_dir / "audit")
+    other_log.write(RECORDS)
     shutil.rmtree(log.folder)
-    shutil.copytree(theirs.folder, log.folder)
-    assert ("0001", 1, "changed") in log.found()
+    shutil.copytree(other_log.folder, log.folder)
+    assert ("0001", 1, "changed") in log.brief_faults()
     shutil.copy(other.settings.data_dir / "meta.db", log.site.settings.data_dir / "meta.db")
     for suffix in ("-wal", "-shm"):
         (log.site.settings.data_dir / f"meta.db{suffix}").unlink(missing_ok=True)
@@ -225,12 +225,12 @@ def test_archive(new_site: NewSite, tmp_path: Path) -> None:
         assert len(moved) > 1
         assert precious.read_text() == "precious"
         leading_elsewhere.unlink()
-        assert {each.name for each in place.iterdir()} == set(moved)
+        assert {path.name for path in place.iterdir()} == set(moved)
         assert kms.operator.audit.verify().faults == []
         whole = kms.operator.audit.verify([place])
         assert (whole.faults, whole.records) == ([], 7)
     log.write(2)
-    assert log.found() == []
+    assert log.brief_faults() == []
     with site.open() as kms:
         kms.operator.audit.archive(place)
         assert kms.operator.audit.verify([place]).faults == []
@@ -238,7 +238,7 @@ def test_archive(new_site: NewSite, tmp_path: Path) -> None:
     first.write_bytes(first.read_bytes().replace(b"CreateKey", b"CreateCat"))
     with site.open() as kms:
         assert kms.operator.audit.verify().faults == []
-        assert next(each.kind for each in kms.operator.audit.verify([place]).faults) == "changed"
+        assert next(fault.kind for fault in kms.operator.audit.verify([place]).faults) == "changed"
         log.lane.write_bytes(log.lane.read_bytes().replace(b"CreateKey", b"CreateCat"))
         with pytest.raises(StoreError, match="before it is archived"):
             kms.operator.audit.archive(place)
@@ -261,5 +261,5 @@ def test_a_file_elsewhere_stands_in_for_the_token(log: Log, monkeypatch: pytest.
     lines = log.seals.read_bytes().splitlines(keepends=True)
     log.seals.write_bytes(b"".join(lines[:-1]))
     with site.open() as kms:
-        found = [(each.lane, each.sequence, each.kind) for each in kms.operator.audit.verify().faults]
-    assert ("seals", len(lines), "missing") in found
+        faults = [(fault.lane, fault.sequence, fault.kind) for fault in kms.operator.audit.verify().faults]
+    assert ("seals", len(lines), "missing") in faults

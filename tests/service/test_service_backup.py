@@ -80,14 +80,14 @@ def moved(site: Site) -> list[str]:
 
 def left(site: Site) -> list[str]:
     """What lies in the data folder that a restore could have put there."""
-    names = [each.name for each in site.folder.iterdir()]
-    return sorted(each for each in names if each.endswith((".db", "-wal", "-shm")) or each.startswith((".", "audit")))
+    names = [path.name for path in site.folder.iterdir()]
+    return sorted(name for name in names if name.endswith((".db", "-wal", "-shm")) or name.startswith((".", "audit")))
 
 
 def events(kms: Kms) -> list[str]:
     """The names of all records in the audit log, oldest first."""
     files = sorted(kms.operator.audit.folder.glob("lane-*.jsonl"))
-    return [json.loads(line)["record"]["eventName"] for each in files for line in each.read_text().splitlines()]
+    return [json.loads(line)["record"]["eventName"] for file in files for line in file.read_text().splitlines()]
 
 
 # -- the drill ------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def events(kms: Kms) -> list[str]:
 
 @pytest.mark.parametrize("to", ["token", "rsa", "x25519"])
 def test_drill(site: Site, to: str) -> None:
-    """Token folder and store are backed up and destroyed; restored, everything decrypts and is as it was.
+    """Token folder and store are backed up and destroyed; restored, everything decrypts and is unchanged.
 
     Keys that were made after the backup, and are on the restored token, come back by reconcile.
     """
@@ -121,11 +121,11 @@ def test_drill(site: Site, to: str) -> None:
     with pytest.raises(StoreError, match=r"older than what its token remembers .* --accept-rollback"):
         restore(site, file, key)
     assert left(site) == ["audit-seal.lock"]
-    told = restore(site, file, key, accept_rollback=True)
-    assert (told.missing, told.migrated) == ([], [])
-    assert told.rollback == "the token remembers a newer seal than the audit log has"
+    restored = restore(site, file, key, accept_rollback=True)
+    assert (restored.missing, restored.migrated) == ([], [])
+    assert restored.rollback == "the token remembers a newer seal than the audit log has"
     with site.open() as kms:
-        assert [unseal(kms, each) for each in sealed] == [b"secret"] * 3
+        assert [unseal(kms, ciphertext) for ciphertext in sealed] == [b"secret"] * 3
         assert unseal(kms, seal(kms, "alias/photos")) == b"secret"
         credential = kms.operator.credentials.find(access_key.access_key_id)
         assert credential is not None
@@ -137,7 +137,7 @@ def test_drill(site: Site, to: str) -> None:
         assert unseal(kms, sealed_later) == b"secret"
         assert kms.operator.find_differences() == []
         assert kms.operator.audit.verify().faults == []
-        assert [each for each in events(kms) if each.endswith(("Backup", "Store"))] == [
+        assert [event for event in events(kms) if event.endswith(("Backup", "Store"))] == [
             "CreateBackup",
             "RestoreBackup",
             "AcceptStore",
@@ -165,10 +165,10 @@ def test_while_others_work(site: Site) -> None:
     finish(worker, status=-9)
     for number in range(3):
         lose(site)
-        told = restore(site, site.folder / f"backup-{number}", accept_rollback=True)
-        assert told.missing == []
+        restored = restore(site, site.folder / f"backup-{number}", accept_rollback=True)
+        assert restored.missing == []
         with site.open() as kms:
-            assert {each.kind for each in kms.operator.find_differences()} <= {Kind.ORPHAN, Kind.UNACKNOWLEDGED}
+            assert {finding.kind for finding in kms.operator.find_differences()} <= {Kind.ORPHAN, Kind.UNACKNOWLEDGED}
             assert kms.operator.audit.verify().faults == []
 
 
@@ -223,7 +223,7 @@ def test_wrong_token(
     private: X25519PrivateKey,
     to_token: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    """A backup of another installation is refused by the token, whoever opens it."""
+    """A backup of another installation is refused by the token, whichever key decrypts the file."""
     file = back_up(site, None if to_token else private)
     lose(stranger)
     words = "does not hold: correct|does not hold the key that proves who made this backup"
@@ -245,8 +245,8 @@ def test_target_that_is_not_empty(site: Site) -> None:
             restore(site, file, accept_rollback=True)
         (site.folder / name).unlink()
         restore(site, file, accept_rollback=True)
-    for each in site.folder.glob("*.db*"):
-        each.unlink()
+    for path in site.folder.glob("*.db*"):
+        path.unlink()
     with pytest.raises(StoreError, match="audit already: a restore replaces nothing"):
         restore(site, file, accept_rollback=True)
 
@@ -310,7 +310,7 @@ def test_what_is_not_of_the_interrupted_restore_stays(site: Site) -> None:
 
 
 def test_backup_replaces_nothing(site: Site) -> None:
-    """A file that is there stays as it is, and one that cannot be written is named."""
+    """An existing file is not overwritten, and one that cannot be written is named."""
     file = back_up(site)
     before = file.read_bytes()
     with site.open() as kms:
@@ -343,7 +343,7 @@ def test_missing_objects_are_named(site: Site) -> None:
 
 
 def test_killed_restore(site: Site) -> None:
-    """Kill -9 at any step leaves no installation, or a whole one; the next restore goes on as if nothing was."""
+    """Kill -9 at any step leaves no installation, or a complete one; the next restore works as a first one."""
     with site.open() as kms:
         sealed = seal(kms, new_key(kms).key_id)
     file = back_up(site)
@@ -421,24 +421,26 @@ def test_generated_keys_rotate_first(site: Site) -> None:
     lose(site)
     restore(site, file)
     with site.open() as kms:
-        assert {unseal(kms, each) for each in sealed.values()} == {b"secret"}
+        assert {unseal(kms, ciphertext) for ciphertext in sealed.values()} == {b"secret"}
         assert {key: material_of(kms, key) for key in old} == old
         for way, key in keys.items():
             answer = WAYS[way](kms, key)
             now = material_of(kms, key)
             assert now != old[key], way
-            told = getattr(answer, "destination_key_material_id", None) or getattr(answer, "key_material_id", now)
+            material_id = getattr(answer, "destination_key_material_id", None) or getattr(
+                answer, "key_material_id", now
+            )
             blob = answer if isinstance(answer, bytes) else None
             blob = blob or getattr(answer, "ciphertext_blob", None) or answer.private_key_ciphertext_blob
-            assert kms.decrypt(DecryptRequest(ciphertext_blob=blob)).key_material_id == told == now, way
+            assert kms.decrypt(DecryptRequest(ciphertext_blob=blob)).key_material_id == material_id == now, way
             WAYS[way](kms, key)
-            assert [each.rotation_type for each in rotations(kms, key)] == ["AUTOMATIC"], way
+            assert [rotation.rotation_type for rotation in rotations(kms, key)] == ["AUTOMATIC"], way
         assert material_of(kms, idle) == old[idle]
-        assert {unseal(kms, each) for each in sealed.values()} == {b"secret"}
+        assert {unseal(kms, ciphertext) for ciphertext in sealed.values()} == {b"secret"}
 
 
 def test_imported_keys_warn(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """A key with imported material, which cannot rotate by itself, goes on, and the log tells of it once a process."""
+    """A key with imported material, which cannot rotate by itself, still encrypts, and is logged once per process."""
     with site.open() as kms:
         key = new_imported_key(kms)
         material = material_of(kms, key)
@@ -448,8 +450,8 @@ def test_imported_keys_warn(site: Site, caplog: pytest.LogCaptureFixture) -> Non
     with site.open() as kms, caplog.at_level(logging.WARNING, "hsmkms"):
         assert unseal(kms, seal(kms, key)) == unseal(kms, seal(kms, key)) == b"secret"
         assert material_of(kms, key) == material
-    (told,) = [each.getMessage() for each in caplog.records if "restored backup" in each.getMessage()]
-    assert f"{material} of key {key} is older than the restored backup" in told
+    (messages,) = [record.getMessage() for record in caplog.records if "restored backup" in record.getMessage()]
+    assert f"{material} of key {key} is older than the restored backup" in messages
 
 
 def test_keys_that_cannot_rotate_go_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

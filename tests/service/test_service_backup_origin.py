@@ -49,7 +49,7 @@ UNPROVEN = "Nothing was restored: anyone who can write"
 
 @pytest.fixture(scope="module")
 def private() -> X25519PrivateKey:
-    """The operator's key, whose public half everybody may know."""
+    """The operator's key, whose public half is public."""
     return X25519PrivateKey.generate()
 
 
@@ -60,7 +60,7 @@ def signing_key() -> Ed25519PrivateKey:
 
 
 def lose(site: Site) -> None:
-    """The databases and the audit log are put aside, which a test may look at."""
+    """The databases and the audit log are put aside, for a test to read."""
     place = Path(f"{site.folder}-lost-{len(list(site.folder.parent.iterdir()))}")
     place.mkdir()
     for each in (*site.folder.glob("*.db*"), site.folder / "audit"):
@@ -77,7 +77,7 @@ def restore(site: Site, file: Path, private: Private | None = None, **wishes: ob
 def nothing_is_left(site: Site) -> bool:
     """True if no file of an installation is in the data folder."""
     return not any(
-        each.name.startswith((*OURS, ".restore")) for each in site.folder.iterdir() if each.suffix != ".lock"
+        path.name.startswith((*OURS, ".restore")) for path in site.folder.iterdir() if path.suffix != ".lock"
     )
 
 
@@ -93,12 +93,12 @@ def test_the_token_proves_it(site: Site, private: X25519PrivateKey, *, to_token:
     with site.open() as kms:
         records = [
             json.loads(line)["record"]
-            for each in sorted(kms.operator.audit.folder.glob("lane-*.jsonl"))
-            for line in each.read_text().splitlines()
+            for path in sorted(kms.operator.audit.folder.glob("lane-*.jsonl"))
+            for line in path.read_text().splitlines()
         ]
-    (told,) = [json.dumps(each) for each in records if each["eventName"] == "RestoreBackup"]
-    assert '"proof": "token"' in told
-    assert sha256(file.read_bytes()).hexdigest() in told
+    (record,) = [json.dumps(each) for each in records if each["eventName"] == "RestoreBackup"]
+    assert '"proof": "token"' in record
+    assert sha256(file.read_bytes()).hexdigest() in record
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_signing_keys_that_are_none() -> None:
 
 
 def forged(contents: dict[str, bytes], other: dict[str, bytes]) -> dict[str, tuple[dict[str, bytes], str]]:
-    """What somebody with the public key can make of two backups whose content he knows, and how it is refused."""
+    """What an attacker with the public key can make of two backups of known content, and how it is refused."""
     without = {name: data for name, data in contents.items() if name not in PROOFS}
     evil = contents | {"hsmkms.toml": b"[evil]"}
     longer = {"inventory.json": b"[]", **{name: data for name, data in contents.items() if name != "inventory.json"}}
@@ -192,7 +192,7 @@ def forged(contents: dict[str, bytes], other: dict[str, bytes]) -> dict[str, tup
 
 
 def test_forgeries(site: Site, private: X25519PrivateKey, signing_key: Ed25519PrivateKey) -> None:
-    """Whoever has the public key and older backups makes none that is restored, and no database of his is opened."""
+    """An attacker with the public key and older backups makes none that is restored; no forged database is opened."""
     file = back_up(site, private, signing_key=signing_key)
     with site.open() as kms:
         new_key(kms)
@@ -204,7 +204,7 @@ def test_forgeries(site: Site, private: X25519PrivateKey, signing_key: Ed25519Pr
         with pytest.raises((StoreError, BindingError), match=words):
             restore(site, bad, private)
         if name.startswith("proof by"):
-            continue  # the content is the operator's, and his signature still says so
+            continue  # the content is the operator's, and so is the signature
         with pytest.raises((StoreError, BindingError)):
             restore(site, bad, private, signed_by=signing_key.public_key())
         assert nothing_is_left(site), name
@@ -236,10 +236,10 @@ def test_hmac_by_a_users_key(site: Site, private: X25519PrivateKey) -> None:
         mac = kms.generate_mac(
             GenerateMacRequest(key_id=user_key, message=message, mac_algorithm=MacAlgorithm.HMAC_SHA_256)
         ).mac
-    told = msgspec.json.decode(contents["manifest.mac"])
+    manifest = msgspec.json.decode(contents["manifest.mac"])
     lose(site)
     assert mac is not None
-    contents["manifest.mac"] = msgspec.json.encode(told | {"key": backing.cka_id, "mac": mac.hex()})
+    contents["manifest.mac"] = msgspec.json.encode(manifest | {"key": backing.cka_id, "mac": mac.hex()})
     with pytest.raises(StoreError, match=UNPROVEN):
         restore(site, sealed(site.folder / "bad", contents, private), private)
 
@@ -318,7 +318,7 @@ class Refused(Exception):
 
 
 class Answer:
-    """Somebody who is shown a configuration, and what he was shown."""
+    """A dialogue that records the configuration that it is shown, and answers."""
 
     def __init__(self, *, yes: bool) -> None:
         self.yes = yes
@@ -358,13 +358,13 @@ def test_nothing_runs_before_the_answer(
     assert not trace.exists()
     assert nothing_is_left(site)
     assert not (site.folder / "hsmkms.toml").exists()
-    told = wiring.restore_with_its_configuration(site.folder, file, order, yes)
+    restored = wiring.restore_with_its_configuration(site.folder, file, order, yes)
     assert trace.exists()
     ((digest, signature, settings),) = no.shown
     assert digest == sha256(file.read_bytes()).hexdigest()
     assert (signature is not None) == signed
     assert settings.token.pin.command == (str(site.folder / "pin.sh"),)
-    assert told.proof.startswith("token")
+    assert restored.proof.startswith("token")
     assert (site.folder / "hsmkms.toml").read_bytes() == configuration
     assert stat.S_IMODE((site.folder / "hsmkms.toml").stat().st_mode) == 0o600
     with Site(folder=site.folder, settings=config.load(site.folder / "hsmkms.toml")).open() as kms:
@@ -382,7 +382,7 @@ def test_nothing_runs_with_the_operators_configuration(site: Site, private: X255
 
 
 def test_an_unproven_configuration_is_not_put_in_place(site: Site, private: X25519PrivateKey) -> None:
-    """If the token says that somebody else made it, an accepted configuration is not left where it would be found."""
+    """If the token refuses the origin, an accepted configuration is not left where it would be loaded."""
     configuration, _ = armed(site)
     contents = contents_of(back_up(site, private), private) | {"hsmkms.toml": configuration}
     file = sealed(site.folder / "bad", with_manifest(contents), private)
@@ -395,7 +395,7 @@ def test_an_unproven_configuration_is_not_put_in_place(site: Site, private: X255
 
 
 def test_unproven_and_old_is_refused_before_the_question(site: Site, private: X25519PrivateKey) -> None:
-    """Where nothing can prove a backup any more, nobody is led to accept its configuration."""
+    """Where nothing can prove a backup any more, no error suggests accepting its configuration."""
     configuration, _ = armed(site)
     file = back_up(site, private, configuration=configuration)
     old = old_backup(site.folder / "old", contents_of(file, private), private)
@@ -407,7 +407,7 @@ def test_unproven_and_old_is_refused_before_the_question(site: Site, private: X2
 
 
 def test_a_file_that_changes_while_it_is_shown(site: Site, private: X25519PrivateKey) -> None:
-    """What is restored is what was shown, whatever becomes of the file meanwhile."""
+    """The file that is restored is the one that was shown, whatever happens to it in between."""
     configuration, _ = armed(site)
     file = back_up(site, private, configuration=configuration)
     lose(site)
@@ -425,7 +425,7 @@ def test_a_file_that_changes_while_it_is_shown(site: Site, private: X25519Privat
 
 
 def test_the_configuration_of_another_folder(new_site: NewSite, private: X25519PrivateKey) -> None:
-    """A configuration that names another data folder, or is none, is refused before anybody is asked."""
+    """A configuration that names another data folder, or is none, is refused before any question."""
     site = new_site()
     elsewhere = (
         (site.folder / "hsmkms.toml").read_text().replace('# data_dir = "."', 'data_dir = "/elsewhere"').encode()

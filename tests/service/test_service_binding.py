@@ -18,9 +18,9 @@ def test_wrong_pair(site: Site, stranger: Site) -> None:
     crossed = site.varied("crossed.toml", token=stranger.settings.token)
     with pytest.raises(BindingError) as caught:
         crossed.open()
-    told = str(caught.value)
+    message = str(caught.value)
     for each in (site, stranger):
-        assert each.settings.token.serial in told
+        assert each.settings.token.serial in message
     with pytest.raises(BindingError):
         stranger.varied("crossed.toml", token=site.settings.token).open()
     for each in (site, stranger):
@@ -97,19 +97,19 @@ def test_init_is_carried_on(new_folder: NewFolder, step: str) -> None:
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
 
 
-def test_init_steps_are_told(new_folder: NewFolder, clock: StoppedClock) -> None:
+def test_init_steps_are_reported(new_folder: NewFolder, clock: StoppedClock) -> None:
     """The numbered steps of init come in their order, and the dates are those of the clock that was given."""
     site = Site.new_token(new_folder())
     wiring.migrate.create(site.settings.data_dir)
     device = token_wiring.open_device(site.settings)
     store = Store.open(site.settings.data_dir)
-    told: list[str] = []
-    row = binding.initialise(store, device, site.settings.account_id, clock, told.append)
+    steps: list[str] = []
+    row = binding.initialise(store, device, site.settings.account_id, clock, steps.append)
     again: list[str] = []
     assert binding.initialise(store, device, site.settings.account_id, clock, again.append) == row
     store.close()
     device.close()
-    assert [each[:6] for each in told] == ["init 1", "init 2", "init 3"]
+    assert [step[:6] for step in steps] == ["init 1", "init 2", "init 3"]
     assert [each[:6] for each in again] == ["init 1"]
     assert row.created_at == clock.now
 
@@ -135,4 +135,4 @@ def test_several_inits_at_once(new_folder: NewFolder) -> None:
     assert len({each.id for each in made}) == 1
     with site.open() as kms:
         witness = mac_key(kms)
-        assert [each.cka_id for each in kms._core.device.keys.inventory(witness)] == [witness]
+        assert [stored_key.cka_id for stored_key in kms._core.device.keys.inventory(witness)] == [witness]

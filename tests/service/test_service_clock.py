@@ -19,11 +19,11 @@ def test_trusted_clock(site: Site) -> None:
         clock.now = START + 50 * YEAR
         new_key(kms)
         clock.now = START + YEAR
-        held = kms.operator.maintain()
-        assert [each.outcome for each in held.steps] == [StepOutcome.HELD]
-        assert "--trust-clock" in (held.doubt or "")
+        report = kms.operator.maintain()
+        assert [step.outcome for step in report.steps] == [StepOutcome.HELD]
+        assert "--trust-clock" in (report.doubt or "")
         kms.operator.trust_clock()
-        assert [each.outcome for each in kms.operator.maintain().steps] == [StepOutcome.DONE]
+        assert [step.outcome for step in kms.operator.maintain().steps] == [StepOutcome.DONE]
 
 
 def test_set_back_after_trust(site: Site) -> None:
@@ -46,10 +46,10 @@ def test_rotation_of_the_future_puts_none_off(site: Site) -> None:
         key_id = new_key(kms).key_id
         kms.enable_key_rotation(EnableKeyRotationRequest(key_id=key_id))
         clock.now = START + 50 * YEAR
-        assert [each.outcome for each in kms.operator.maintain().steps] == [StepOutcome.DONE]
+        assert [step.outcome for step in kms.operator.maintain().steps] == [StepOutcome.DONE]
         clock.now = START + timedelta(days=1)
         kms.operator.trust_clock()
         shown = kms.get_key_rotation_status(GetKeyRotationStatusRequest(key_id=key_id))
         assert shown.next_rotation_date == START + YEAR
         clock.now = START + YEAR
-        assert [each.outcome for each in kms.operator.maintain().steps] == [StepOutcome.DONE]
+        assert [step.outcome for step in kms.operator.maintain().steps] == [StepOutcome.DONE]

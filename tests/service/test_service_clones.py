@@ -49,7 +49,7 @@ def accept(settings: Settings, named: TokenSettings) -> int:
 
 def serials(kms: Kms) -> list[str]:
     """The serials that are recorded."""
-    return [each.serial for each in kms.operator.tokens()]
+    return [token.serial for token in kms.operator.tokens()]
 
 
 def test_the_home_is_away(cloned: Settings) -> None:
@@ -57,10 +57,10 @@ def test_the_home_is_away(cloned: Settings) -> None:
     home, clone = cloned.tokens
     with opened(cloned) as kms:
         assert serials(kms) == [home.serial]
-    with second_token.away(home), pytest.raises(TokenNotFoundError, match="no token fits") as told:
+    with second_token.away(home), pytest.raises(TokenNotFoundError, match="no token fits") as caught:
         opened(cloned)
     for word in (home.serial, clone.serial, "is a clone of", "hsmkms accept-clone"):
-        assert str(word) in str(told.value)
+        assert str(word) in str(caught.value)
     with pytest.raises(CloneError, match="list all their serials"):
         opened(second_token.only(cloned, clone))
 
@@ -80,7 +80,7 @@ def test_accepted(cloned: Settings) -> None:
         opened(second_token.only(cloned, home))
     with pytest.raises(ConfigurationError, match="nothing needs to be accepted"):
         accept(cloned, clone)
-    records = "".join(each.read_text() for each in (cloned.data_dir / "audit").glob("*.jsonl"))
+    records = "".join(path.read_text() for path in (cloned.data_dir / "audit").glob("*.jsonl"))
     assert '"AcceptClone"' in records
 
 
@@ -110,7 +110,7 @@ def test_migration_to_a_clone(cloned: Settings) -> None:
 
 
 def test_group(cloned: Settings) -> None:
-    """Any member of an HA group is the token, whichever comes first; a copy that is not listed is none."""
+    """Any listed member of an HA group is the token, whichever is first; a copy that is not listed is refused."""
     home, clone = cloned.tokens
     assert isinstance(home.serial, str)
     assert isinstance(clone.serial, str)
@@ -128,7 +128,7 @@ def test_group(cloned: Settings) -> None:
 
 
 def test_another_member_after_an_outage(new_site: NewSite) -> None:
-    """The member that takes over is the same token for whoever opens it then: one login, and no session is lost."""
+    """The member that takes over is the same token for every opening after it: one login, and no session is lost."""
     settings = new_site().settings
     home = settings.token
     assert isinstance(home.serial, str)
@@ -188,7 +188,7 @@ def test_two_members_in_one_module(new_site: NewSite) -> None:
 
 
 def test_no_serial_in_the_settings(new_site: NewSite) -> None:
-    """Settings with a label alone go on; a clone in the token's place is refused at the start."""
+    """Settings with a label alone still work; a clone in the token's place is refused at the start."""
     settings = new_site().settings
     by_label = second_token.only(settings, replace(settings.token, serial=None))
     with opened(by_label) as kms:
@@ -243,14 +243,14 @@ def test_clone_of_a_token_that_was_left(new_site: NewSite) -> None:
     settings = config.load(site.folder / "hsmkms.toml")
     with second_token.away(settings.token):
         with opened(settings) as kms:
-            assert [bool(each.away) for each in kms.operator.tokens()] == [True, False]
+            assert [bool(token.away) for token in kms.operator.tokens()] == [True, False]
             assert "is a clone of" in str(kms.operator.tokens()[0].away)
             assert unseal(kms, seal(kms, scene.symmetric)) == b"secret"
             with pytest.raises(TokenUnavailableError, match="accept-clone"):
                 unseal(kms, scene.sealed[scene.symmetric])
         assert accept(settings, clone) == 0
         with opened(settings) as kms:
-            scene.whole(kms)
+            scene.assert_whole(kms)
 
 
 def test_restore_onto_a_clone(cloned: Settings, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_closed_kms_refuses_everything(site: Site) -> None:
 
 
 def test_context_manager_closes(site: Site) -> None:
-    """The block's end closes, also after an error, and what was made is there for the next one."""
+    """Leaving the block closes the installation, also after an error, and the next opening has what was made."""
     with pytest.raises(NotFoundException), site.open() as kms:  # noqa: PT012 - the block's end is what is tested
         made = new_key(kms)
         sealed = seal(kms, made.key_id)
@@ -38,7 +38,7 @@ def test_context_manager_closes(site: Site) -> None:
 
 
 def test_look_while_it_closes(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever looks at the token just then cannot ask the database which one it is: that is no outage of the token."""
+    """A check of the token during the closing of the database is not taken for an outage of the token."""
     with site.open() as kms:
         device, store = kms._core.tokens.home, kms._core.store
         handle = device.connection.login_handle
@@ -103,4 +103,4 @@ def test_failed_open_lets_go(site: Site) -> None:
 def test_every_operation_is_documented() -> None:
     """Every public method of Kms has a docstring."""
     methods = [each for name, each in inspect.getmembers(Kms, callable) if not name.startswith("_")]
-    assert all(inspect.getdoc(each) for each in methods)
+    assert all(inspect.getdoc(method) for method in methods)

@@ -44,7 +44,7 @@ def interrupt(site: Site, step: str, *, before: int = 0) -> list[Any]:
 
 def key_ids(kms: Kms, region: str = REGION) -> set[str]:
     """All keys of a region."""
-    return {each.key_id for each in kms.list_keys(ListKeysRequest(limit=1000), kms.caller(region)).keys}
+    return {key.key_id for key in kms.list_keys(ListKeysRequest(limit=1000), kms.caller(region)).keys}
 
 
 def described(kms: Kms, key_id: str) -> KeyMetadata:
@@ -63,7 +63,7 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def on_token(kms: Kms, cka_id: bytes) -> int:
     """How many objects of that CKA_ID the token holds."""
-    return [each.cka_id for each in kms._core.device.keys.inventory(mac_key(kms))].count(cka_id)
+    return [stored_key.cka_id for stored_key in kms._core.device.keys.inventory(mac_key(kms))].count(cka_id)
 
 
 def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
@@ -73,11 +73,11 @@ def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
 
 
 def destroy_object(kms: Kms, cka_id: bytes) -> None:
-    """Destroy an object on the token behind everybody's back."""
+    """Destroy an object on the token without hsmkms."""
     with kms._core.device.connection.pool.session() as session:
-        found = find(session, ObjectClass.SECRET_KEY, cka_id)
-        assert found is not None
-        found.destroy()
+        handle = find(session, ObjectClass.SECRET_KEY, cka_id)
+        assert handle is not None
+        handle.destroy()
 
 
 def label_for(kms: Kms, key_id: str, sequence: int, region: str = REGION) -> str:
@@ -87,7 +87,7 @@ def label_for(kms: Kms, key_id: str, sequence: int, region: str = REGION) -> str
 
 def kinds(kms: Kms) -> list[Kind]:
     """What reconcile finds."""
-    return [each.kind for each in kms.operator.find_differences()]
+    return [finding.kind for finding in kms.operator.find_differences()]
 
 
 # -- creation -----------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def kinds(kms: Kms) -> list[Kind]:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_creation_is_noticed(site: Site, step: str) -> None:
-    """After kill -9 every reported key is there and decrypts, and exactly what was left is found, at every look."""
+    """After kill -9 every acknowledged key is there and decrypts, and exactly what was left is listed, each time."""
     reported = interrupt(site, step, before=3)
     with site.open() as kms:
         for key_id, sealed in reported:
@@ -130,7 +130,7 @@ def test_unfinished_is_forgotten(site: Site) -> None:
 
 
 def test_unacknowledged_is_adopted(site: Site) -> None:
-    """An object that nobody was told of becomes a Disabled key, which works once it is enabled."""
+    """An unacknowledged object becomes a Disabled key, which works once it is enabled."""
     interrupt(site, "create-key 2")
     with site.open() as kms:
         (finding,) = kms.operator.find_differences()
@@ -148,7 +148,7 @@ def test_unacknowledged_is_adopted(site: Site) -> None:
 
 
 def test_what_is_acknowledged_is_forgotten(site: Site, clock: StoppedClock) -> None:
-    """That an object was once seen without a live key is forgotten at the next look that finds it with one."""
+    """That an object was once seen without a live key is forgotten at the next check that finds it with one."""
     with site.open(clock) as kms:
         core = kms._core
         (row,) = core.cache.key(REGION, new_key(kms).key_id).record.materials  # type: ignore[union-attr]
@@ -160,7 +160,7 @@ def test_what_is_acknowledged_is_forgotten(site: Site, clock: StoppedClock) -> N
 
 
 def test_unacknowledged_is_removed_after_grace(site: Site, clock: StoppedClock) -> None:
-    """Removal is refused until the grace period since the first look is over, and then leaves nothing behind."""
+    """Removal is refused until the grace period since the first check is over, and then leaves nothing behind."""
     interrupt(site, "create-key 2")
     with site.open(clock) as kms:
         (finding,) = kms.operator.find_differences()
@@ -271,7 +271,7 @@ def test_orphan_with_short_label(site: Site, region: str | None) -> None:
 
 
 def test_many_orphans(site: Site) -> None:
-    """Every key of a database that was set back to its beginning is found, adopted, and opens its ciphertexts."""
+    """Every key of a database that was set back to its beginning is listed, adopted, and decrypts its ciphertexts."""
 
     def work(kms: Kms) -> dict[str, bytes]:
         return {key_id: seal(kms, key_id) for key_id in (new_key(kms).key_id for _ in range(5))}
@@ -288,7 +288,7 @@ def test_many_orphans(site: Site) -> None:
 
 
 def test_orphan_is_removed_only_on_a_word_and_after_grace(site: Site, clock: StoppedClock) -> None:
-    """An orphan that nobody wants goes after the grace period, and its ciphertexts with it."""
+    """An unwanted orphan is removed after the grace period, and its ciphertexts are lost with it."""
     made, sealed = restored_copy(site, lambda kms: (made := new_key(kms), seal(kms, made.key_id)))
     with site.open(clock) as kms:
         (finding,) = kms.operator.find_differences()
@@ -306,7 +306,7 @@ def test_orphan_is_removed_only_on_a_word_and_after_grace(site: Site, clock: Sto
 def test_orphaned_material_of_a_known_key(site: Site, sequence: int, *, becomes_current: bool) -> None:
     """A further material of a known key joins it: the newest encrypts, and what the others made still opens.
 
-    The same number twice means that the key was rotated on both sides of a restore: the known one goes on encrypting.
+    The same number twice means that the key was rotated on both sides of a restore: the known one still encrypts.
     """
     with site.open() as kms:
         made = new_key(kms)
@@ -328,7 +328,7 @@ def test_orphaned_material_of_a_known_key(site: Site, sequence: int, *, becomes_
 
 @pytest.mark.parametrize("first", [True, False], ids=["before the look", "after the look"])
 def test_changes_during_the_look(site: Site, monkeypatch: pytest.MonkeyPatch, *, first: bool) -> None:
-    """What is made, or destroyed, while the token is looked at is no difference."""
+    """An object that is created or destroyed during the comparison is not reported as a difference."""
     with site.open() as kms:
         key_id = new_imported_key(kms)
         real = KeyObjects.inventory
@@ -341,10 +341,10 @@ def test_changes_during_the_look(site: Site, monkeypatch: pytest.MonkeyPatch, *,
         def inventory(keys: KeyObjects, witness: bytes) -> list[TokenObject]:
             if first:
                 change()
-            found = real(keys, witness)
+            handle = real(keys, witness)
             if not first:
                 change()
-            return found
+            return handle
 
         monkeypatch.setattr(KeyObjects, "inventory", inventory)
         assert kms.operator.find_differences() == []
@@ -400,7 +400,7 @@ def test_token_without_its_own_key(site: Site) -> None:
 
 
 def test_duplicates(site: Site) -> None:
-    """Two objects with one CKA_ID are reported and left alone: nothing tells which is the key."""
+    """Two objects with one CKA_ID are reported and left alone: nothing shows which is the key."""
     with site.open() as kms:
         made = new_key(kms)
         cka_id = cka_id_of(kms, made.key_id)
@@ -431,7 +431,7 @@ def test_duplicate_orphans(site: Site, clock: StoppedClock) -> None:
 
 
 def test_duplicate_of_an_interrupted_creation(site: Site) -> None:
-    """A second object beside one that was never acknowledged makes both a duplicate, told once."""
+    """A second object beside one that was never acknowledged makes both a duplicate, reported once."""
     interrupt(site, "create-key 2")
     with site.open() as kms:
         (finding,) = kms.operator.find_differences()
@@ -440,7 +440,7 @@ def test_duplicate_of_an_interrupted_creation(site: Site) -> None:
 
 
 def test_foreign_objects(site: Site, clock: StoppedClock) -> None:
-    """Objects that are not this installation's are neither reported nor touched, whatever they look like."""
+    """Objects that are not this installation's are neither reported nor changed, whatever their attributes."""
     with site.open(clock) as kms:
         made = new_key(kms)
         stranger = "0123abcd"

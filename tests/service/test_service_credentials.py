@@ -31,7 +31,7 @@ def request_of(access_key_id: str, stamp: str) -> RawRequest:
 
 @pytest.fixture
 def work(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Tells what is done for a request by an access key: database, HMACs, token, in their order."""
+    """Records the accesses for a request by an access key: database, HMACs, token, in their order."""
     done: list[str] = []
     now = StoppedClock()()
 
@@ -51,8 +51,8 @@ def work(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]
         return list(done)
 
     def secret_of(access_key_id: str) -> str | None:
-        found = kms.operator.credentials.find(access_key_id)
-        return found.secret if found is not None else None
+        credential = kms.operator.credentials.find(access_key_id)
+        return credential.secret if credential is not None else None
 
     for part, name in TOKEN_CALLS:
         counted(part, name, f"token: {name}")
@@ -77,9 +77,9 @@ def test_the_same_work_for_all_that_are_refused(kms: Kms, work: Callable[[str], 
         operator.find(inactive)  # its secret has been used
         operator.update_access_key(inactive, active=False)
         operator.delete_access_key(deleted)
-        work("AKIA" + "A" * 16)  # the first after a change looks for what has changed
+        work("AKIA" + "A" * 16)  # the first after a change reads the change log
         first, *others = (work(each) for _ in range(2) for each in ("AKIA" + "B" * 16, deleted, inactive))
-        assert all(each == first for each in others), (first, others)
+        assert all(other == first for other in others), (first, others)
         assert {"SQL", "HMAC", "signing key"} <= set(first)
         assert not [each for each in first if each.startswith("token")]
 

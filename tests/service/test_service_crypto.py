@@ -66,7 +66,7 @@ def sealed_data_key(kms: Kms, key_id: str, **members: object) -> GenerateDataKey
 
 @pytest.mark.parametrize("size", [1, 16, 4095, 4096])
 def test_round_trip(kms: Kms, size: int) -> None:
-    """What is encrypted comes back, of every size up to 4,096 bytes, with the key and the material that did it."""
+    """A plaintext of any size up to 4,096 bytes decrypts, and the response names key and material."""
     made = new_key(kms)
     sealed = kms.encrypt(EncryptRequest(key_id=made.key_id, plaintext=b"p" * size))
     assert (sealed.key_id, sealed.encryption_algorithm) == (made.arn, "SYMMETRIC_DEFAULT")
@@ -114,14 +114,14 @@ def test_empty_plaintext(kms: Kms) -> None:
             kms.encrypt(EncryptRequest(key_id=made.key_id, plaintext=plaintext))
 
 
-def test_violations_are_told_together(kms: Kms) -> None:
+def test_violations_are_reported_together(kms: Kms) -> None:
     """One error names everything that is wrong with a request, and shows no plaintext."""
     with pytest.raises(ValidationException) as caught:
         kms.encrypt(EncryptRequest(key_id="", plaintext=b"TOPSECRET" * 1000, encryption_algorithm="ROT13"))
-    told = str(caught.value)
-    assert told.startswith("3 validation errors detected: ")
-    assert all(path in told for path in ("'keyId'", "'plaintext'", "'encryptionAlgorithm'"))
-    assert "TOPSECRET" not in told
+    message = str(caught.value)
+    assert message.startswith("3 validation errors detected: ")
+    assert all(path in message for path in ("'keyId'", "'plaintext'", "'encryptionAlgorithm'"))
+    assert "TOPSECRET" not in message
 
 
 @pytest.mark.parametrize("context", [None, {}, {"a": "1"}, {"a": "1", "b": ""}, {"ä": "ö", "": "x"}])
@@ -262,7 +262,7 @@ def test_re_encrypt_same_key_new_context(kms: Kms) -> None:
 
 
 def test_re_encrypt_other_key(kms: Kms) -> None:
-    """A ciphertext moves to another key, and the answer tells keys, materials and algorithms of both sides."""
+    """A ciphertext moves to another key, and the response has keys, materials and algorithms of both sides."""
     first, second = new_key(kms), new_key(kms)
     name = f"alias/r-{second.key_id}"
     new_alias(kms, name, second.key_id)
@@ -275,7 +275,7 @@ def test_re_encrypt_other_key(kms: Kms) -> None:
 
 
 def test_re_encrypt_refusals(kms: Kms) -> None:
-    """Every fault of the source is told as Decrypt tells it, and of the destination as Encrypt does."""
+    """Every fault of the source is reported as by Decrypt, and of the destination as by Encrypt."""
     first, second = new_key(kms), new_key(kms)
     sealed = seal(kms, first.key_id, encryption_context={"a": "1"})
     right: dict[str, Any] = {"source_encryption_context": {"a": "1"}}
@@ -349,7 +349,7 @@ def test_data_keys_differ(kms: Kms) -> None:
 
 @pytest.mark.parametrize("generate", [data_key, sealed_data_key])
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ({}, "Please specify either number of bytes or key spec."),
         ({"key_spec": "AES_256", "number_of_bytes": 32}, "Please specify either number of bytes or key spec."),
@@ -358,12 +358,12 @@ def test_data_keys_differ(kms: Kms) -> None:
         ({"number_of_bytes": 1025}, "Value '1025' at 'numberOfBytes'"),
     ],
 )
-def test_data_key_refusals(kms: Kms, generate: Use, members: dict[str, Any], said: str) -> None:
+def test_data_key_refusals(kms: Kms, generate: Use, members: dict[str, Any], message: str) -> None:
     """Exactly one of key spec and number of bytes (1 to 1,024) says the length."""
     made = new_key(kms)
     with pytest.raises(ValidationException) as caught:
         generate(kms, made.key_id, **members)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("count", [1, 32, 1024])
@@ -471,7 +471,7 @@ def test_dry_run(kms: Kms, use: Use) -> None:
     use(kms, made.key_id, sealed, dry_run=False)
 
 
-def test_dry_run_tells_the_real_error(kms: Kms) -> None:
+def test_dry_run_has_the_real_error(kms: Kms) -> None:
     """A dry run that would have failed fails in the same way."""
     made = new_key(kms)
     sealed = seal(kms, made.key_id)

@@ -23,8 +23,8 @@ from hsmkms.service.audit import reading as audit_reading
 def test_there_are_none(kms: Kms) -> None:
     """The list is empty, and has no further page."""
     for members in ({}, {"limit": 1}, {"limit": 1000}):
-        found = kms.describe_custom_key_stores(DescribeCustomKeyStoresRequest(**members))
-        assert (found.custom_key_stores, found.truncated, found.next_marker) == ([], False, None)
+        stores = kms.describe_custom_key_stores(DescribeCustomKeyStoresRequest(**members))
+        assert (stores.custom_key_stores, stores.truncated, stores.next_marker) == ([], False, None)
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_permission_and_record(kms: Kms) -> None:
     assert kms.operator.simulate("alice", action).decision == "allowed"
     kms._core.audit.flush()
     asked = [
-        each
-        for each in audit_reading.tail(kms.operator.audit.folder, 20)
-        if each["eventName"] == "DescribeCustomKeyStores" and each["userIdentity"].get("userName") == "alice"
+        record
+        for record in audit_reading.tail(kms.operator.audit.folder, 20)
+        if record["eventName"] == "DescribeCustomKeyStores" and record["userIdentity"].get("userName") == "alice"
     ]
     assert [each.get("errorCode") for each in asked] == ["AccessDeniedException", None]
     assert (asked[1]["readOnly"], asked[1]["requestParameters"]) == (True, {"limit": 7})

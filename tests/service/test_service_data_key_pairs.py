@@ -99,8 +99,13 @@ def test_encryptions_are_counted(kms: Kms, ask: Ask, monkeypatch: pytest.MonkeyP
     """Each pair spends one of the encryptions that the key's material may make."""
     key = new_key(kms)
     spent: list[str] = []
-    real = kms._core.leases.spend
-    monkeypatch.setattr(kms._core.leases, "spend", lambda material: (spent.append(material), real(material))[1])
+    real = kms._core.leases.counter
+
+    def counter(material: str) -> Callable[[], None]:
+        count = real(material)
+        return lambda: (spent.append(material), count())[1]
+
+    monkeypatch.setattr(kms._core.leases, "counter", counter)
     ask(kms, key.key_id)
     assert spent == [key.current_key_material_id]
 

@@ -73,7 +73,7 @@ TAG = Tag(tag_key="team", tag_value="red")
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -108,7 +108,7 @@ def test_what_scheduling_answers(kms: Kms, asked: int | None, days: int) -> None
 
 
 def test_refused_everywhere_at_once(site: Site, clock: StoppedClock) -> None:
-    """Whoever has the key in its cache refuses it at its next call."""
+    """A process that has the key in its cache refuses it at its next call."""
     with site.open(clock) as here, site.open(clock) as there:
         key_id = new_key(here).key_id
         sealed = seal(there, key_id)
@@ -184,8 +184,8 @@ def test_allowed_while_pending(kms: Kms) -> None:
     new_alias(kms, "alias/of-it", made.key_id)
     schedule(kms, made.key_id)
     assert described(kms, "alias/of-it").key_id == made.key_id
-    assert [each.key_id for each in kms.list_keys(ListKeysRequest()).keys] == [made.key_id]
-    assert [each.target_key_id for each in kms.list_aliases(ListAliasesRequest(key_id=made.key_id)).aliases] == [
+    assert [key.key_id for key in kms.list_keys(ListKeysRequest()).keys] == [made.key_id]
+    assert [alias.target_key_id for alias in kms.list_aliases(ListAliasesRequest(key_id=made.key_id)).aliases] == [
         made.key_id
     ]
     assert kms.list_resource_tags(ListResourceTagsRequest(key_id=made.key_id)).tags == [TAG]
@@ -226,12 +226,12 @@ def test_every_state_may_be_scheduled(kms: Kms, state: str) -> None:
 
 
 def test_cancelled(kms: Kms, clock: StoppedClock) -> None:
-    """After cancelling all is as it was but for the state, and enabling is a step of its own."""
+    """After cancelling everything but the state is as before, and enabling is a separate step."""
     made = new_key(kms, description="payroll", tags=[TAG])
     new_alias(kms, "alias/payroll", made.key_id)
     switch_on(kms, made.key_id)
     rotate(kms, made.key_id)
-    before, sealed, told = described(kms, made.key_id), seal(kms, made.key_id), status_of(kms, made.key_id)
+    before, sealed, status = described(kms, made.key_id), seal(kms, made.key_id), status_of(kms, made.key_id)
     due = schedule(kms, made.key_id, 7)
     clock.now = due - SECOND
     assert sweep(kms) == []
@@ -239,7 +239,7 @@ def test_cancelled(kms: Kms, clock: StoppedClock) -> None:
     cancel(kms, made.key_id)
     assert epoch(kms) > answer_epoch
     assert described(kms, "alias/payroll") == replace(before, key_state="Disabled", enabled=False)
-    assert status_of(kms, made.key_id) == told
+    assert status_of(kms, made.key_id) == status
     assert kms.list_resource_tags(ListResourceTagsRequest(key_id=made.key_id)).tags == [TAG]
     with pytest.raises(DisabledException):
         unseal(kms, sealed)
@@ -259,7 +259,7 @@ def test_nothing_to_cancel(kms: Kms, prepare: Act) -> None:
 
 
 def test_cancelled_in_the_last_moment(kms: Kms, clock: StoppedClock) -> None:
-    """Until it is gone a key can be kept, also when its date has come; nothing destroys it then."""
+    """Until it is destroyed a key can be kept, also after its date; nothing destroys it then."""
     key_id = new_key(kms).key_id
     sealed = seal(kms, key_id)
     clock.now = schedule(kms, key_id, 7)
@@ -278,7 +278,7 @@ def rows_of(kms: Kms, key_id: str) -> list[int]:
     """How many aliases, tags and rotation settings the database has for a key."""
     with kms._core.store.reading() as conn:
         tables = (alias, tag, rotation)
-        return [conn.scalar(select(func.count()).where(each.c.key_id == key_id)) or 0 for each in tables]
+        return [conn.scalar(select(func.count()).where(table.c.key_id == key_id)) or 0 for table in tables]
 
 
 def test_destroyed_at_its_date(kms: Kms, clock: StoppedClock) -> None:
@@ -299,13 +299,13 @@ def test_destroyed_at_its_date(kms: Kms, clock: StoppedClock) -> None:
     assert sweep(kms) == [(DELETION, made.key_id, DONE)]
     assert backing_keys(kms) == {other.key_id: 1}
     assert rows_of(kms, made.key_id) == [0, 0, 0]
-    assert [each.key_id for each in kms.list_keys(ListKeysRequest()).keys] == [other.key_id]
+    assert [key.key_id for key in kms.list_keys(ListKeysRequest()).keys] == [other.key_id]
     assert kms.list_aliases(ListAliasesRequest()).aliases == []
-    for each in sealed[:-1]:
+    for ciphertext in sealed[:-1]:
         with pytest.raises(AccessDeniedException):
-            unseal(kms, each)
+            unseal(kms, ciphertext)
         with pytest.raises(NotFoundException):
-            unseal(kms, each, key_id=made.key_id)
+            unseal(kms, ciphertext, key_id=made.key_id)
     assert unseal(kms, sealed[-1]) == b"secret"
     assert sweep(kms) == []
     assert kms.operator.find_differences() == []
@@ -325,7 +325,7 @@ GONE_FOR_ALL: dict[str, Act] = REFUSED | {
 
 
 def test_nothing_answers_any_more(site: Site, clock: StoppedClock) -> None:
-    """Every operation on a deleted key is a NotFoundException, also for whoever has it in its cache."""
+    """Every operation on a deleted key is a NotFoundException, also in a process that has it in its cache."""
     with site.open(clock) as kms, site.open(clock) as there:
         key_id = new_key(kms).key_id
         new_alias(kms, "alias/gone", key_id)
@@ -402,8 +402,8 @@ def test_wrapping_keys_go_with_it(kms: Kms, clock: StoppedClock) -> None:
 
 def wrapping_keys(kms: Kms) -> list[bytes]:
     """CKA_IDs of all private keys on the token."""
-    found = kms._core.device.keys.inventory(mac_key(kms))
-    return [each.cka_id for each in found if not each.is_secret_key]
+    inventory = kms._core.device.keys.inventory(mac_key(kms))
+    return [stored_key.cka_id for stored_key in inventory if not stored_key.is_secret_key]
 
 
 # -- a token that fails ---------------------------------------------------------------------------------------------
@@ -427,7 +427,7 @@ def test_token_fails_in_the_middle(kms: Kms, clock: StoppedClock, monkeypatch: p
         first, *others = sweep(kms)
     assert first == (DELETION, key_id, HELD)
     assert others == [(DESTRUCTION, key_id, HELD)]
-    assert [each.kind for each in kms.operator.find_differences()] == [Kind.DOOMED]
+    assert [finding.kind for finding in kms.operator.find_differences()] == [Kind.DOOMED]
     with pytest.raises(NotFoundException):
         described(kms, key_id)
     assert sweep(kms) == [(DESTRUCTION, key_id, DONE)]

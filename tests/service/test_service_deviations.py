@@ -38,7 +38,7 @@ PAIR: dict[str, Any] = {"key_spec": KeySpec.ECC_NIST_P256, "key_usage": KeyUsage
 
 def quirk_events(kms: Kms) -> list[dict[str, Any]]:
     """What the audit log has of new backing keys that deviate."""
-    return [each["serviceEventDetails"] for each in records(kms) if each["eventName"] == QUIRKS_EVENT]
+    return [record["serviceEventDetails"] for record in records(kms) if record["eventName"] == QUIRKS_EVENT]
 
 
 def test_story(new_played: NewPlayed) -> None:
@@ -72,23 +72,23 @@ def test_story(new_played: NewPlayed) -> None:
             assert len([each for each in quirks if each.startswith(begin)]) == 1, quirks
 
         events = quirk_events(kms)
-        assert [each["keyId"] for each in events] == [key_id, key_id, imported, pair, edwards]
-        assert all(any("CKA_LOCAL" in quirk for quirk in each["tokenQuirks"]) for each in events)
-        tightened = [any("C_UnwrapKey makes" in quirk for quirk in each["tokenQuirks"]) for each in events]
+        assert [event["keyId"] for event in events] == [key_id, key_id, imported, pair, edwards]
+        assert all(any("CKA_LOCAL" in quirk for quirk in event["tokenQuirks"]) for event in events)
+        tightened = [any("C_UnwrapKey makes" in quirk for quirk in event["tokenQuirks"]) for event in events]
         assert tightened == [False, False, True, False, False]
 
 
 def test_nothing_is_shown_where_nothing_deviates(new_played: NewPlayed) -> None:
-    """On a token that makes keys as ordered there is no quirk in `attest`, and no such record."""
+    """On a token that makes keys as ordered `attest` shows no quirk, and no record has one."""
     with new_played().open() as kms:
         key_id = new_key(kms).key_id
-        assert [each.quirks for each in kms.operator.attest(key_id)] == [[]]
+        assert [backing_key.quirks for backing_key in kms.operator.attest(key_id)] == [[]]
         assert kms.operator.token_info().profile.quirks == ()
         assert quirk_events(kms) == []
 
 
 def test_no_adoption_where_local_is_not_reported(new_played: NewPlayed) -> None:
-    """Where the token does not say which keys it generated, an orphan is never adopted: it could be anybody's."""
+    """Where the token does not report which keys it generated, an orphan is never adopted: its origin is unknown."""
     site = new_played(Personality(name="local", orders=(f"report {Attribute.LOCAL:#x} 0",), reason="NSS"))
     key_id, sealed = restored_copy(site, lambda kms: (made := new_key(kms).key_id, seal(kms, made)))
     assert sealed

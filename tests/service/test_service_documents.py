@@ -106,7 +106,7 @@ def test_unknown_principals(either: Kms, principal: str) -> None:
 
 @pytest.mark.parametrize("principal", [OTHER, "999999999999", f"arn:aws:sts::{ACCOUNT}:federated-user/alice"])
 def test_others_may_be_named(either: Kms, principal: str) -> None:
-    """Other accounts and federated users are taken in both, and nobody here is them."""
+    """Other accounts and federated users are accepted in both, and match no caller."""
     key = new_key(either, policy=naming(principal))
     with pytest.raises(AccessDeniedException):
         seal(either, key.key_id, caller=either.caller(REGION, "alice"))
@@ -121,7 +121,7 @@ def test_others_may_be_named(either: Kms, principal: str) -> None:
 def test_published_policies(either: Kms, name: str) -> None:
     """Published policies are taken where roles need not exist; where they must, those that name none are."""
     statements = PUBLISHED[name](ACCOUNT)
-    names_roles = any("role/" in json.dumps(each["Principal"]) for each in statements)
+    names_roles = any("role/" in json.dumps(statement["Principal"]) for statement in statements)
     if accepts(either) or not names_roles:
         key = new_key(either, policy=text(statements), bypass_policy_lockout_safety_check=False)
         shown = either.get_key_policy(policies.GetKeyPolicyRequest(key_id=key.key_id)).policy
@@ -132,7 +132,7 @@ def test_published_policies(either: Kms, name: str) -> None:
 
 
 def test_a_name_that_was_accepted_is_not_the_new_user(either: Kms) -> None:
-    """A user who is made after a policy and a grant have named him is somebody else than they mean."""
+    """A user who is created after a policy and a grant named the ARN is not the principal that they mean."""
     if not accepts(either):
         with pytest.raises(MalformedPolicyDocumentException):
             new_key(either, policy=naming(NOBODY))
@@ -157,7 +157,7 @@ def test_a_name_that_was_accepted_is_not_the_new_user(either: Kms) -> None:
 def test_a_denial_that_was_accepted_holds_for_the_new_user(either: Kms) -> None:
     """A Deny that names a user before he is made denies him once he is, and NotPrincipal does not spare him."""
     if not accepts(either):
-        return  # there nobody can be named before he is made
+        return  # there a user cannot be named before it exists
     for element, named in (("Principal", [NOBODY]), ("NotPrincipal", [root_arn(ACCOUNT), NOBODY])):
         statements = [
             {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"},
@@ -174,7 +174,7 @@ def test_a_denial_that_was_accepted_holds_for_the_new_user(either: Kms) -> None:
 
 
 def test_a_grant_for_a_service(either: Kms) -> None:
-    """Services of AWS are grantees and retire; such grants are listed under their names, and allow nobody anything."""
+    """Services of AWS are grantees and retire; such grants are listed under their names, and allow no caller."""
     key = new_key(either).key_id
     members = {
         "grantee_principal": None,
@@ -186,7 +186,7 @@ def test_a_grant_for_a_service(either: Kms) -> None:
     assert granted(either, key, **members, retiring_service_principal=SERVICE) == grant_id
     by_root = granted(either, key, **members, retiring_principal=ROOT)
     wanted = grants.ListGrantsRequest(key_id=key, grantee_service_principal=SERVICE)
-    listed = {each.grant_id: each for each in either.list_grants(wanted).grants}
+    listed = {grant.grant_id: grant for grant in either.list_grants(wanted).grants}
     assert set(listed) == {grant_id, by_root}
     entry = listed[grant_id]
     assert (entry.grantee_principal, entry.grantee_service_principal) == (None, SERVICE)
@@ -195,7 +195,7 @@ def test_a_grant_for_a_service(either: Kms) -> None:
     assert listed[by_root].retiring_principal == ROOT
     assert not either.list_grants(grants.ListGrantsRequest(key_id=key, grantee_principal=ROOT)).grants
     retirable = either.list_retirable_grants(grants.ListRetirableGrantsRequest(retiring_service_principal=SERVICE))
-    assert [each.grant_id for each in retirable.grants] == [grant_id]
+    assert [grant.grant_id for grant in retirable.grants] == [grant_id]
     with pytest.raises(ValidationException, match="either a RetiringPrincipal"):
         either.list_retirable_grants(grants.ListRetirableGrantsRequest())
     with pytest.raises(AccessDeniedException):
@@ -206,7 +206,7 @@ def test_a_grant_for_a_service(either: Kms) -> None:
 
 
 def test_a_grant_of_a_user_for_a_resource(either: Kms) -> None:
-    """A user whose grant has a SourceArn may nothing by it, as nobody calls here on behalf of a resource of AWS."""
+    """A grant with a SourceArn allows its user nothing, as no caller comes on behalf of a resource of AWS."""
     key = new_key(either).key_id
     alice = either.caller(REGION, "alice")
     granted(either, key, grantee_principal=alice.principal, constraints=GrantConstraints(source_arn=DATABASE))
@@ -217,16 +217,16 @@ def test_a_grant_of_a_user_for_a_resource(either: Kms) -> None:
 
 
 def test_another_account_retires_nothing(either: Kms) -> None:
-    """That another account may retire a grant is no leave for whoever here may retire those of his own account."""
+    """A retiring principal of another account does not let principals of this account retire the grant."""
     key = new_key(either)
     alice = either.caller(REGION, "alice")
     document = text([statement("", None, "kms:RetireGrant")]).replace('"Principal": null, ', "")
     either.operator.identities.put_user_policy("alice", "retire", document)
-    theirs = granted(either, key.key_id, grantee_principal=ROOT, retiring_principal=OTHER)
-    ours = granted(either, key.key_id, grantee_principal=ROOT, retiring_principal=ROOT)
+    other_grant = granted(either, key.key_id, grantee_principal=ROOT, retiring_principal=OTHER)
+    own_grant = granted(either, key.key_id, grantee_principal=ROOT, retiring_principal=ROOT)
     with pytest.raises(AccessDeniedException):
-        either.retire_grant(grants.RetireGrantRequest(key_id=key.arn, grant_id=theirs), alice)
-    either.retire_grant(grants.RetireGrantRequest(key_id=key.arn, grant_id=ours), alice)
+        either.retire_grant(grants.RetireGrantRequest(key_id=key.arn, grant_id=other_grant), alice)
+    either.retire_grant(grants.RetireGrantRequest(key_id=key.arn, grant_id=own_grant), alice)
     either.operator.identities.delete_user_policy("alice", "retire")
 
 
@@ -234,12 +234,12 @@ def test_another_account_retires_nothing(either: Kms) -> None:
 
 
 def test_users_with_paths(either: Kms) -> None:
-    """A path is in the ARN that calls, that policies and grants name, that refusals tell and that is listed."""
+    """The path is in the ARN of calls, policies, grants, refusals and lists."""
     users = either.operator.credentials
     made = users.create_user("dora", "/division/team/")
     arn = f"arn:aws:iam::{ACCOUNT}:user/division/team/dora"
     assert (made.path, made.arn) == ("/division/team/", arn)
-    assert {each.user_name: each.arn for each in users.list_users()}["dora"] == arn
+    assert {user.user_name: user.arn for user in users.list_users()}["dora"] == arn
     assert either.operator.identities.user("dora").arn == arn
     with pytest.raises(AlreadyExistsException):
         users.create_user("dora")
@@ -262,7 +262,7 @@ def test_users_with_paths(either: Kms) -> None:
 
 
 def test_whom_a_principal_means(either: Kms) -> None:
-    """The simulation is about a user by name or whole ARN, or the root; a role of that name is nobody."""
+    """The simulation is about a user by name or whole ARN, or the root; a role of that name is unknown."""
     name_of = either.operator.identities.name_of
     assert name_of("alice") == name_of(user_arn(ACCOUNT, "alice")) == "alice"
     assert name_of("root") is name_of(ROOT) is None
@@ -271,8 +271,8 @@ def test_whom_a_principal_means(either: Kms) -> None:
             name_of(other)
 
 
-def test_a_user_of_another_path_is_somebody_else(either: Kms) -> None:
-    """Whoever called as a user who was deleted gets nothing of the next user of the name under another path."""
+def test_a_user_of_another_path_is_another_principal(either: Kms) -> None:
+    """A caller of a deleted user gets nothing of the next user of the name under another path."""
     users = either.operator.credentials
     users.create_user("emma", "/one/")
     before = either.caller(REGION, "emma")
@@ -296,7 +296,7 @@ def test_paths_that_are_refused(either: Kms, path: str) -> None:
     """What is no path is refused, and no user is made."""
     with pytest.raises(ValidationException, match="is no path"):
         either.operator.credentials.create_user("finn", path)
-    assert "finn" not in {each.user_name for each in either.operator.credentials.list_users()}
+    assert "finn" not in {user.user_name for user in either.operator.credentials.list_users()}
 
 
 # -- notes, and what is measured ----------------------------------------------------------------------------------
@@ -312,8 +312,8 @@ def test_notes_about_all_policies(either: Kms) -> None:
     either.operator.identities.create_group("crew")
     either.operator.identities.put_group_policy("crew", "endpoint", "\ufeff" + own)
     json.loads(either.operator.identities.group_policies("crew")["endpoint"])
-    found = {each.policy: each.sentence for each in either.operator.notes.every() if each not in before}
-    assert found == {
+    notes = {note.policy: note.sentence for note in either.operator.notes.every() if note not in before}
+    assert notes == {
         f"key policy of {key.arn}": "Statement 2 (endpoint): no request here has aws:SourceVpce: StringNotLike "
         "always holds.",
         "policy endpoint of user alice": "Statement 1: no request here has aws:SourceVpce: StringEquals never holds.",
@@ -328,14 +328,14 @@ def test_notes_about_all_policies(either: Kms) -> None:
 
 
 def test_notes_in_the_log(either: Kms, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever puts a key policy over HTTP sees no note, so the log of the server has it."""
+    """A key policy that is put over HTTP shows its caller no note, so the server's log has it."""
     caplog.set_level(logging.INFO, logger="hsmkms.service")
     policy = text(PUBLISHED["cloudwatch_logs"](ACCOUNT))
     key = new_key(either, policy=policy)
     put(either, key.key_id, policy)
-    told = [each.getMessage() for each in caplog.records if "new policy" in each.getMessage()]
+    messages = [record.getMessage() for record in caplog.records if "new policy" in record.getMessage()]
     sentence = "Statement 2: nobody calls here as logs.eu-central-1.amazonaws.com."
-    assert told == [f"the new policy of key {key.arn}, {sentence}"] * 2
+    assert messages == [f"the new policy of key {key.arn}, {sentence}"] * 2
 
 
 def test_days_without_use(new_folder: NewFolder, clock: StoppedClock) -> None:

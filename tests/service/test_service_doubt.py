@@ -1,4 +1,4 @@
-"""While token or clock cannot be trusted what is due is held, told, and done later."""
+"""While token or clock cannot be trusted what is due is deferred, reported, and done later."""
 
 import traceback
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ TOLERANCE = timedelta(minutes=5)
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -57,22 +57,22 @@ def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
 
 
 def test_without_a_token(site: Site, clock: StoppedClock) -> None:
-    """With a token that is away nothing can be sealed: all is held, reported, and done when it is back."""
+    """While the token is away nothing can be sealed: all is deferred, reported, and done when it is back."""
     with site.open(clock) as kms:
         due = Due(kms, clock)
     fault = TokenUnavailableError("the token is in a drawer")
     with Kms(wiring.core_without_token(site.settings, fault, clock)) as kms:
         assert isinstance(kms._core.device, AwayDevice)
-        assert outcomes(kms.operator.maintain(dry_run=True)) == [(*each, DUE) for each in due.steps]
+        assert outcomes(kms.operator.maintain(dry_run=True)) == [(*step, DUE) for step in due.steps]
         report = kms.operator.maintain()
-        assert outcomes(report) == [(*each, HELD) for each in due.steps]
-        assert {each.detail for each in report.steps} == {"the token is in a drawer"}
+        assert outcomes(report) == [(*step, HELD) for step in due.steps]
+        assert {step.detail for step in report.steps} == {"the token is in a drawer"}
         with pytest.raises(TokenUnavailableError):  # nor can it be known whether a record is as it was written
             described(kms, due.expiring)
     with site.open(clock) as kms:
         assert described(kms, due.expiring).key_state == "PendingImport"
         assert described(kms, due.deleted).key_state == "PendingDeletion"
-        assert sweep(kms) == [*((*each, DONE) for each in due.steps[1:]), (DESTRUCTION, due.expiring, DONE)]
+        assert sweep(kms) == [*((*step, DONE) for step in due.steps[1:]), (DESTRUCTION, due.expiring, DONE)]
         assert kms.operator.find_differences() == []
 
 
@@ -86,7 +86,7 @@ def test_a_fault_raised_often_does_not_grow() -> None:
 
 
 def test_deletion_alone_without_a_token(site: Site, clock: StoppedClock) -> None:
-    """A key whose date has come while the token is away is as it was: it can still be cancelled, and works again."""
+    """A key that becomes due for deletion while the token is away can still be cancelled, and works again."""
     with site.open(clock) as kms:
         key_id = new_key(kms).key_id
         sealed = seal(kms, key_id)
@@ -134,7 +134,7 @@ def test_token_goes_away_in_the_middle(kms: Kms, clock: StoppedClock, monkeypatc
 
 
 def test_clock_set_back(kms: Kms, clock: StoppedClock, caplog: pytest.LogCaptureFixture) -> None:
-    """More than five minutes behind what was written nothing rotates and nothing is destroyed, and it is told."""
+    """With a clock more than five minutes behind the database nothing rotates or is destroyed, and it is reported."""
     due = Due(kms, clock)
     ahead = clock.now + 2 * TOLERANCE
     clock.now = ahead
@@ -143,7 +143,7 @@ def test_clock_set_back(kms: Kms, clock: StoppedClock, caplog: pytest.LogCapture
     report = kms.operator.maintain()
     assert report.doubt is not None
     assert "set the clock right" in report.doubt
-    done = {(each.kind, each.key_id): each.outcome for each in report.steps}
+    done = {(step.kind, step.key_id): step.outcome for step in report.steps}
     assert done.pop((EXPIRY, due.expiring)) is DONE
     assert set(done.values()) == {HELD}
     assert {kind for kind, _ in done} >= {RECOVERY, ROTATION, WRAPPING_KEY, DELETION, DESTRUCTION}
@@ -200,7 +200,7 @@ def test_clock_moved_while_the_process_runs(site: Site, clock: StoppedClock, min
 
 
 def test_drift_watch(clock: StoppedClock) -> None:
-    """Clocks that go on together have not drifted, however long it takes; more than five minutes apart they have."""
+    """Clocks that run together have not drifted, however long it takes; more than five minutes apart they have."""
     passed = SimpleNamespace(seconds=1_000_000.0)
     watch = DriftWatch(clock, lambda: passed.seconds)
     assert not watch()

@@ -47,7 +47,7 @@ Act = Callable[[Kms, str], object]
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -156,7 +156,7 @@ def make_object(kms: Kms, cka_id: bytes, label: str) -> None:
 
 
 def test_early_after_an_adoption(kms: Kms) -> None:
-    """Of an adopted key nobody knows the count, so it is rotated at its first encryption."""
+    """An adopted key's count is unknown, so it is rotated at its first encryption."""
     key_id = new_key_id(multi_region=False)
     make_object(kms, b"o" * 16, object_label(kms._core.installation.short_id, REGION, key_id, 1))
     (finding,) = kms.operator.find_differences()
@@ -183,11 +183,13 @@ def test_used_up(kms: Kms) -> None:
 
 
 def test_budget_of_imported_material_only_warns(kms: Kms, caplog: pytest.LogCaptureFixture) -> None:
-    """Imported material stays: at 50 and at 90 % the operator is told once, and every encryption works."""
+    """Imported material stays: at 50 and at 90 % one warning is logged, and every encryption works."""
     key_id = new_imported_key(kms)
-    for count, said in ((ROTATE_AT, "50 %"), (LIMIT * 9 // 10, "90 %")):
+    for count, share in ((ROTATE_AT, "50 %"), (LIMIT * 9 // 10, "90 %")):
         material = use_up(kms, key_id, count - 1)
         caplog.clear()
         for _ in range(5):
             assert named_by(kms, seal(kms, key_id)) == material
-        assert [each.getMessage().count(said) for each in caplog.records if "imported material" in each.message] == [1]
+        assert [
+            record.getMessage().count(share) for record in caplog.records if "imported material" in record.message
+        ] == [1]

@@ -90,9 +90,9 @@ def test_killed_in_the_middle(site: Site, store: Store, after: int) -> None:
         assert child.stdout.readline()
     child.kill()
     # Not communicate(), which would lose what the pipe's reader holds already.
-    told = [after, *map(int, child.stdout.read().split())]
+    counts = [after, *map(int, child.stdout.read().split())]
     assert finish(child, status=-9) == []
-    assert told[-1] <= leases.total(store, material) <= 2 * (told[-1] + 1)
+    assert counts[-1] <= leases.total(store, material) <= 2 * (counts[-1] + 1)
 
 
 def test_the_last_encryptions(site: Site) -> None:
@@ -110,7 +110,7 @@ def test_the_last_encryptions(site: Site) -> None:
             kms.generate_data_key(GenerateDataKeyRequest(key_id=key_id, key_spec="AES_256"))
         with pytest.raises(LimitExceededException):
             kms.re_encrypt(ReEncryptRequest(ciphertext_blob=sealed[0], destination_key_id=key_id))
-        assert [unseal(kms, each) for each in sealed] == [b"secret"] * 4
+        assert [unseal(kms, ciphertext) for ciphertext in sealed] == [b"secret"] * 4
         moved = kms.re_encrypt(ReEncryptRequest(ciphertext_blob=sealed[0], destination_key_id=other_id))
         assert unseal(kms, moved.ciphertext_blob) == b"secret"
         assert leases.total(kms._core.store, material) == LIMIT

@@ -46,7 +46,7 @@ def test_needed(apart: Settings) -> None:
 
 
 def test_interrupted_change(apart: Settings) -> None:
-    """An intent that was interrupted on it is told as well."""
+    """An interrupted intent on the token is listed as well."""
     with opened(apart) as kms:
         key_id = new_key(kms).key_id
 
@@ -70,7 +70,7 @@ def migrate_home(kms: Kms, settings: Settings) -> None:
 
 
 def test_no_alarm(apart: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    """That the token does not show its key any more is no outage, whenever somebody looks whether it is away."""
+    """After the destruction of the token's key no check takes the token for being away."""
     with opened(apart) as kms:
         (left,) = kms.operator.tokens()
         migrate_home(kms, apart)
@@ -103,16 +103,16 @@ def test_forgotten(apart: Settings) -> None:
     with Kms(wiring.core_of(apart, lambda: wiring.utc_now() + timedelta(days=8))) as kms:
         kms.operator.maintain()
         assert forget(kms, old) == 2
-        assert [each.label for each in kms.operator.tokens()] == [second_token.LABEL]
+        assert [token.label for token in kms.operator.tokens()] == [second_token.LABEL]
         assert kms.operator.find_differences() == []
         kms.import_key_material(request_to_import(kms, imported))
         assert unseal(kms, sealed) == b"secret"
-        found = kms.operator.credentials.find(access_key.access_key_id)
-        assert found is not None
-        assert found.secret == access_key.secret_access_key
+        credential = kms.operator.credentials.find(access_key.access_key_id)
+        assert credential is not None
+        assert credential.secret == access_key.secret_access_key
         assert kms.operator.audit.verify_rows() == []
         assert kms.operator.audit.verify().faults == []
-        assert [each.present for each in kms.operator.attest(imported)] == [True]
+        assert [backing_key.present for backing_key in kms.operator.attest(imported)] == [True]
     device = token_wiring.open_device(apart, apart.token)
     with device.connection.pool.session() as session:
         assert list(list_keys(session)) == []
@@ -131,7 +131,7 @@ def test_away_or_interrupted(apart: Settings) -> None:
     with opened(apart) as kms:
         new_key(kms)
         migrate(kms, apart)
-        key_ids = {each.key_id for each in kms.operator.left_behind()}
+        key_ids = {left_key.key_id for left_key in kms.operator.left_behind()}
         for key_id in key_ids:
             schedule(kms, key_id, 7)
     with Kms(wiring.core_of(apart, lambda: wiring.utc_now() + timedelta(days=8))) as kms:
@@ -149,7 +149,7 @@ def test_away_or_interrupted(apart: Settings) -> None:
         assert forgotten.destroyed == 0
         assert forgotten.away is not None
     with opened(apart) as kms:
-        assert [each.label for each in kms.operator.tokens()] == [second_token.LABEL]
+        assert [token.label for token in kms.operator.tokens()] == [second_token.LABEL]
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
         assert kms.operator.audit.verify().faults == []
 
@@ -174,8 +174,8 @@ def test_accepted_faults_stay_accepted(apart: Settings) -> None:
         kms.operator.audit.accept()
         before = kms.operator.audit.verify()
         migrate(kms, apart)
-        for each in kms.operator.left_behind():
-            schedule(kms, each.key_id, 7)
+        for left_key in kms.operator.left_behind():
+            schedule(kms, left_key.key_id, 7)
     with Kms(wiring.core_of(apart, lambda: wiring.utc_now() + timedelta(days=8))) as kms:
         kms.operator.maintain()
         forget(kms, str(apart.token.label))

@@ -64,30 +64,30 @@ def revoke(kms: Kms, key_id: str, grant_id: str, caller: Caller | None = None) -
     kms.revoke_grant(grants.RevokeGrantRequest(key_id=key_id, grant_id=grant_id), caller)
 
 
-def denied(act: Callable[[], object]) -> None:
-    """It is refused."""
+def assert_denied(act: Callable[[], object]) -> None:
+    """Assert that a call raises AccessDeniedException."""
     with pytest.raises(AccessDeniedException):
         act()
 
 
 def test_a_grant_and_its_end(kms: Kms, callers: dict[str, Caller]) -> None:
-    """A grant allows its grantee its operations at once, nobody else and nothing else, until it is revoked."""
+    """A grant allows its grantee its operations at once, no other caller and operation, until it is revoked."""
     key = new_key(kms).key_id
     alice = callers["alice"]
     made = grant(kms, key, "Encrypt", "DescribeKey")
     assert seal(kms, key, caller=alice)
     assert kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice)
-    denied(lambda: unseal(kms, seal(kms, key), alice))
-    denied(lambda: seal(kms, key, caller=callers["bob"]))
-    denied(lambda: seal(kms, new_key(kms).key_id, caller=alice))
+    assert_denied(lambda: unseal(kms, seal(kms, key), alice))
+    assert_denied(lambda: seal(kms, key, caller=callers["bob"]))
+    assert_denied(lambda: seal(kms, new_key(kms).key_id, caller=alice))
     revoke(kms, key, made.grant_id)
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: seal(kms, key, caller=alice))
     with pytest.raises(NotFoundException, match=made.grant_id):
         revoke(kms, key, made.grant_id)
 
 
 def test_what_is_listed(kms: Kms, callers: dict[str, Caller]) -> None:
-    """ListGrants tells all of a grant, and filters by id and grantee."""
+    """ListGrants returns all members of a grant, and filters by id and grantee."""
     assert callers
     key = new_key(kms)
     one = grant(kms, key.key_id, "Encrypt", "Decrypt", "Encrypt", constraints=PAIR, name="job", retiring_principal=BOB)
@@ -114,8 +114,8 @@ def test_pages(kms: Kms, callers: dict[str, Caller]) -> None:
     assert [each.grant_id for each in [*first.grants, *rest.grants]] == sorted(made)
     retirable = kms.list_retirable_grants(grants.ListRetirableGrantsRequest(retiring_principal=CAROL, limit=2))
     more = grants.ListRetirableGrantsRequest(retiring_principal=CAROL, marker=retirable.next_marker)
-    found = [*retirable.grants, *kms.list_retirable_grants(more).grants]
-    assert {each.grant_id for each in found} == made
+    listed = [*retirable.grants, *kms.list_retirable_grants(more).grants]
+    assert {each.grant_id for each in listed} == made
     there = kms.list_retirable_grants(
         grants.ListRetirableGrantsRequest(retiring_principal=CAROL), kms.caller(OTHER_REGION)
     )
@@ -125,7 +125,7 @@ def test_pages(kms: Kms, callers: dict[str, Caller]) -> None:
 
 
 def test_a_name_makes_one(kms: Kms, callers: dict[str, Caller]) -> None:
-    """With a Name the same grant is made once, with another token each time; without one, each time anew."""
+    """With a Name the same grant is created once, with another token each time; without one, a new grant each time."""
     alice = callers["alice"]
     key = new_key(kms).key_id
     one, again = (grant(kms, key, "Encrypt", "Decrypt", name="job") for _ in range(2))
@@ -138,13 +138,13 @@ def test_a_name_makes_one(kms: Kms, callers: dict[str, Caller]) -> None:
 
 
 def test_tokens(kms: Kms, callers: dict[str, Caller]) -> None:
-    """A token is taken in requests and gives nobody but the grantee anything; a wrong one is refused."""
+    """A grant token is accepted in requests and helps no caller but the grantee; a wrong one is refused."""
     key, other = new_key(kms).key_id, new_key(kms).key_id
     made = grant(kms, key)
     token = made.grant_token
     assert seal(kms, key, caller=callers["alice"], grant_tokens=[token])
-    denied(lambda: seal(kms, key, caller=callers["bob"], grant_tokens=[token]))
-    denied(lambda: seal(kms, other, caller=callers["alice"], grant_tokens=[token]))
+    assert_denied(lambda: seal(kms, key, caller=callers["bob"], grant_tokens=[token]))
+    assert_denied(lambda: seal(kms, other, caller=callers["alice"], grant_tokens=[token]))
     wrong = [token[:-4] + "AAA=", token + "\n", token.replace(token[40], "-", 1), "x", "\u00e9"]
     for each in wrong:
         with pytest.raises(InvalidGrantTokenException):
@@ -164,13 +164,13 @@ def test_constraints(kms: Kms, callers: dict[str, Caller]) -> None:
     context = {"a": "1", "b": "2"}
     sealed = seal(kms, key, caller=alice, encryption_context=context)
     assert unseal(kms, sealed, alice, encryption_context=context) == b"secret"
-    denied(lambda: unseal(kms, sealed, alice, encryption_context={"a": "2"}))
-    denied(lambda: seal(kms, key, caller=alice))
+    assert_denied(lambda: unseal(kms, sealed, alice, encryption_context={"a": "2"}))
+    assert_denied(lambda: seal(kms, key, caller=alice))
     assert kms.describe_key(keys.DescribeKeyRequest(key_id=key), alice)
 
 
 def test_children(kms: Kms, callers: dict[str, Caller]) -> None:
-    """Whoever may create grants by a grant only hands on a part of what he has; they outlive the parent."""
+    """A grantee with CreateGrant passes on only a part of the grant; the new grants outlive the parent."""
     alice, bob = callers["alice"], callers["bob"]
     key = new_key(kms).key_id
     parent = grant(kms, key, "Encrypt", "Decrypt", "CreateGrant", constraints=PAIR)
@@ -179,14 +179,14 @@ def test_children(kms: Kms, callers: dict[str, Caller]) -> None:
         {"operations": ["Encrypt"]},
         {"operations": ["Encrypt"], "constraints": GrantConstraints(encryption_context_subset={"a": "2"})},
     ):
-        denied(lambda wrong=wrong: grant(kms, key, grantee=BOB, caller=alice, **wrong))  # type: ignore[misc]
+        assert_denied(lambda wrong=wrong: grant(kms, key, grantee=BOB, caller=alice, **wrong))  # type: ignore[misc]
     narrow = GrantConstraints(encryption_context_equals={"a": "1"})
     grant(kms, key, "Encrypt", grantee=BOB, caller=alice, constraints=narrow)
     assert seal(kms, key, caller=bob, encryption_context={"a": "1"})
-    denied(lambda: seal(kms, key, caller=bob, encryption_context={"a": "1", "b": "2"}))
+    assert_denied(lambda: seal(kms, key, caller=bob, encryption_context={"a": "1", "b": "2"}))
     revoke(kms, key, parent.grant_id)
     assert seal(kms, key, caller=bob, encryption_context={"a": "1"})
-    denied(lambda: grant(kms, key, grantee=BOB, caller=alice, constraints=narrow))
+    assert_denied(lambda: grant(kms, key, grantee=BOB, caller=alice, constraints=narrow))
 
 
 def test_retiring(kms: Kms, callers: dict[str, Caller]) -> None:
@@ -196,8 +196,8 @@ def test_retiring(kms: Kms, callers: dict[str, Caller]) -> None:
     by_token = grants.RetireGrantRequest(grant_token=made.grant_token)
     by_id = grants.RetireGrantRequest(key_id=key.arn, grant_id=made.grant_id)
     for name in ("alice", "bob"):
-        denied(lambda name=name: kms.retire_grant(by_token, callers[name]))  # type: ignore[misc]
-        denied(lambda name=name: kms.retire_grant(by_id, callers[name]))  # type: ignore[misc]
+        assert_denied(lambda name=name: kms.retire_grant(by_token, callers[name]))  # type: ignore[misc]
+        assert_denied(lambda name=name: kms.retire_grant(by_id, callers[name]))  # type: ignore[misc]
     kms.retire_grant(by_id, callers["carol"])
     assert listed(kms, key.key_id) == []
     own = grant(kms, key.key_id, "Encrypt", "RetireGrant")
@@ -230,26 +230,26 @@ def test_what_cannot_be_retired(kms: Kms, members: dict[str, Any], error: type[H
         kms.retire_grant(grants.RetireGrantRequest(**members))
 
 
-def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
-    """Whoever may not retire a grant does not learn whether it, or its key, is there: not by id, nor by a token."""
+def test_retiring_reveals_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
+    """A caller who may not retire a grant does not learn whether it, or its key, exists: not by id, nor by a token."""
     key, bob = new_key(kms), callers["bob"]
     made, ended = grant(kms, key.key_id), grant(kms, key.key_id)
     revoke(kms, key.key_id, ended.grant_id)
     unknown = key.arn.replace(key.key_id, "12345678-1234-4123-8123-123456789012")
     replica = key.arn.replace(key.key_id, new_key(kms, kms.caller(OTHER_REGION), multi_region=True).key_id)
 
-    def told(**members: Any) -> str:  # noqa: ANN401 - members
+    def refusal_of(**members: Any) -> str:  # noqa: ANN401 - members
         with pytest.raises(AccessDeniedException) as caught:
             kms.retire_grant(grants.RetireGrantRequest(**members), bob)
         return str(caught.value).rpartition("key/")[0] + str(caught.value)[-60:]
 
     sentences = {
-        told(grant_token=made.grant_token),
-        told(grant_token=ended.grant_token),
-        told(key_id=key.arn, grant_id=made.grant_id),
-        told(key_id=key.arn, grant_id=ended.grant_id),
-        told(key_id=unknown, grant_id=made.grant_id),
-        told(key_id=replica, grant_id=made.grant_id),
+        refusal_of(grant_token=made.grant_token),
+        refusal_of(grant_token=ended.grant_token),
+        refusal_of(key_id=key.arn, grant_id=made.grant_id),
+        refusal_of(key_id=key.arn, grant_id=ended.grant_id),
+        refusal_of(key_id=unknown, grant_id=made.grant_id),
+        refusal_of(key_id=replica, grant_id=made.grant_id),
     }
     assert len(sentences) == 1
     for arn in (key.arn, unknown):
@@ -266,8 +266,8 @@ def test_retiring_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
     kms.operator.identities.delete_user_policy("bob", "p")
 
 
-def test_a_token_of_the_past_tells_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
-    """That the grant of a token has ended is told only to whoever may use the key that he names."""
+def test_an_ended_grant_token_reveals_nothing(kms: Kms, callers: dict[str, Caller]) -> None:
+    """That the grant of a token has ended is revealed only to callers who may use the key that they name."""
     key = new_key(kms).key_id
     lasting, ended = grant(kms, key), grant(kms, key)
     revoke(kms, key, ended.grant_id)
@@ -295,7 +295,7 @@ def test_dry_runs(kms: Kms, callers: dict[str, Caller]) -> None:
     ):
         with pytest.raises(DryRunOperationException):
             act()
-    denied(lambda: grant(kms, key, dry_run=True, caller=callers["bob"]))
+    assert_denied(lambda: grant(kms, key, dry_run=True, caller=callers["bob"]))
     assert [each.grant_id for each in listed(kms, key)] == [made.grant_id]
 
 

@@ -3,8 +3,11 @@
 Each member is a SoftHSM of its own behind the shim (tests/groups.py), so that it can fail alone.
 """
 
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import groups
 import pytest
@@ -16,8 +19,12 @@ from service_sites import NewSite, Site, new_key, seal, unseal
 
 from hsmkms.config.settings import PinSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, PinError, TokenUnavailableError
+from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate
 from hsmkms.kms import Kms
+from hsmkms.model.enums import KeySpec, KeyUsage, Origin, WrappingAlgorithm, WrappingKeySpec
+from hsmkms.model.importing import GetParametersForImportRequest
+from hsmkms.model.rotation import ListKeyRotationsRequest, RotateKeyOnDemandRequest
 from hsmkms.service.operator.reconcile import Kind
 from hsmkms.store import objects
 from hsmkms.wiring import core as wiring
@@ -182,6 +189,188 @@ def test_another_member_took_over_while_a_key_was_created(grouped: Grouped) -> N
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
 
 
+def test_key_that_another_member_lacks_is_not_acknowledged(new_site: NewSite, group_modules: Modules) -> None:
+    """A key, a rotation or a wrapping key that is not on every member that could take over is refused."""
+    site = new_site()
+    with Kms(wiring.core_of(site.settings)) as kms:
+        key_id = new_key(kms).key_id
+        empty = new_key(kms, origin=Origin.EXTERNAL).key_id
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=0.2)
+    grouped = Grouped(site, group)
+    importing = GetParametersForImportRequest(
+        key_id=empty,
+        wrapping_algorithm=WrappingAlgorithm.RSAES_OAEP_SHA_1,
+        wrapping_key_spec=WrappingKeySpec.RSA_2048,
+    )
+    with grouped.opened() as kms:
+        before = rotations(kms, key_id)
+        for create in (
+            lambda: new_key(kms),
+            lambda: new_key(kms, key_spec=KeySpec.ECC_NIST_P256, key_usage=KeyUsage.SIGN_VERIFY),
+            lambda: kms.rotate_key_on_demand(RotateKeyOnDemandRequest(key_id=key_id)),
+            lambda: kms.get_parameters_for_import(importing),
+        ):
+            with pytest.raises(TokenUnavailableError, match=f"not on {SECOND_SERIAL} after 0.2 s"):
+                create()
+        assert rotations(kms, key_id) == before
+        assert {each.kind for each in kms.operator.find_differences()} <= {Kind.UNFINISHED}, "no key was left behind"
+        assert unseal(kms, seal(kms, key_id)) == b"secret"
+        group.second.fail()
+        other = new_key(kms).key_id
+        assert unseal(kms, seal(kms, other)) == b"secret", "a member that is not present cannot take over"
+
+
+def rotations(kms: Kms, key_id: str) -> int:
+    """How often the key was rotated."""
+    return len(kms.list_key_rotations(ListKeyRotationsRequest(key_id=key_id)).rotations)
+
+
+def test_key_that_is_replicated_later(new_site: NewSite, group_modules: Modules) -> None:
+    """A creation waits until the other member has the key, and does not lose it at a failover."""
+    site = new_site()
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=60)
+    grouped = Grouped(site, group)
+    ours = second_token.token_folder(site.settings.token)
+    (theirs,) = (site.folder / "ha" / "copy" / "tokens").iterdir()
+    with grouped.opened() as kms, ThreadPoolExecutor(1) as pool:
+        there = {each.name for each in ours.glob("*.object")}
+        creating = pool.submit(new_key, kms)
+        until(lambda: bool({each.name for each in ours.glob("*.object")} - there), PATIENCE)
+        until(lambda: bool(kms._core.device.connection._replicas._sessions), PATIENCE)
+        assert not creating.done()
+        replicate(ours, theirs)
+        sealed = seal(kms, creating.result(PATIENCE).key_id)
+        group.first.fail()
+        assert unseal(kms, sealed) == b"secret"
+        assert in_use(kms) == SECOND_SERIAL
+
+
+def replicate(ours: Path, theirs: Path) -> None:
+    """Copy the objects that the other member lacks, and let its module notice."""
+    for each in ours.glob("*.object"):
+        if each.name != "token.object" and not (theirs / each.name).exists():
+            shutil.copy(each, theirs / each.name)
+    shutil.copy(ours / "generation", theirs / "generation")
+
+
+def test_first_member_fails_the_probe(grouped: Grouped) -> None:
+    """A member that does not work is not the first one either: the next one is, and the start succeeds."""
+    with grouped.opened() as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+    grouped.group.first.order("fault C_EncryptInit * return 0x5")
+    LastMember(grouped.settings.data_dir, grouped.settings.token.serials).write(grouped.group.first.serial)
+    with grouped.opened() as kms:
+        assert in_use(kms) == SECOND_SERIAL
+        assert unseal(kms, sealed) == b"secret"
+
+
+@pytest.mark.parametrize("function", ["C_EncryptInit", "C_GenerateKey"])
+def test_member_that_answers_and_does_not_work(grouped: Grouped, function: str) -> None:
+    """A member whose sessions are well, and which fails at what it is asked for, is left for the other one."""
+    with grouped.opened() as kms:
+        key_id = new_key(kms).key_id
+        grouped.group.first.order(f"fault {function} * return 0x5")
+
+        def is_done() -> bool:
+            try:
+                new_key(kms) if function == "C_GenerateKey" else seal(kms, key_id)
+            except TokenUnavailableError:
+                return False
+            return True
+
+        assert not is_done()
+        until(is_done, PATIENCE)
+        assert in_use(kms) == SECOND_SERIAL
+        assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+
+
+def test_call_that_fails_on_a_member_that_works(grouped: Grouped) -> None:
+    """A member that passes the probe stays in use, whatever single calls on it have answered."""
+    with grouped.opened() as kms:
+        key_id = new_key(kms).key_id
+        probed = kms._core.device.connection._next_probe
+        grouped.group.first.order("fault C_EncryptInit 1 return 0x5")
+        with pytest.raises(TokenUnavailableError):
+            seal(kms, key_id)
+        until(lambda: kms._core.device.connection._next_probe > probed, PATIENCE)
+        until(lambda: kms._core.device.connection._comeback._thread is None, PATIENCE)
+        assert in_use(kms) == grouped.group.first.serial
+        assert unseal(kms, seal(kms, key_id)) == b"secret"
+
+
+def test_only_member_that_is_left_stays_in_use(grouped: Grouped) -> None:
+    """A member that fails the probe still does what it can while no other one is there."""
+    with grouped.opened() as kms:
+        key_id = new_key(kms).key_id
+        sealed = seal(kms, key_id)
+        grouped.group.second.fail()
+        grouped.group.first.order("fault C_EncryptInit * return 0x5")
+        probed = kms._core.device.connection._next_probe
+        with pytest.raises(TokenUnavailableError):
+            seal(kms, key_id)
+        until(lambda: kms._core.device.connection._next_probe > probed, PATIENCE)
+        until(lambda: kms._core.device.connection._comeback._thread is None, PATIENCE)
+        assert in_use(kms) == grouped.group.first.serial
+        assert unseal(kms, sealed) == b"secret"
+
+
+def test_two_takeovers_while_a_key_was_created(grouped: Grouped) -> None:
+    """A key that was made on the one member, with the other one in use before and after, is not acknowledged."""
+    with grouped.opened() as kms:
+        connection, group = kms._core.device.connection, grouped.group
+
+        def create() -> None:
+            with connection.making():
+                for leaving, back in ((group.first, group.second), (group.second, group.first)):
+                    back.order()
+                    leaving.order("fault C_GetSessionInfo * return 0xb3", "fault C_OpenSession * return 0x30")
+                    connection.ready()
+
+        with pytest.raises(TokenUnavailableError, match=f"{group.first.serial} took over"):
+            create()
+        assert in_use(kms) == group.first.serial
+        assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+
+
+def test_processes_use_the_same_member(grouped: Grouped) -> None:
+    """A process follows another one that has failed over, before it creates a key, or where it lacks one."""
+    with grouped.opened() as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+        assert in_use(kms) == grouped.group.first.serial
+        last = LastMember(grouped.settings.data_dir, grouped.settings.token.serials)
+        assert last.read() == grouped.group.first.serial
+        last.write(SECOND_SERIAL)  # as another process does after a failover
+        assert unseal(kms, sealed) == b"secret"
+        assert kms._core.device.connection.member == grouped.group.first.serial, "what works needs no other member"
+        made = new_key(kms).key_id
+        assert in_use(kms) == SECOND_SERIAL
+        assert unseal(kms, seal(kms, made)) == b"secret"
+
+
+def test_member_of_another_process_cannot_be_reached(grouped: Grouped) -> None:
+    """A process stays with its member if that of another one does not answer here, and leaves the record as it is."""
+    with grouped.opened() as kms:
+        last = LastMember(grouped.settings.data_dir, grouped.settings.token.serials)
+        last.write(SECOND_SERIAL)
+        grouped.group.second.fail()
+        made = new_key(kms).key_id
+        assert in_use(kms) == grouped.group.first.serial
+        assert unseal(kms, seal(kms, made)) == b"secret"
+        assert last.read() == SECOND_SERIAL
+
+
+def test_member_that_is_not_taken_is_not_recorded(grouped: Grouped) -> None:
+    """A member that proves its identity and is refused for the way in which it works is not recorded as in use."""
+    with grouped.opened() as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+        grouped.group.second.order("iv appended")
+        grouped.group.first.fail()
+        with pytest.raises(TokenUnavailableError):
+            unseal(kms, sealed)
+        last = LastMember(grouped.settings.data_dir, grouped.settings.token.serials)
+        assert last.read() == grouped.group.first.serial
+
+
 def test_refused_pin_counts_for_all(grouped: Grouped) -> None:
     """After one member has refused the PIN, it is sent to no other one."""
     wrong = grouped.site.folder / "wrong-pin"
@@ -203,6 +392,29 @@ def test_refused_pin_counts_for_all(grouped: Grouped) -> None:
     assert LoginGate(grouped.settings.data_dir).mark() is None
     with grouped.opened() as kms:
         assert in_use(kms) == SECOND_SERIAL
+
+
+def test_refused_pin_that_another_member_accepts(grouped: Grouped) -> None:
+    """A PIN that one member has refused is not sent to it again, though another one has accepted it since."""
+    first, second = grouped.group.first, grouped.group.second
+    first.order("fault C_Login * return 0xa0")
+    with pytest.raises(PinError, match="refused the PIN"):
+        wiring.core_of(grouped.settings)
+    first.fail()
+    assert token_wiring.retry_pin(grouped.settings, insisted=grouped.settings.token)
+    first.order("fault C_Login * return 0xa0")
+    LastMember(grouped.settings.data_dir, grouped.settings.token.serials).write(first.serial)
+    with grouped.opened() as kms:
+        assert in_use(kms) == SECOND_SERIAL
+        second.fail()
+        with pytest.raises(HsmKmsError):
+            new_key(kms)
+    gate = LoginGate(grouped.settings.data_dir, grouped.settings.token.serials)
+    assert gate.mark() is None, "a second refusal would have left one"
+    first.order()
+    assert not token_wiring.retry_pin(grouped.settings, insisted=grouped.settings.token)
+    with grouped.opened() as kms:
+        assert in_use(kms) == first.serial
 
 
 def test_locked_member_is_passed_over(grouped: Grouped) -> None:

@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from lifecycle import backing_keys, delete_material, described, new_imported_key, sweep
+from lifecycle import StoppedError, backing_keys, delete_material, described, new_imported_key, stop_at, sweep
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.mechanisms import KeyType
 from service_sites import Site, StoppedClock, new_key
 
 from hsmkms.errors import (
@@ -29,6 +31,8 @@ from hsmkms.errors import (
     UnsupportedOperationException,
     ValidationException,
 )
+from hsmkms.hsm.objects.handle_keys import create_object
+from hsmkms.hsm.objects.key_specs import KEY_FACTS, der_octet_string
 from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import (
     DeriveSharedSecretRequest,
@@ -38,13 +42,15 @@ from hsmkms.model.asymmetric import (
     VerifyRequest,
 )
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
-from hsmkms.model.enums import ExpirationModel, KeyState, WrappingAlgorithm
+from hsmkms.model.enums import ExpirationModel, KeySpec, KeyState, WrappingAlgorithm
 from hsmkms.model.importing import (
     DeleteImportedKeyMaterialRequest,
     GetParametersForImportRequest,
     GetParametersForImportResponse,
     ImportKeyMaterialRequest,
 )
+from hsmkms.service.operator.reconcile import Kind, Mended
+from hsmkms.store import rotation
 
 MESSAGE = b"The engine is yours."
 KEY_WRAP = WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1
@@ -152,23 +158,23 @@ def signs(kms: Kms, key_id: str, spec: str) -> bool:
 
 @pytest.mark.parametrize("spec", [*CURVES, "RSA_2048", "RSA_3072"])
 def test_private_keys_come_in(kms: Kms, spec: str) -> None:
-    """An imported private key signs, tells its own public key, and the token vouches for both halves."""
-    ours, key_id = pair(spec), empty(kms, spec)
-    answer = bring(kms, key_id, ours.private)
+    """An imported private key signs and returns its own public key, and the token proves that the halves fit."""
+    own_pair, key_id = pair(spec), empty(kms, spec)
+    answer = bring(kms, key_id, own_pair.private)
     assert answer.key_material_id is None  # only symmetric encryption keys show one
     assert described(kms, key_id).key_state is KeyState.ENABLED
-    assert public_key(kms, key_id) == ours.public
+    assert public_key(kms, key_id) == own_pair.public
     assert signs(kms, key_id, spec)
-    (told,) = kms.operator.attest(key_id)
-    assert (told.imported, told.host_unwrapped, told.deviations) == (True, False, [])
+    (attributes,) = kms.operator.attest(key_id)
+    assert (attributes.imported, attributes.host_unwrapped, attributes.deviations) == (True, False, [])
 
 
 @pytest.mark.parametrize("spec", ["ECC_NIST_P256", "ECC_NIST_P384", "ECC_SECG_P256K1"])
 def test_oaep_alone_takes_curves(kms: Kms, spec: str) -> None:
     """A private key of a curve fits into an RSA block by itself."""
-    ours, key_id = pair(spec), empty(kms, spec)
-    bring(kms, key_id, ours.private, OAEP)
-    assert public_key(kms, key_id) == ours.public
+    own_pair, key_id = pair(spec), empty(kms, spec)
+    bring(kms, key_id, own_pair.private, OAEP)
+    assert public_key(kms, key_id) == own_pair.public
 
 
 def test_wrappings_that_have_no_room(kms: Kms) -> None:
@@ -176,19 +182,19 @@ def test_wrappings_that_have_no_room(kms: Kms) -> None:
     for spec, wrapping in (("RSA_2048", "RSA_4096"), ("ECC_NIST_P521", "RSA_2048")):
         with pytest.raises(UnsupportedOperationException, match="use RSA_AES_KEY_WRAP"):
             bring(kms, empty(kms, spec), b"", OAEP, wrapping)
-    ours, key_id = pair("ECC_NIST_P521"), empty(kms, "ECC_NIST_P521")
-    bring(kms, key_id, ours.private, OAEP, "RSA_3072")
-    assert public_key(kms, key_id) == ours.public
+    own_pair, key_id = pair("ECC_NIST_P521"), empty(kms, "ECC_NIST_P521")
+    bring(kms, key_id, own_pair.private, OAEP, "RSA_3072")
+    assert public_key(kms, key_id) == own_pair.public
 
 
 def test_other_usages(kms: Kms) -> None:
     """Imported keys agree on secrets and decrypt as generated ones do, each by its own usage alone."""
-    ours, theirs, key_id = pair("ECC_NIST_P256"), pair("ECC_NIST_P256"), empty(kms, "ECC_NIST_P256", "KEY_AGREEMENT")
-    bring(kms, key_id, ours.private)
-    order = DeriveSharedSecretRequest(key_id=key_id, key_agreement_algorithm="ECDH", public_key=theirs.public)
-    assert kms.derive_shared_secret(order).shared_secret == theirs.key.exchange(ec.ECDH(), ours.key.public_key())
-    ours, key_id = pair("RSA_2048"), empty(kms, "RSA_2048", "ENCRYPT_DECRYPT")
-    bring(kms, key_id, ours.private)
+    own_pair, peer, key_id = pair("ECC_NIST_P256"), pair("ECC_NIST_P256"), empty(kms, "ECC_NIST_P256", "KEY_AGREEMENT")
+    bring(kms, key_id, own_pair.private)
+    order = DeriveSharedSecretRequest(key_id=key_id, key_agreement_algorithm="ECDH", public_key=peer.public)
+    assert kms.derive_shared_secret(order).shared_secret == peer.key.exchange(ec.ECDH(), own_pair.key.public_key())
+    own_pair, key_id = pair("RSA_2048"), empty(kms, "RSA_2048", "ENCRYPT_DECRYPT")
+    bring(kms, key_id, own_pair.private)
     by = {"key_id": key_id, "encryption_algorithm": "RSAES_OAEP_SHA_256"}
     sealed = kms.encrypt(EncryptRequest(plaintext=MESSAGE, **by)).ciphertext_blob
     assert kms.decrypt(DecryptRequest(ciphertext_blob=sealed, **by)).plaintext == MESSAGE
@@ -268,20 +274,50 @@ def test_tied_to_its_key(kms: Kms, spec: str) -> None:
         assert signs(kms, key_id, spec)
 
 
+def test_interrupted_between_the_halves(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A public half that an interrupted import has left is of an unfinished key, and is removed with its intent."""
+    own_pair, key_id = pair("ECC_NIST_P256"), empty(kms, "ECC_NIST_P256")
+    core = kms._core
+    monkeypatch.setattr(core, "reached", stop_at("import 1"))
+    with pytest.raises(StoppedError):
+        bring(kms, key_id, own_pair.private)
+    monkeypatch.undo()
+    with core.store.reading() as conn:
+        (begun,) = rotation.unfinished(conn, key_id)
+    with core.device.connection.pool.session() as session:
+        half = {
+            Attribute.CLASS: ObjectClass.PUBLIC_KEY,
+            Attribute.KEY_TYPE: KeyType.EC,
+            Attribute.TOKEN: True,
+            Attribute.ID: begun.cka_id,
+            Attribute.LABEL: begun.label,
+            Attribute.EC_PARAMS: KEY_FACTS[KeySpec.ECC_NIST_P256].encodings[0],
+            Attribute.EC_POINT: der_octet_string(own_pair.public[-65:]),
+        }
+        create_object(session, half)
+    (finding,) = kms.operator.find_differences()
+    assert (finding.kind, finding.cka_id) == (Kind.UNFINISHED, begun.cka_id.hex())
+    assert kms.operator.mend(finding) is Mended.DOOMED
+    sweep(kms)
+    assert kms.operator.find_differences() == []
+    bring(kms, key_id, own_pair.private)
+    assert public_key(kms, key_id) == own_pair.public
+
+
 def test_expiry(kms: Kms) -> None:
     """An imported private key expires, with both halves, and comes back by the same import."""
-    ours, key_id = pair("ECC_NIST_P256"), empty(kms, "ECC_NIST_P256")
+    own_pair, key_id = pair("ECC_NIST_P256"), empty(kms, "ECC_NIST_P256")
     clock: Any = kms._core.clock
     now = clock()
-    bring(kms, key_id, ours.private, valid_to=now + timedelta(hours=1))
+    bring(kms, key_id, own_pair.private, valid_to=now + timedelta(hours=1))
     assert signs(kms, key_id, "ECC_NIST_P256")
     clock.advance(hours=2)
     with pytest.raises(KMSInvalidStateException, match="pending import"):
         signs(kms, key_id, "ECC_NIST_P256")
     sweep(kms)
     assert backing_keys(kms)[key_id] == 0
-    bring(kms, key_id, ours.private)
-    assert public_key(kms, key_id) == ours.public
+    bring(kms, key_id, own_pair.private)
+    assert public_key(kms, key_id) == own_pair.public
 
 
 def test_members_of_symmetric_keys(kms: Kms) -> None:

@@ -25,13 +25,13 @@ def apart(new_site: NewSite) -> Settings:
     return with_second(new_site(), own_module=True)
 
 
-def works(kms: Kms) -> None:
-    """Keys are made and encrypt, there are access keys, seals are made and proven, and backups too."""
+def assert_works(kms: Kms) -> None:
+    """Assert that new keys encrypt, access keys are issued, seals and audit records verify, and a backup is written."""
     assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
     made = kms.operator.credentials.create_access_key("alice")
-    found = kms.operator.credentials.find(made.access_key_id)
-    assert found is not None
-    assert found.secret == made.secret_access_key
+    credential = kms.operator.credentials.find(made.access_key_id)
+    assert credential is not None
+    assert credential.secret == made.secret_access_key
     kms.operator.credentials.delete_access_key(made.access_key_id)
     assert kms.operator.audit.verify_rows() == []
     assert kms.operator.audit.verify().faults == []
@@ -61,14 +61,14 @@ def test_old_token_is_lost(apart: Settings, step: str) -> None:
             assert loss.log
             assert loss.contradiction is None
         kms.operator.renew_installation_keys(kms.operator.lost_installation_keys())
-        works(kms)
+        assert_works(kms)
         with pytest.raises(ConfigurationError, match="nothing is lost"):
             kms.operator.lost_installation_keys()
         migrate(kms, apart)
         assert unseal(kms, seal(kms, scene.symmetric)) == b"secret"
     with opened(apart) as kms:
-        works(kms)
-        records = "".join(each.read_text() for each in (apart.data_dir / "audit").glob("*.jsonl"))
+        assert_works(kms)
+        records = "".join(path.read_text() for path in (apart.data_dir / "audit").glob("*.jsonl"))
         assert '"RenewInstallationKeys"' in records
 
 
@@ -90,7 +90,7 @@ def test_interrupted(apart: Settings, step: str) -> None:
             kms.operator.renew_installation_keys(kms.operator.lost_installation_keys())
         kms._core.reached = lambda _: None
         kms.operator.renew_installation_keys(kms.operator.lost_installation_keys())
-        works(kms)
+        assert_works(kms)
 
 
 def test_nothing_is_lost(apart: Settings) -> None:
@@ -119,18 +119,18 @@ def test_clone_without_the_newest_keys(new_site: NewSite) -> None:
         loss = kms.operator.lost_installation_keys()
         assert (loss.access_keys, set(loss.purposes), loss.tokens) == ([lost], {"audit-seal", "secrets"}, [])
         kms.operator.renew_installation_keys(loss)
-        works(kms)
+        assert_works(kms)
 
 
-def test_contradiction_is_told(apart: Settings) -> None:
-    """What contradicts the newest seal, though that cannot be proven, is told before it is accepted."""
+def test_contradiction_is_reported(apart: Settings) -> None:
+    """What contradicts the newest seal, though that cannot be proven, is shown before it is accepted."""
     with opened(apart) as kms:
         Scene.of(kms)
     run("migrate_until", apart.data_dir / "hsmkms.toml", "migrate 3", status=-signal.SIGKILL)
     shutil.rmtree(second_token.token_folder(apart.token))
     for parts in audit_files.segments(apart.data_dir / "audit").values():
-        for each in parts:
-            each.path.unlink()
+        for part in parts:
+            part.path.unlink()
     with opened(apart) as kms:
         assert "were sealed" in (kms.operator.lost_installation_keys().contradiction or "")
 
@@ -168,9 +168,9 @@ def test_clone_from_before_a_rotation(new_site: NewSite) -> None:
     shutil.rmtree(second_token.token_folder(settings.token))
     device = token_wiring.open_device(settings, clone)
     with Kms(wiring.core_of(settings, accepting=clone)) as kms:
-        found = kms.operator.find_clone(device)
-        assert set(found.lost_purposes) == {"audit-seal", "secrets", "backup"}
-        kms.operator.accept_clone(found)
+        candidate = kms.operator.find_clone(device)
+        assert set(candidate.lost_purposes) == {"audit-seal", "secrets", "backup"}
+        kms.operator.accept_clone(candidate)
         device.close()
     with opened(settings) as kms:
         with pytest.raises(ObjectLostError, match="renew-installation-keys"):
@@ -180,14 +180,14 @@ def test_clone_from_before_a_rotation(new_site: NewSite) -> None:
         with pytest.raises(ObjectLostError, match="renew-installation-keys"):
             kms.operator.rotate_installation_key("secrets")
         verdict = kms.operator.audit.verify()
-        assert (verdict.faults, [each.kind for each in verdict.unproven]) == ([], ["not proven"])
+        assert (verdict.faults, [fault.kind for fault in verdict.unproven]) == ([], ["not proven"])
         assert kms.operator.interrupted_rotations() == []
         kms.operator.renew_installation_keys(kms.operator.lost_installation_keys())
-        works(kms)
+        assert_works(kms)
         assert [newest(kms, each) for each in ("audit-seal", "secrets", "backup")] == [3, 3, 3]
         assert kms.operator.lost_purposes() == []
     with opened(settings) as kms:
-        works(kms)
+        assert_works(kms)
 
 
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "made by an older program"])
@@ -213,14 +213,14 @@ def test_older_copy_from_before_a_rotation(new_site: NewSite, noted: bool) -> No
         assert {"audit-seal", "secrets"} <= set(loss.purposes)
         assert "older copy of itself" in (loss.contradiction or "")
         kms.operator.renew_installation_keys(loss)
-        works(kms)
+        assert_works(kms)
     with site.open() as kms:
-        works(kms)
+        assert_works(kms)
         assert kms.operator.watch.older_tokens() == []
 
 
 def test_older_copy_from_before_the_mac_key(new_site: NewSite) -> None:
-    """It is recognised by the older version as what it is; nothing is made on it until the renewal binds it anew."""
+    """Its older version of the key identifies it; nothing is made on it until the renewal binds it again."""
     site = new_site()
     folder = TokenFolder.of(site.settings.token)
     with site.open() as kms:
@@ -244,12 +244,12 @@ def test_older_copy_from_before_the_mac_key(new_site: NewSite) -> None:
         loss = kms.operator.lost_installation_keys()
         assert (loss.purposes, loss.rows) == (["mac"], True)
         kms.operator.renew_installation_keys(loss)
-        works(kms)
+        assert_works(kms)
     with site.open() as kms:
-        works(kms)
+        assert_works(kms)
         assert unseal(kms, sealed) == b"secret"
         assert kms.operator.watch.older_tokens() == []
         kms.operator.rotate_installation_key("mac")
-        works(kms)
+        assert_works(kms)
         with pytest.raises(ConfigurationError, match="nothing is lost"):
             kms.operator.lost_installation_keys()

@@ -1,4 +1,4 @@
-"""The installation's own keys are rotated while everything goes on, whatever was interrupted, and nothing is lost."""
+"""The installation's own keys are rotated while everything works, after any interruption, and nothing is lost."""
 
 import sqlite3
 from contextlib import closing
@@ -71,17 +71,17 @@ class Scene(Struct):
         request = CreateGrantRequest(key_id=self.key_id, grantee_principal=alice, operations=[Operation.DECRYPT])
         return kms.create_grant(request).grant_token
 
-    def whole(self, kms: Kms) -> None:
-        """All of it is as it was, what is new works as well, and nothing is found wrong."""
+    def assert_whole(self, kms: Kms) -> None:
+        """Assert that everything made before works unchanged, that new keys work, and that every check passes."""
         # First of all something new: nothing that was there before is read for it.
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
         kms._core.grant_tokens.clear()
         alice = kms.caller(REGION, "alice")
         assert unseal(kms, self.sealed, alice, grant_tokens=[self.grant_token]) == b"secret"
-        for each in self.access_keys:
-            found = kms.operator.credentials.find(each.access_key_id)
-            assert found is not None
-            assert found.secret == each.secret_access_key
+        for access_key in self.access_keys:
+            credential = kms.operator.credentials.find(access_key.access_key_id)
+            assert credential is not None
+            assert credential.secret == access_key.secret_access_key
         if self.to_import is not None:
             kms.import_key_material(self.to_import)
             self.to_import = request_to_import(kms, self.to_import.key_id)
@@ -93,14 +93,14 @@ class Scene(Struct):
 
 
 def rotate_beside(site: Site, when: datetime, purpose: str, *words: str, kill: str = "") -> dict[str, Any]:
-    """Another process rotates the key of a purpose; killed at a step, it has nothing to tell."""
+    """Rotate the key of a purpose in another process; killed at a step, it prints nothing."""
     arguments = [when.isoformat(), f"kill {kill}" if kill else "", "rotate-own", purpose, *words]
-    told = run("act", site.folder / "hsmkms.toml", *arguments, status=-9 if kill else 0)
-    return told[0] if told else {}
+    output = run("act", site.folder / "hsmkms.toml", *arguments, status=-9 if kill else 0)
+    return output[0] if output else {}
 
 
 def edit(site: Site, statement: str) -> None:
-    """Edit the database as somebody with a tool would."""
+    """Edit the database with SQLite's own means, as a tool would."""
     with closing(sqlite3.connect(site.settings.data_dir / "meta.db")) as connection, connection:
         connection.create_function("hsmkms_seal_sets", 0, lambda: None)
         connection.execute(statement)
@@ -108,20 +108,20 @@ def edit(site: Site, statement: str) -> None:
 
 @pytest.mark.parametrize("purpose", KeyPurpose)
 def test_beside_a_running_process(site: Site, clock: StoppedClock, purpose: str) -> None:
-    """A process that has long been open goes on with all that it knew, and uses the new version at its next call."""
+    """A process that has long been open keeps its caches, and uses the new version at its next call."""
     with site.open(clock) as kms:
         scene = Scene.of(kms, importing=purpose == "mac")
         kms.operator.backup(site.folder / "first")
         kms.operator.audit.look_after()
-        told = rotate_beside(site, clock.now, purpose)
+        outcome = rotate_beside(site, clock.now, purpose)
         kept = "seals of the audit log were made with it" if purpose == "audit-seal" else FOR_BACKUPS
         if purpose == "mac":
             kept = "import tokens and grant tokens from before the rotation are good until 2026-01-03 03:04 UTC"
-        assert told["version"] == 2
-        assert told["outcome"] == Outcome.ROTATED
-        scene.whole(kms)
+        assert outcome["version"] == 2
+        assert outcome["outcome"] == Outcome.ROTATED
+        scene.assert_whole(kms)
         kms.operator.backup(site.folder / "second")
-        assert told["kept"] == [kept]
+        assert outcome["kept"] == [kept]
 
 
 @pytest.mark.parametrize(("purpose", "step", "complete"), STEPS)
@@ -132,16 +132,16 @@ def test_killed(site: Site, clock: StoppedClock, purpose: str, step: str, *, com
         kms.operator.audit.look_after()
     rotate_beside(site, clock.now, purpose, kill=step)
     with site.open(clock) as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert key_rotation.interrupted(kms._core) == ([] if complete else [purpose])
-        told = kms.operator.rotate_installation_key(purpose)
-        assert (told.outcome, told.version) == ((Outcome.ROTATED, 3) if complete else (Outcome.FINISHED, 2))
+        rotated = kms.operator.rotate_installation_key(purpose)
+        assert (rotated.outcome, rotated.version) == ((Outcome.ROTATED, 3) if complete else (Outcome.FINISHED, 2))
         assert key_rotation.interrupted(kms._core) == []
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def test_older_versions_are_destroyed(site: Site, clock: StoppedClock) -> None:
-    """At the operator's word, where nothing needs them; killed in between, it is done again. Open processes go on."""
+    """On the operator's order, where nothing needs them; after a kill it is done again. Open processes work on."""
     with site.open(clock) as kms:
         scene = Scene.of(kms, importing=False)
         kms.operator.audit.look_after()
@@ -149,20 +149,20 @@ def test_older_versions_are_destroyed(site: Site, clock: StoppedClock) -> None:
             rotate_beside(site, clock.now, purpose)
         (kept,) = rotate_beside(site, clock.now, "mac", "destroy")["kept"]
         assert kept.endswith("are good until 2026-01-03 03:04 UTC")
-        scene.whole(kms)
+        scene.assert_whole(kms)
         clock.advance(hours=25)
         sweep(kms)
         assert rotate_beside(site, clock.now, "secrets", "destroy", kill="rotate-own 4") == {}
         for purpose in ("mac", "secrets"):
-            told = rotate_beside(site, clock.now, purpose, "destroy")
-            assert told == {"version": 2, "outcome": Outcome.KEPT, "kept": [None]}
-            assert [each.version for each in versions(kms._core, purpose)] == [2]
-        told = rotate_beside(site, clock.now, "audit-seal", "destroy")
-        assert told["kept"] == ["seals of the audit log were made with it"]
+            outcome = rotate_beside(site, clock.now, purpose, "destroy")
+            assert outcome == {"version": 2, "outcome": Outcome.KEPT, "kept": [None]}
+            assert [version.version for version in versions(kms._core, purpose)] == [2]
+        outcome = rotate_beside(site, clock.now, "audit-seal", "destroy")
+        assert outcome["kept"] == ["seals of the audit log were made with it"]
         with pytest.raises(InvalidGrantTokenException):
-            scene.whole(kms)
+            scene.assert_whole(kms)
         scene.grant_token = scene.new_grant(kms)
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def test_backup_from_before(site: Site) -> None:
@@ -179,19 +179,19 @@ def test_backup_from_before(site: Site) -> None:
         restore(site, file)
     assert restore(site, file, accept_rollback=True).missing == []
     with site.open() as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert [kms.operator.rotate_installation_key(each).version for each in KeyPurpose] == [2] * 4
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
-def test_edited_rows_are_not_sealed_anew(site: Site) -> None:
+def test_edited_rows_are_not_sealed_again(site: Site) -> None:
     """What was edited by hand does not become right by a rotation: it is refused, and can be done after a mending."""
     with site.open() as kms:
         key_id = new_key(kms).key_id
         edit(site, "UPDATE regional_key SET description = 'mine'")
         with pytest.raises(KMSInternalException):
             kms.operator.rotate_installation_key("mac")
-        assert [each.subject for each in kms.operator.audit.verify_rows()] == [f"key/{key_id}"]
+        assert [fault.subject for fault in kms.operator.audit.verify_rows()] == [f"key/{key_id}"]
         edit(site, "UPDATE regional_key SET description = ''")
         assert kms.operator.rotate_installation_key("mac").outcome is Outcome.FINISHED
         assert kms.operator.audit.verify_rows() == []
@@ -215,7 +215,7 @@ def test_secret_that_is_made_meanwhile(site: Site, clock: StoppedClock, monkeypa
         assert desk.find(made.access_key_id) is not None
 
 
-def test_key_of_a_user_is_none_of_ours(site: Site) -> None:
+def test_key_of_a_user_is_no_installation_key(site: Site) -> None:
     """A row that names a KMS key as the newest MAC key lets its user prove nothing: the real one stays in use."""
     with site.open() as kms:
         scene = Scene.of(kms, importing=False)
@@ -230,7 +230,7 @@ def test_key_of_a_user_is_none_of_ours(site: Site) -> None:
         kms._core.grant_tokens.clear()
         alice = kms.caller(REGION, "alice")
         assert unseal(kms, scene.sealed, alice, grant_tokens=[scene.grant_token]) == b"secret"
-        assert [each.subject for each in kms.operator.audit.verify_rows()] == ["installation"]
+        assert [fault.subject for fault in kms.operator.audit.verify_rows()] == ["installation"]
         label = b"anything"
         (mac,) = macs(kms._core, grant_tokens._permit, label)
         request = GenerateMacRequest(key_id=made.key_metadata.key_id, message=label, mac_algorithm="HMAC_SHA_256")

@@ -44,7 +44,7 @@ def describe(kms: Kms, key_id: str) -> KeyMetadata:
 
 
 def test_create_key_defaults(kms: Kms) -> None:
-    """CreateKey without a member makes an enabled symmetric key, and tells what the API tells of one."""
+    """CreateKey without a member creates an enabled symmetric key, and returns the members of the API."""
     made = new_key(kms)
     assert uuid.UUID(made.key_id).version == 4
     assert made.arn == f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{made.key_id}"
@@ -83,7 +83,7 @@ def test_create_key_takes_explicit_defaults(kms: Kms, members: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("members", "error", "said"),
+    ("members", "error", "message"),
     [
         ({"key_spec": "ML_DSA_44", "key_usage": "SIGN_VERIFY"}, UnsupportedOperationException, "ML_DSA_44"),
         (
@@ -123,23 +123,23 @@ def test_create_key_takes_explicit_defaults(kms: Kms, members: dict[str, Any]) -
         ({"tags": [Tag(tag_key="k")]}, ValidationException, "'tags.1.member.tagValue'"),
     ],
 )
-def test_create_key_refusals(kms: Kms, members: dict[str, Any], error: type[HsmKmsError], said: str) -> None:
+def test_create_key_refusals(kms: Kms, members: dict[str, Any], error: type[HsmKmsError], message: str) -> None:
     """What cannot be made is refused with AWS's error, which names the member, and leaves no trace."""
     before = kms.list_keys(ListKeysRequest(limit=1000)).keys
     with pytest.raises(error) as caught:
         new_key(kms, **members)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert kms.list_keys(ListKeysRequest(limit=1000)).keys == before
     assert kms.operator.find_differences() == []
 
 
-def test_violations_are_told_together(kms: Kms) -> None:
-    """A request that breaks several constraints hears of all of them in one error."""
+def test_violations_are_reported_together(kms: Kms) -> None:
+    """A request that breaks several constraints gets all of them in one error."""
     with pytest.raises(ValidationException) as caught:
         new_key(kms, key_spec="AES_1", key_usage="NONE", custom_key_store_id="c" * 65)
-    told = str(caught.value)
-    assert told.startswith("3 validation errors detected: ")
-    assert all(path in told for path in ("'keySpec'", "'keyUsage'", "'customKeyStoreId'"))
+    message = str(caught.value)
+    assert message.startswith("3 validation errors detected: ")
+    assert all(path in message for path in ("'keySpec'", "'keyUsage'", "'customKeyStoreId'"))
 
 
 def test_policy_and_tags_are_stored(kms: Kms) -> None:
@@ -151,7 +151,7 @@ def test_policy_and_tags_are_stored(kms: Kms) -> None:
     assert record is not None
     assert record.policy == policy
     tags = kms.list_resource_tags(ListResourceTagsRequest(key_id=made.key_id)).tags
-    assert [(each.tag_key, each.tag_value) for each in tags] == [("b", ""), ("team", "red")]
+    assert [(tag.tag_key, tag.tag_value) for tag in tags] == [("b", ""), ("team", "red")]
 
 
 def test_default_policy_is_the_account(kms: Kms) -> None:
@@ -204,7 +204,7 @@ def test_lookup_failures(kms: Kms, key_id: str, error: type[HsmKmsError], messag
 
 
 def test_malformed_arn(kms: Kms) -> None:
-    """An ARN that cannot be read is told from one that names nothing."""
+    """A malformed ARN gets another error than one that names nothing."""
     with pytest.raises(InvalidArnException, match="Invalid arn 'arn:aws:s3:::bucket'"):
         describe(kms, "arn:aws:s3:::bucket")
 
@@ -321,8 +321,8 @@ def test_regions_are_name_spaces(kms: Kms) -> None:
         describe(kms, made.key_id)
     with pytest.raises(NotFoundException, match=f"Invalid arn {OTHER_REGION}"):
         describe(kms, made.arn)
-    assert made.key_id not in {each.key_id for each in kms.list_keys(ListKeysRequest(limit=1000)).keys}
-    assert made.key_id in {each.key_id for each in kms.list_keys(ListKeysRequest(limit=1000), there).keys}
+    assert made.key_id not in {key.key_id for key in kms.list_keys(ListKeysRequest(limit=1000)).keys}
+    assert made.key_id in {key.key_id for key in kms.list_keys(ListKeysRequest(limit=1000), there).keys}
     assert kms.describe_key(DescribeKeyRequest(key_id=made.arn), there).key_metadata == made
 
 

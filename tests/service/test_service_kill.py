@@ -55,8 +55,8 @@ def kill(site: Site, when: datetime, step: str, what: str, *body: Struct | dict[
     assert run("act", site.folder / "hsmkms.toml", when.isoformat(), f"kill {step}", what, *words, status=-9) == []
 
 
-def whole(kms: Kms, scene: Scene) -> None:
-    """Nothing differs between database and token, nothing is due, and every ciphertext opens."""
+def assert_whole(kms: Kms, scene: Scene) -> None:
+    """Assert that database and token agree, that nothing is due, and that every ciphertext decrypts."""
     assert kms.operator.find_differences() == []
     assert sweep(kms) == []
     for each in (*scene.sealed, scene.other):
@@ -88,7 +88,7 @@ def test_killed_rotation(site: Site, clock: StoppedClock, step: str, *, automati
         scene.sealed.append(seal(kms, key_id))
         assert named_by(kms, scene.sealed[-1]) == material_of(kms, key_id)
         assert backing_keys(kms)[key_id] == len(rotations(kms, key_id)) + 1
-        whole(kms, scene)
+        assert_whole(kms, scene)
 
 
 # -- deletion -------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_killed_rotation(site: Site, clock: StoppedClock, step: str, *, automati
 
 @pytest.mark.parametrize("step", ["destroy-key 1", "destroy 1", "destroy 2", "destroy 3", "destroy-key 2"])
 def test_killed_deletion(site: Site, clock: StoppedClock, step: str) -> None:
-    """Once it has begun the key is gone for everybody, and the next sweep destroys what is left of it."""
+    """Once it has begun the key is gone for all processes, and the next sweep destroys what is left of it."""
     with site.open(clock) as kms:
         made = new_key(kms)
         old = [seal(kms, made.key_id)]
@@ -112,14 +112,14 @@ def test_killed_deletion(site: Site, clock: StoppedClock, step: str) -> None:
             with pytest.raises(NotFoundException):
                 described(kms, name)
         left = backing_keys(kms)[made.key_id]
-        assert [each.kind for each in kms.operator.find_differences()] == [Kind.DOOMED] * left
+        assert [finding.kind for finding in kms.operator.find_differences()] == [Kind.DOOMED] * left
         clock.now += UNDER_WAY
         assert {kind for kind, _, _ in sweep(kms)} <= {StepKind.DESTRUCTION}
         assert backing_keys(kms)[made.key_id] == 0
         for each in old:
             with pytest.raises(AccessDeniedException):
                 unseal(kms, each)
-        whole(kms, scene)
+        assert_whole(kms, scene)
 
 
 # -- keys of services -----------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_killed_deletion(site: Site, clock: StoppedClock, step: str) -> None:
 
 @pytest.mark.parametrize("step", ["create-key 1", "create-key 2", "create-key 3"])
 def test_killed_first_use(new_site: NewSite, clock: StoppedClock, step: str) -> None:
-    """The next use makes the key of the service, or finds it made; what is left over is found and can be mended."""
+    """The next use creates the service's key, or finds it created; what is left over is listed and can be mended."""
     site = new_site(services=("photos",))
     with site.open(clock) as kms:
         scene = Scene("", [], bystander(kms))
@@ -138,7 +138,7 @@ def test_killed_first_use(new_site: NewSite, clock: StoppedClock, step: str) -> 
         for finding in kms.operator.find_differences():
             assert finding.key_id != key_id
             assert kms.operator.mend(finding) in (Mended.FORGOTTEN, Mended.ADOPTED)
-        whole(kms, scene)
+        assert_whole(kms, scene)
 
 
 # -- import ---------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_killed_first_use(new_site: NewSite, clock: StoppedClock, step: str) -> 
 
 @pytest.mark.parametrize("step", ["wrapping-key 1", "wrapping-key 2", "wrapping-key 3"])
 def test_killed_parameters(site: Site, clock: StoppedClock, step: str) -> None:
-    """A wrapping key that nobody was told of goes with a sweep, at the latest after its 24 hours."""
+    """An unacknowledged wrapping key is destroyed by a sweep, at the latest after its 24 hours."""
     with site.open(clock) as kms:
         key_id = new_empty(kms)
         scene = Scene(key_id, [], bystander(kms))
@@ -166,13 +166,13 @@ def test_killed_parameters(site: Site, clock: StoppedClock, step: str) -> None:
         clock.now += UNDER_WAY if step != "wrapping-key 3" else timedelta(hours=24)
         assert sweep(kms) == [(StepKind.WRAPPING_KEY, key_id, DONE)]
         assert wrapping_keys(kms) == 0
-        whole(kms, scene)
+        assert_whole(kms, scene)
 
 
 def wrapping_keys(kms: Kms) -> int:
     """How many private keys the token holds."""
-    found = kms._core.device.keys.inventory(mac_key(kms))
-    return sum(not each.is_secret_key for each in found)
+    inventory = kms._core.device.keys.inventory(mac_key(kms))
+    return sum(not stored_key.is_secret_key for stored_key in inventory)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_killed_import(site: Site, clock: StoppedClock, step: str, *, again: boo
         assert described(kms, scene.key_id).key_state == "Enabled"
         assert backing_keys(kms)[scene.key_id] == 1
         scene.sealed.append(seal(kms, scene.key_id))
-        whole(kms, scene)
+        assert_whole(kms, scene)
 
 
 def new_empty(kms: Kms) -> str:
@@ -225,7 +225,7 @@ def test_killed_loss_of_material(site: Site, clock: StoppedClock, step: str) -> 
         assert backing_keys(kms)[key_id] == 0
         assert kms.operator.find_differences() == []
         kms.import_key_material(request)
-        whole(kms, scene)
+        assert_whole(kms, scene)
 
 
 def test_killed_expiry(site: Site, clock: StoppedClock) -> None:
@@ -244,4 +244,4 @@ def test_killed_expiry(site: Site, clock: StoppedClock) -> None:
         assert backing_keys(kms)[key_id] == 0
         kms.import_key_material(request_to_import(kms, key_id))
         enable(kms, key_id)
-        whole(kms, scene)
+        assert_whole(kms, scene)

@@ -31,7 +31,7 @@ NEVER = KeyLastUsage()
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -44,14 +44,14 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return moved
 
 
-def told(kms: Kms, key_id: str) -> GetKeyLastUsageResponse:
-    """What GetKeyLastUsage tells."""
+def last_usage_response(kms: Kms, key_id: str) -> GetKeyLastUsageResponse:
+    """The response of GetKeyLastUsage."""
     return kms.get_key_last_usage(GetKeyLastUsageRequest(key_id=key_id))
 
 
 def last_use(kms: Kms, key_id: str) -> KeyLastUsage:
     """The last use of a key."""
-    return told(kms, key_id).key_last_usage
+    return last_usage_response(kms, key_id).key_last_usage
 
 
 def stored_use(kms: Kms, key_id: str) -> str | None:
@@ -73,10 +73,10 @@ USES: dict[str, Callable[[Kms, str, Caller], object]] = {
 
 
 def test_never_used(kms: Kms, clock: StoppedClock) -> None:
-    """Of a key that nobody used there is its creation date, and since when uses are noted, and nothing more."""
+    """An unused key has its creation date and the date since when uses are tracked, and nothing more."""
     made = new_key(kms)
     clock.advance(days=3)
-    answer = told(kms, made.arn)
+    answer = last_usage_response(kms, made.arn)
     assert (answer.key_id, answer.key_last_usage, answer.key_creation_date) == (made.arn, NEVER, START)
     assert answer.tracking_start_date >= START
 
@@ -143,8 +143,8 @@ def test_failed_re_encryption_counts_for_neither(kms: Kms) -> None:
     assert (last_use(kms, source).operation, last_use(kms, target)) == ("Encrypt", NEVER)
 
 
-def test_told_in_every_state(kms: Kms) -> None:
-    """The last use of a disabled key and of one pending deletion is told; an alias does not name a key here."""
+def test_returned_in_every_state(kms: Kms) -> None:
+    """The last use of a disabled key and of one pending deletion is returned; an alias does not name a key here."""
     key_id = new_key(kms).key_id
     new_alias(kms, "alias/used", key_id)
     seal(kms, "alias/used")
@@ -162,15 +162,15 @@ def test_tracking_began_later(kms: Kms, clock: StoppedClock) -> None:
         tx.execute(update(use_tracking).values(since=START + timedelta(days=30)))
     clock.advance(days=60)
     young = new_key(kms).key_id
-    assert told(kms, old).tracking_start_date == START + timedelta(days=30)
-    assert told(kms, young).tracking_start_date == START + timedelta(days=60)
+    assert last_usage_response(kms, old).tracking_start_date == START + timedelta(days=30)
+    assert last_usage_response(kms, young).tracking_start_date == START + timedelta(days=60)
 
 
 # -- who sees it, and when ------------------------------------------------------------------------------------------
 
 
 def test_other_processes_see_it(site: Site, clock: StoppedClock) -> None:
-    """What another process did is told here."""
+    """The last use by another process is returned here."""
     with site.open(clock) as kms:
         key_id = new_key(kms).key_id
         (answer,) = run(
@@ -202,7 +202,7 @@ def test_at_most_a_minute_old(kms: Kms, seconds: SimpleNamespace) -> None:
 
 
 def test_nothing_is_lost_at_the_end(site: Site, clock: StoppedClock) -> None:
-    """Who asks in the same process hears of the last use at once, and closing writes what is left."""
+    """The same process returns the last use at once, and closing writes what is left."""
     with site.open(clock) as kms:
         key_id = new_key(kms).key_id
         sealed = seal(kms, key_id)
@@ -234,7 +234,7 @@ def test_later_use_wins(site: Site, clock: StoppedClock) -> None:
 def test_use_that_cannot_be_written(
     kms: Kms, seconds: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full disk fails no request: the use is kept, the operator is told, and it is written a minute later."""
+    """A full disk fails no request: the use is kept, a warning is logged, and it is written a minute later."""
 
     def full(*_: object) -> None:
         raise StoreError("the disk is full")

@@ -40,21 +40,21 @@ def copy(settings: Settings) -> Path:
 def put_back(settings: Settings, place: Path) -> None:
     """The copy takes the place of what is there."""
     lose(Site(folder=settings.data_dir, settings=settings))
-    for each in place.iterdir():
-        shutil.move(each, settings.data_dir / each.name)
+    for path in place.iterdir():
+        shutil.move(path, settings.data_dir / path.name)
 
 
-def told(kms: Kms) -> None:
-    """The alarm was raised at the start; check, verification and sealing tell of the rollback."""
+def assert_rollback_reported(kms: Kms) -> None:
+    """Assert that the alarm was raised at the start, and that check and verification report the rollback."""
     assert OLDER in (kms.operator.audit.book.alarm or "")
     with pytest.raises(StoreError, match=OLDER):
         kms.operator.audit.check()
-    assert ROLLED_BACK in {each.kind for each in kms.operator.audit.verify().faults}
+    assert ROLLED_BACK in {fault.kind for fault in kms.operator.audit.verify().faults}
     assert kms.operator.audit.book.alarm is not None
 
 
 def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
-    """Databases and audit folder put back bring a deleted user back, with an alarm; accepted, everything goes on."""
+    """Databases and audit folder put back bring a deleted user back, with an alarm; accepted, everything works."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
     place = copy(apart)
@@ -66,9 +66,9 @@ def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
         assert kms.operator.audit.book.alarm is None
     put_back(apart, place)
     with opened(apart) as kms:
-        told(kms)
+        assert_rollback_reported(kms)
         kms.operator.audit.accept()
-        scene.whole(kms)
+        scene.assert_whole(kms)
     with opened(apart) as kms:
         assert kms.operator.audit.book.alarm is None
         assert kms.operator.audit.verify().faults == []
@@ -78,7 +78,7 @@ def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
 
 
 def test_rolled_back_to_between_two_migrations(apart: Settings) -> None:
-    """Each token that was left tells of it: here the second one."""
+    """Each former home reports the rollback: here the second one."""
     with opened(apart) as kms:
         migrate(kms, apart)
         key_id = new_key(kms).key_id
@@ -104,23 +104,23 @@ def test_without_an_audit_log(apart: Settings) -> None:
         migrate(kms, silent)
     put_back(silent, place)
     with opened(silent) as kms:
-        told(kms)
+        assert_rollback_reported(kms)
         kms.operator.audit.accept()
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 @pytest.mark.parametrize("step", ["migrate 3", "migrate 5"])
 def test_interrupted(apart: Settings, step: str) -> None:
-    """A migration that left no note is told of, and the same command leaves it."""
+    """A migration that left no note is reported, and the same command leaves it."""
     run("migrate_until", apart.data_dir / "hsmkms.toml", step, status=-signal.SIGKILL)
     with opened(apart) as kms:
-        assert [each.label for each in kms.operator.interrupted_migrations()] == [apart.token.label]
+        assert [migration.label for migration in kms.operator.interrupted_migrations()] == [apart.token.label]
         migrate(kms, apart)
         assert kms.operator.interrupted_migrations() == []
 
 
 def test_old_token_was_away(apart: Settings) -> None:
-    """A token that cannot be reached when it is left gets its note by the same command, once it is there."""
+    """A token that is away during the migration gets its note by the same command, once it is back."""
     run("migrate_until", apart.data_dir / "hsmkms.toml", "migrate 5", status=-signal.SIGKILL)
     with second_token.away(apart.token), opened(apart) as kms:
         migrate(kms, apart)
@@ -138,7 +138,7 @@ def aside(settings: Settings) -> Path:
 
 
 def older_tokens(kms: Kms) -> list[str]:
-    """What is told of tokens that are older copies of themselves."""
+    """The warnings about tokens that are older copies of themselves."""
     kms.operator.watch.check_token()
     return kms.operator.watch.older_tokens()
 
@@ -163,12 +163,12 @@ def older_left(apart: Settings) -> Settings:
 
 
 def test_an_older_copy_is_left(older_left: Settings) -> None:
-    """It gets no note of it and stays told of; the right token is right when it is back, and gets the note then."""
+    """An older copy gets no note and stays reported; the right token is accepted when it is back, and gets the note."""
     with opened(older_left) as kms:
         assert len(older_tokens(kms)) == 1
         migrate(kms, older_left)
         assert len(older_tokens(kms)) == 1
-        assert [each.label for each in kms.operator.interrupted_migrations()] == [older_left.token.label]
+        assert [migration.label for migration in kms.operator.interrupted_migrations()] == [older_left.token.label]
     with opened(older_left) as kms:
         assert len(older_tokens(kms)) == 1
     place = second_token.token_folder(older_left.token)
@@ -182,7 +182,7 @@ def test_an_older_copy_is_left(older_left: Settings) -> None:
 
 
 def test_an_older_copy_is_accepted(older_left: Settings) -> None:
-    """At the operator's word it is taken as it is, and gets the note of the migration."""
+    """On the operator's order it is accepted as it is, and gets the note of the migration."""
     with opened(older_left) as kms:
         assert len(older_tokens(kms)) == 1
         kms.operator.audit.accept()

@@ -129,7 +129,7 @@ def test_no_alias(kms: Kms) -> None:
 
 
 def test_parameters_are_new_each_time(kms: Kms) -> None:
-    """Each call makes a wrapping key and an import token of its own, good for 24 hours."""
+    """Each call makes a new wrapping key and a new import token, valid for 24 hours."""
     key_id = new_empty_key(kms)
     first, second = parameters_for(kms, key_id), parameters_for(kms, key_id)
     assert first.public_key != second.public_key
@@ -157,7 +157,7 @@ def test_valid_to_the_second(kms: Kms, clock: StoppedClock) -> None:
     clock.now = START + HOURS_24
     with pytest.raises(ExpiredImportTokenException, match="get new parameters"):
         kms.import_key_material(request)
-    assert [each for each in sweep(kms) if each[0] is StepKind.WRAPPING_KEY] == [
+    assert [step for step in sweep(kms) if step[0] is StepKind.WRAPPING_KEY] == [
         (StepKind.WRAPPING_KEY, key_id, StepOutcome.DONE)
     ]
     objects = kms._core.device.keys.inventory(mac_key(kms))
@@ -210,12 +210,12 @@ def test_four_for_a_key(kms: Kms, clock: StoppedClock) -> None:
         kms.import_key_material(requests[0])
     kms.import_key_material(requests[2])
     with kms._core.store.reading() as conn:
-        live = [each for each in wrapping_keys(conn) if each.key_id == key_id]
+        live = [wrapping_key for wrapping_key in wrapping_keys(conn) if wrapping_key.key_id == key_id]
     assert len(live) == rules.MAX_LIVE_PER_KEY
 
 
 def test_a_share_of_a_key(kms: Kms, clock: StoppedClock) -> None:
-    """Who asks for wrapping keys of one key again and again replaces his own, and the import of another goes on."""
+    """Repeated requests for wrapping keys replace only those of the same caller; another caller's import goes on."""
     key_id = new_empty_key(kms)
     flooding, other = (importer(kms, name) for name in ("flooding", "other"))
     begun = request_to_import(kms, key_id, caller=other)
@@ -230,7 +230,7 @@ def test_a_share_of_a_key(kms: Kms, clock: StoppedClock) -> None:
 
 
 def test_so_many_in_all(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all there are no more than the limit: who has most of them loses the oldest, and nobody keeps others away."""
+    """In all there are no more than the limit: the principal with most of them loses the oldest, and others go on."""
     monkeypatch.setattr(rules, "MAX_LIVE", 3)
     greedy, modest = (importer(kms, name) for name in ("greedy", "modest"))
 
@@ -264,7 +264,7 @@ def test_algorithms(kms: Kms) -> None:
 
 
 def test_import(kms: Kms) -> None:
-    """Once imported the key is Enabled and works; it tells its material's id; one object is on the token."""
+    """Once imported the key is Enabled and works; it shows its material's id; one object is on the token."""
     key_id = new_empty_key(kms)
     material_id = import_(kms, key_id)
     shown = described(kms, key_id)
@@ -420,7 +420,7 @@ def test_expiry_to_the_instant(kms: Kms, clock: StoppedClock) -> None:
 
 
 def test_expiry_in_a_sweep(kms: Kms, clock: StoppedClock) -> None:
-    """A sweep writes down the expiry of a key that nobody uses, and destroys its object; nothing else changes."""
+    """A sweep stores the expiry of an unused key, and destroys its object; nothing else changes."""
     ends = START + timedelta(hours=5)
     key_id = new_imported_key(kms, valid_to=ends)
     before = described(kms, key_id)
@@ -446,7 +446,7 @@ def test_import_again_changes_the_expiry(kms: Kms, clock: StoppedClock) -> None:
 
 
 def test_deleted_at_once(kms: Kms) -> None:
-    """Deleting destroys the object at once; description, tags and alias stay, and the id of the material is told."""
+    """Deleting destroys the object at once; description, tags, alias and the id of the material stay."""
     key_id = new_imported_key(kms)
     new_alias(kms, "alias/gone", key_id)
     material_id = described(kms, key_id).current_key_material_id
@@ -476,8 +476,8 @@ def test_deleting_nothing(kms: Kms) -> None:
 def states(kms: Kms, key_id: str) -> list[MaterialState]:
     """The states of a key's materials, oldest first."""
     return [
-        MaterialState(each.key_material_state)
-        for each in rotations(kms, key_id, include_key_material="ALL_KEY_MATERIAL")
+        MaterialState(rotation.key_material_state)
+        for rotation in rotations(kms, key_id, include_key_material="ALL_KEY_MATERIAL")
     ]
 
 
@@ -497,7 +497,7 @@ def test_second_material(today: Kms) -> None:
 
 
 def test_one_waits_at_most(today: Kms) -> None:
-    """While one material waits no other comes in; a waiting one can be deleted without harm, and another comes."""
+    """While one material is pending no other is accepted; a pending one can be deleted, then another is accepted."""
     key_id = new_imported_key(today)
     waiting = import_(today, key_id, OTHER, import_type="NEW_KEY_MATERIAL")
     third = bytes(range(50, 82))
@@ -510,24 +510,24 @@ def test_one_waits_at_most(today: Kms) -> None:
     assert states(today, key_id) == [MaterialState.CURRENT, MaterialState.PENDING_ROTATION]
 
 
-def test_what_describe_key_tells_of_several_materials(today: Kms) -> None:
+def test_describe_key_of_several_materials(today: Kms) -> None:
     """ValidTo is the earliest of the materials that ever were current: one that waits for its rotation has no say."""
     key_id = new_empty_key(today)
     import_(today, key_id)
     early, late = START + timedelta(days=2), START + timedelta(days=9)
 
-    def told() -> tuple[object, object]:
+    def shown_expiry() -> tuple[object, object]:
         metadata = described(today, key_id)
         return metadata.expiration_model, metadata.valid_to
 
     import_(today, key_id, OTHER, import_type="NEW_KEY_MATERIAL", valid_to=early)
-    assert told() == (ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE, None)
+    assert shown_expiry() == (ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE, None)
     rotate(today, key_id)
-    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
+    assert shown_expiry() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
     import_(today, key_id, valid_to=late)
-    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
+    assert shown_expiry() == (ExpirationModel.KEY_MATERIAL_EXPIRES, early)
     import_(today, key_id, OTHER)
-    assert told() == (ExpirationModel.KEY_MATERIAL_EXPIRES, late)
+    assert shown_expiry() == (ExpirationModel.KEY_MATERIAL_EXPIRES, late)
 
 
 def test_all_that_ever_were_current_must_be_there(today: Kms, clock: StoppedClock) -> None:

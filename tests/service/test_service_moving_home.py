@@ -27,13 +27,13 @@ class Scene:
         self.kms = kms
         self.settings = settings
         self.other = other
-        self.old, self.new = (each.label for each in settings.tokens)
+        self.old, self.new = (token.label for token in settings.tokens)
 
     def migrate_at(self, step: str) -> None:
         """The home moves when that step is done, once."""
         self.kms._core.reached = at(step, lambda: settle(self.other, self.settings))
 
-    def held(self) -> int:
+    def keys_on_first_token(self) -> int:
         """How many keys there are on the token that was there first."""
         core = self.kms._core
         row = core.tokens.rows()[0]
@@ -60,12 +60,12 @@ def scene(new_site: NewSite) -> Iterator[Scene]:
 def test_creation(scene: Scene, step: str, spec: str) -> None:
     """The key is made on the new home; nothing is left on the token that was left."""
     new_key(scene.kms)
-    before = scene.held()
+    before = scene.keys_on_first_token()
     scene.migrate_at(step)
     usage = "ENCRYPT_DECRYPT" if spec == "SYMMETRIC_DEFAULT" else "SIGN_VERIFY"
     key_id = new_key(scene.kms, key_spec=spec, key_usage=usage).key_id
     assert token_of(scene.kms, key_id) == scene.new
-    assert scene.held() == before
+    assert scene.keys_on_first_token() == before
     scene.clean()
 
 
@@ -74,11 +74,11 @@ def test_rotation(scene: Scene, step: str) -> None:
     """The new key material is on the new home; nothing is left on the token that was left."""
     key_id = new_key(scene.kms).key_id
     sealed = seal(scene.kms, key_id)
-    before = scene.held()
+    before = scene.keys_on_first_token()
     scene.migrate_at(step)
     rotating.rotate(scene.kms._core, key_id, REGION, RotationType.ON_DEMAND, lambda _: None)
     assert token_of(scene.kms, key_id) == scene.new
-    assert scene.held() == before
+    assert scene.keys_on_first_token() == before
     assert {unseal(scene.kms, each) for each in (sealed, seal(scene.kms, key_id))} == {b"secret"}
     scene.clean()
 
@@ -110,11 +110,11 @@ def test_rotation_that_is_under_way(scene: Scene, step: str) -> None:
 def test_wrapping_key(scene: Scene, step: str) -> None:
     """It is made on the new home, and brings material there."""
     key_id = new_empty_key(scene.kms)
-    before = scene.held()
+    before = scene.keys_on_first_token()
     scene.migrate_at(step)
     scene.kms.import_key_material(request_to_import(scene.kms, key_id))
     assert token_of(scene.kms, key_id) == scene.new
-    assert scene.held() == before
+    assert scene.keys_on_first_token() == before
     scene.clean()
 
 
@@ -123,11 +123,11 @@ def test_import(scene: Scene, step: str) -> None:
     """It fails as for a wrapping key that is gone, leaves nothing, and succeeds with new parameters."""
     key_id = new_empty_key(scene.kms)
     request = request_to_import(scene.kms, key_id)
-    before = scene.held()
+    before = scene.keys_on_first_token()
     scene.migrate_at(step)
     with pytest.raises(ExpiredImportTokenException, match="Get new parameters"):
         scene.kms.import_key_material(request)
-    assert scene.held() == before
+    assert scene.keys_on_first_token() == before
     scene.clean()
     scene.kms.import_key_material(request_to_import(scene.kms, key_id))
     assert token_of(scene.kms, key_id) == scene.new
@@ -149,9 +149,9 @@ def test_own_key(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     key = installation_keys.encryption_key(core, "secrets", OperatorAct.CREDENTIALS)
     assert (key.version, key.token_id) == (2, core.tokens.home_id)
     made = scene.kms.operator.credentials.create_access_key(None)
-    found = scene.kms.operator.credentials.find(made.access_key_id)
-    assert found is not None
-    assert found.secret == made.secret_access_key
+    credential = scene.kms.operator.credentials.find(made.access_key_id)
+    assert credential is not None
+    assert credential.secret == made.secret_access_key
     scene.clean()
 
 
@@ -159,7 +159,7 @@ def test_interrupted_rotation_on_a_token_that_was_left(scene: Scene) -> None:
     """What was begun there is never carried on: it is destroyed, and the key rotates at home."""
     core = scene.kms._core
     key_id = new_key(scene.kms).key_id
-    before = scene.held()
+    before = scene.keys_on_first_token()
     core.reached = stop_at("rotate 2")
     with pytest.raises(StoppedError):
         rotating.rotate(core, key_id, REGION, RotationType.ON_DEMAND, lambda _: None)
@@ -170,5 +170,5 @@ def test_interrupted_rotation_on_a_token_that_was_left(scene: Scene) -> None:
     scene.kms._core.tokens.may_have_moved()
     assert rotating.finish(core, begun) is None
     assert scene.kms.operator.maintain().steps
-    assert scene.held() == before
+    assert scene.keys_on_first_token() == before
     scene.clean()

@@ -56,7 +56,7 @@ def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
 @pytest.fixture
 def sides(kms: Kms) -> tuple[Side, Side, Side]:
     """The three regions."""
-    first, second, third = (Side(kms, each) for each in REGIONS)
+    first, second, third = (Side(kms, region) for region in REGIONS)
     return first, second, third
 
 
@@ -105,19 +105,20 @@ def test_replicate(sides: tuple[Side, Side, Side]) -> None:
         policy=POLICY,
         tags=[Tag(tag_key="b", tag_value="2")],
     )
-    told = answer.replica_key_metadata
-    assert (told.arn, told.key_id, told.multi_region) == (arn(OTHER_REGION, key_id), key_id, True)
-    assert (told.key_state, told.enabled, told.current_key_material_id) == (KeyState.CREATING, False, None)
+    metadata = answer.replica_key_metadata
+    assert (metadata.arn, metadata.key_id, metadata.multi_region) == (arn(OTHER_REGION, key_id), key_id, True)
+    assert (metadata.key_state, metadata.enabled, metadata.current_key_material_id) == (KeyState.CREATING, False, None)
     assert (answer.replica_policy, answer.replica_tags) == (POLICY, [Tag(tag_key="b", tag_value="2")])
-    assert told.multi_region_configuration == there.described(key_id).multi_region_configuration
+    assert metadata.multi_region_configuration == there.described(key_id).multi_region_configuration
     assert there.family(key_id) == ("REPLICA", REGION, [OTHER_REGION])
     assert here.family(key_id) == ("PRIMARY", REGION, [OTHER_REGION])
-    mine, theirs = here.described(key_id), there.described(key_id)
-    assert (theirs.key_state, theirs.description, theirs.enabled) == (KeyState.ENABLED, "second", True)
-    assert (theirs.key_spec, theirs.key_usage, theirs.origin) == (mine.key_spec, mine.key_usage, mine.origin)
-    assert theirs.current_key_material_id == mine.current_key_material_id
+    primary, replica = here.described(key_id), there.described(key_id)
+    assert (replica.key_state, replica.description, replica.enabled) == (KeyState.ENABLED, "second", True)
+    assert (replica.key_spec, replica.key_usage) == (primary.key_spec, primary.key_usage)
+    assert replica.origin == primary.origin
+    assert replica.current_key_material_id == primary.current_key_material_id
     assert there.list_resource_tags(key_id=key_id).tags == [Tag(tag_key="b", tag_value="2")]
-    assert [each.key_id for each in there.list_keys(limit=1000).keys].count(key_id) == 1
+    assert [key.key_id for key in there.list_keys(limit=1000).keys].count(key_id) == 1
     here.replicate_key(key_id=key_id, replica_region=THIRD_REGION)
     for each, role in ((here, "PRIMARY"), (there, "REPLICA"), (third, "REPLICA")):
         assert each.family(key_id) == (role, REGION, [THIRD_REGION, OTHER_REGION])
@@ -238,8 +239,8 @@ def test_every_kind_of_key(sides: tuple[Side, Side, Side], spec: str, usage: str
     here, there, _ = sides
     key_id = here.new_primary(key_spec=spec, key_usage=usage)
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
-    told = there.described(key_id)
-    assert (told.key_spec, told.key_usage, told.key_state) == (spec, usage, "Enabled")
+    metadata = there.described(key_id)
+    assert (metadata.key_spec, metadata.key_usage, metadata.key_state) == (spec, usage, "Enabled")
     if usage == "GENERATE_VERIFY_MAC":
         order = {"key_id": key_id, "message": b"m", "mac_algorithm": "HMAC_SHA_256"}
         assert there.verify_mac(**order, mac=here.generate_mac(**order).mac).mac_valid
@@ -262,11 +263,11 @@ def test_every_kind_of_key(sides: tuple[Side, Side, Side], spec: str, usage: str
 
 
 def test_one_of_many_replicates(sides: tuple[Side, Side, Side]) -> None:
-    """Of requests at the same moment for one region one makes the replica, and the others hear that it exists."""
+    """Of simultaneous requests for one region one makes the replica, and the others get AlreadyExistsException."""
     here, there, _ = sides
     key_id = here.new_primary()
-    told = in_threads(4, lambda: here.replicate_key(key_id=key_id, replica_region=OTHER_REGION))
-    assert told == ["AlreadyExistsException"] * 3 + ["ok"]
+    outcomes = in_threads(4, lambda: here.replicate_key(key_id=key_id, replica_region=OTHER_REGION))
+    assert outcomes == ["AlreadyExistsException"] * 3 + ["ok"]
     assert there.family(key_id) == ("REPLICA", REGION, [OTHER_REGION])
 
 
@@ -274,7 +275,7 @@ def test_one_of_many_replicates(sides: tuple[Side, Side, Side]) -> None:
 
 
 def test_update_primary_region(sides: tuple[Side, Side, Side]) -> None:
-    """The replica becomes the primary key and the primary key a replica; both go on working, and only roles change."""
+    """The replica becomes the primary key and the primary key a replica; both keep working, and only roles change."""
     here, there, third = sides
     key_id = here.new_primary(description="a")
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION, description="b")
@@ -327,9 +328,9 @@ def test_rotation_is_set_on_the_primary_key(sides: tuple[Side, Side, Side]) -> N
         with pytest.raises(UnsupportedOperationException, match=not_primary(OTHER_REGION, key_id)):
             call(key_id=key_id)
     here.enable_key_rotation(key_id=key_id)
-    mine, theirs = (each.get_key_rotation_status(key_id=key_id) for each in (here, there))
+    mine, other = (side.get_key_rotation_status(key_id=key_id) for side in (here, there))
     assert mine.key_rotation_enabled
-    assert msgspec.structs.replace(theirs, key_id=mine.key_id) == mine
+    assert msgspec.structs.replace(other, key_id=mine.key_id) == mine
     here.update_primary_region(key_id=key_id, primary_region=OTHER_REGION)
     with pytest.raises(UnsupportedOperationException, match=not_primary(REGION, key_id)):
         here.disable_key_rotation(key_id=key_id)
@@ -384,7 +385,9 @@ def test_automatic_rotation_follows_the_primary_key(sides: tuple[Side, Side, Sid
     there.enable_key(key_id=key_id)
     assert (StepKind.ROTATION, key_id, StepOutcome.DONE) not in sweep(here.kms)
     assert len(there.list_key_rotations(key_id=key_id).rotations) == 0
-    verdicts = {each.region: each for each in here.kms.operator.rotation_report() if each.key_id == key_id}
+    verdicts = {
+        reported.region: reported for reported in here.kms.operator.rotation_report() if reported.key_id == key_id
+    }
     assert verdicts[REGION].posture is Posture.OVERDUE
     assert verdicts[OTHER_REGION].posture is Posture.OK
     assert REGION in verdicts[OTHER_REGION].reason
@@ -456,24 +459,24 @@ def test_a_primary_key_waits_for_its_replicas(sides: tuple[Side, Side, Side], cl
     answer = here.schedule_key_deletion(key_id=key_id, pending_window_in_days=9)
     assert (answer.key_state, answer.deletion_date) == (KeyState.PENDING_REPLICA_DELETION, None)
     assert answer.pending_window_in_days == 9
-    told = here.described(key_id)
-    assert (told.key_state, told.deletion_date, told.pending_deletion_window_in_days) == (
+    metadata = here.described(key_id)
+    assert (metadata.key_state, metadata.deletion_date, metadata.pending_deletion_window_in_days) == (
         KeyState.PENDING_REPLICA_DELETION,
         None,
         9,
     )
     assert there.unseal(there.seal(key_id)) == b"secret"
     clock.now += YEAR
-    assert [each for each in sweep(here.kms) if each[1] == key_id] == []
+    assert [step for step in sweep(here.kms) if step[1] == key_id] == []
     for side, left in ((there, KeyState.PENDING_REPLICA_DELETION), (third, KeyState.PENDING_DELETION)):
         side.schedule_key_deletion(key_id=key_id, pending_window_in_days=7)
         clock.now += timedelta(days=7)
-        assert [each for each in sweep(here.kms) if each[1] == key_id] == [
+        assert [step for step in sweep(here.kms) if step[1] == key_id] == [
             (StepKind.DELETION, key_id, StepOutcome.DONE)
         ]
         assert here.state(key_id) == left
-    told = here.described(key_id)
-    assert (told.deletion_date, told.pending_deletion_window_in_days) == (clock.now + timedelta(days=9), None)
+    metadata = here.described(key_id)
+    assert (metadata.deletion_date, metadata.pending_deletion_window_in_days) == (clock.now + timedelta(days=9), None)
     assert backing_keys(here.kms)[key_id] == 1
     clock.now += timedelta(days=9)
     sweep(here.kms)
@@ -499,8 +502,12 @@ def test_cancelled_deletion_of_a_primary_key(
         clock.now += timedelta(days=7)
         sweep(here.kms)
     here.cancel_key_deletion(key_id=key_id)
-    told = here.described(key_id)
-    assert (told.key_state, told.deletion_date, told.pending_deletion_window_in_days) == (KeyState.DISABLED, None, None)
+    metadata = here.described(key_id)
+    assert (metadata.key_state, metadata.deletion_date, metadata.pending_deletion_window_in_days) == (
+        KeyState.DISABLED,
+        None,
+        None,
+    )
     here.enable_key(key_id=key_id)
     if gone:
         here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
@@ -532,7 +539,7 @@ def refused_while_pending(key_id: str) -> dict[str, dict[str, object]]:
 
 
 def test_what_a_key_that_waits_for_its_replicas_does(sides: tuple[Side, Side, Side]) -> None:
-    """It is refused as one that is pending deletion; reading, listing and cancelling go on."""
+    """It is refused as one that is pending deletion; reading, listing and cancelling work."""
     here, there, _ = sides
     key_id = here.new_primary()
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
@@ -551,11 +558,15 @@ def test_what_a_key_that_waits_for_its_replicas_does(sides: tuple[Side, Side, Si
     assert here.list_key_rotations(key_id=key_id).rotations == []
     assert here.list_resource_tags(key_id=key_id).tags == []
     assert here.get_key_last_usage(key_id=key_id).key_last_usage.operation == "Encrypt"
-    report = {each.region: each.posture for each in here.kms.operator.rotation_report() if each.key_id == key_id}
+    report = {
+        reported.region: reported.posture
+        for reported in here.kms.operator.rotation_report()
+        if reported.key_id == key_id
+    }
     assert report == {REGION: Posture.PAUSED, OTHER_REGION: Posture.OK}
 
 
-# -- what goes on beside it -----------------------------------------------------------------------------------------
+# -- concurrent operations ------------------------------------------------------------------------------------------
 
 
 def test_last_use_is_each_regions_own(sides: tuple[Side, Side, Side], clock: StoppedClock) -> None:
@@ -573,7 +584,7 @@ def test_last_use_is_each_regions_own(sides: tuple[Side, Side, Side], clock: Sto
     used = there.get_key_last_usage(key_id=key_id)
     assert used.key_last_usage.operation is None
     assert used.tracking_start_date == max(clock.now, here.kms._core.uses.tracked_since())
-    report = [each for each in here.kms.operator.rotation_report(OTHER_REGION) if each.key_id == key_id]
+    report = [reported for reported in here.kms.operator.rotation_report(OTHER_REGION) if reported.key_id == key_id]
     assert [each.last_used for each in report] == [None]
 
 
@@ -583,8 +594,8 @@ def test_attest_in_every_region(sides: tuple[Side, Side, Side]) -> None:
     key_id = here.new_primary()
     here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
     here.rotate_key_on_demand(key_id=key_id)
-    mine, theirs = (here.kms.operator.attest(key_id, each) for each in (REGION, OTHER_REGION))
-    assert mine == theirs
+    mine, attributes = (here.kms.operator.attest(key_id, each) for each in (REGION, OTHER_REGION))
+    assert mine == attributes
     assert [(each.present, each.as_made) for each in mine] == [(True, True)] * 2
 
 

@@ -71,7 +71,7 @@ def both(key_id: str, there: Side) -> str:
 
 def states(key_id: str, *sides: Side) -> list[str]:
     """The state of the key in each region."""
-    return [each.state(key_id) for each in sides]
+    return [side.state(key_id) for side in sides]
 
 
 # -- the same material in each region -------------------------------------------------------------------------------
@@ -124,8 +124,8 @@ def test_words_are_shared(here: Side, there: Side, key_id: str) -> None:
     """The description that the primary key's import gave is shown in all regions; a replica may repeat it."""
     here.bring(key_id, key_material_description="our words")
     there.bring(key_id, key_material_description="our words")
-    for each in (here, there):
-        (listed,) = each.list_key_rotations(key_id=key_id, include_key_material="ALL_KEY_MATERIAL").rotations
+    for side in (here, there):
+        (listed,) = side.list_key_rotations(key_id=key_id, include_key_material="ALL_KEY_MATERIAL").rotations
         assert listed.key_material_description == "our words"
 
 
@@ -133,7 +133,7 @@ def test_words_are_shared(here: Side, there: Side, key_id: str) -> None:
 
 
 def test_deleted_in_one_region_only(here: Side, there: Side, both: str) -> None:
-    """The others go on; the object on the token goes with the last region that had the material, and can come back."""
+    """The others keep it; the object is destroyed with the material of the last region, which can be imported again."""
     sealed = here.seal(both)
     for side, other in ((there, here), (here, there)):
         side.delete_imported_key_material(key_id=both)
@@ -164,7 +164,7 @@ def test_each_region_has_its_own_expiry(here: Side, there: Side, key_id: str, cl
     assert here.unseal(sealed) == b"secret"
     clock.now += DAY
     steps = sweep(here.kms)
-    assert [each for each in steps if each[1] == key_id and each[0] is not StepKind.WRAPPING_KEY] == [
+    assert [step for step in steps if step[1] == key_id and step[0] is not StepKind.WRAPPING_KEY] == [
         (StepKind.EXPIRY, key_id, StepOutcome.DONE),
         (StepKind.DESTRUCTION, key_id, StepOutcome.DONE),
     ]
@@ -211,14 +211,14 @@ def test_rotation_waits_until_all_regions_have_it(here: Side, there: Side, both:
     with pytest.raises(KMSInvalidStateException, match="another key material"):
         here.bring(both, bytes(32), import_type="NEW_KEY_MATERIAL")
     there.bring(both, SECOND)
-    for each in (here, there):
-        assert each.materials(both) == [(CURRENT, THERE), (PENDING, THERE)]
+    for side in (here, there):
+        assert side.materials(both) == [(CURRENT, THERE), (PENDING, THERE)]
     with pytest.raises(UnsupportedOperationException, match="is not a multi-region primary key"):
         there.rotate_key_on_demand(key_id=both)
     here.rotate_key_on_demand(key_id=both)
-    for each in (here, there):
-        assert each.materials(both) == [(NON_CURRENT, THERE), (CURRENT, THERE)]
-        assert each.unseal(old) == b"secret"
+    for side in (here, there):
+        assert side.materials(both) == [(NON_CURRENT, THERE), (CURRENT, THERE)]
+        assert side.unseal(old) == b"secret"
     assert there.unseal(here.seal(both)) == b"secret"
     assert backing_keys(here.kms)[both] == 2
 
@@ -233,15 +233,15 @@ def test_waiting_material_follows_the_primary_key(here: Side, there: Side, both:
     there.bring(both, SECOND)
     assert backing_keys(here.kms)[both] == 2
     here.delete_imported_key_material(key_id=both, key_material_id=waiting)
-    for each in (here, there):
-        assert each.materials(both) == [(CURRENT, THERE)]
+    for side in (here, there):
+        assert side.materials(both) == [(CURRENT, THERE)]
     assert states(both, here, there) == ["Enabled", "Enabled"]
     assert backing_keys(here.kms)[both] == 1
     here.bring(both, bytes(32), import_type="NEW_KEY_MATERIAL")
 
 
 def test_a_new_replica_holds_the_rotation_up(here: Side, there: Side, clock: StoppedClock) -> None:
-    """Material that waits must come into a replica that is made meanwhile; a replica that goes is not waited for."""
+    """Pending material is required of a replica that is created during it, and not of one that is deleted."""
     made = here.new_primary(origin="EXTERNAL")
     here.bring(made)
     here.bring(made, SECOND, import_type="NEW_KEY_MATERIAL")
@@ -277,8 +277,8 @@ def test_expiry_of_waiting_material(here: Side, there: Side, both: str, clock: S
     assert states(both, here, there) == ["Enabled", "Enabled"]
     clock.now += DAY
     sweep(here.kms)
-    for each in (here, there):
-        assert each.materials(both) == [(CURRENT, THERE)]
+    for side in (here, there):
+        assert side.materials(both) == [(CURRENT, THERE)]
     assert backing_keys(here.kms)[both] == 1
     assert states(both, here, there) == ["Enabled", "Enabled"]
 
@@ -290,16 +290,16 @@ def bring_pair(side: Side, key_id: str, private: bytes) -> None:
 
 def test_private_keys_in_two_regions(here: Side, there: Side) -> None:
     """The replica of an imported key pair takes the same private key, no other, and signs for the same public key."""
-    ours, other = (
+    pkcs_8, other = (
         ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         for _ in range(2)
     )
     made = here.new_primary(origin="EXTERNAL", key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY")
-    bring_pair(here, made, ours)
+    bring_pair(here, made, pkcs_8)
     here.replicate_key(key_id=made, replica_region=OTHER_REGION)
     with pytest.raises(IncorrectKeyMaterialException):
         bring_pair(there, made, other)
-    bring_pair(there, made, ours)
+    bring_pair(there, made, pkcs_8)
     order = {"key_id": made, "message": b"m", "signing_algorithm": "ECDSA_SHA_256"}
     signature = there.sign(**order).signature
     assert here.verify(signature=signature, **order).signature_valid

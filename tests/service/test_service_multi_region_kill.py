@@ -32,8 +32,8 @@ def two_sides(kms: Kms) -> tuple[Side, Side]:
     return Side(kms, REGION), Side(kms, OTHER_REGION)
 
 
-def whole(kms: Kms, key_id: str, *sealed: bytes) -> None:
-    """Both regions work with the same material and open everything; nothing is due, and nothing differs."""
+def assert_whole(kms: Kms, key_id: str, *sealed: bytes) -> None:
+    """Assert that both regions decrypt everything with the same material, that nothing is due, and nothing differs."""
     here, there = two_sides(kms)
     assert here.material(key_id) == there.material(key_id)
     for each in (*sealed, here.seal(key_id), there.seal(key_id)):
@@ -53,14 +53,14 @@ def test_killed_replication_and_move(site: Site, clock: StoppedClock) -> None:
         here, there = two_sides(kms)
         assert there.state(key_id) == "Enabled"
         assert there.family(key_id) == ("REPLICA", REGION, [OTHER_REGION])
-        whole(kms, key_id, sealed)
+        assert_whole(kms, key_id, sealed)
     body = {"KeyId": key_id, "PrimaryRegion": OTHER_REGION}
     kill(site, clock.now, "update-primary-region 1", "UpdatePrimaryRegion", body)
     with site.open(clock) as kms:
         here, there = two_sides(kms)
         assert (here.family(key_id)[0], there.family(key_id)[0]) == ("REPLICA", "PRIMARY")
         there.rotate_key_on_demand(key_id=key_id)
-        whole(kms, key_id, sealed)
+        assert_whole(kms, key_id, sealed)
 
 
 @pytest.mark.parametrize(("step", "rotated"), [("rotate 1", False), ("rotate 2", True), ("rotate 3", True)])
@@ -81,7 +81,7 @@ def test_killed_rotation(site: Site, clock: StoppedClock, step: str, *, rotated:
         sweep(kms)
         assert len(there.list_key_rotations(key_id=key_id).rotations) == int(rotated)
         assert backing_keys(kms)[key_id] == 1 + rotated
-        whole(kms, key_id, sealed)
+        assert_whole(kms, key_id, sealed)
 
 
 @pytest.mark.parametrize("step", ["destroy-key 1", "destroy-key 2"])
@@ -102,28 +102,28 @@ def test_killed_deletion_of_a_replica(site: Site, clock: StoppedClock, step: str
             there.described(key_id)
         date = clock.now + timedelta(days=9)
         for _ in range(2):
-            told = here.described(key_id)
-            assert (told.key_state, told.deletion_date) == ("PendingDeletion", date)
+            metadata = here.described(key_id)
+            assert (metadata.key_state, metadata.deletion_date) == ("PendingDeletion", date)
             clock.now += UNDER_WAY
             assert sweep(kms) == []
         assert backing_keys(kms)[key_id] == 1
         here.cancel_key_deletion(key_id=key_id)
         here.enable_key(key_id=key_id)
         here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
-        whole(kms, key_id, sealed)
+        assert_whole(kms, key_id, sealed)
 
 
 @pytest.mark.parametrize("step", ["destroy-key 1", "destroy 2", "destroy-key 2"])
 def test_killed_deletion_of_a_primary_key(site: Site, clock: StoppedClock, step: str) -> None:
-    """Once the last key of the set has gone, the next sweep destroys what is left of its objects."""
+    """Once the last key of the set is deleted, the next sweep destroys what is left of its objects."""
     with site.open(clock) as kms:
         here, there = two_sides(kms)
         key_id = here.new_primary()
         here.replicate_key(key_id=key_id, replica_region=OTHER_REGION)
         here.rotate_key_on_demand(key_id=key_id)
         sealed = here.seal(key_id)
-        for each in (there, here):
-            each.schedule_key_deletion(key_id=key_id, pending_window_in_days=7)
+        for side in (there, here):
+            side.schedule_key_deletion(key_id=key_id, pending_window_in_days=7)
         clock.now += WEEK
         sweep(kms)
         assert backing_keys(kms)[key_id] == 2
@@ -131,11 +131,11 @@ def test_killed_deletion_of_a_primary_key(site: Site, clock: StoppedClock, step:
     kill(site, clock.now, step, "maintain")
     with site.open(clock) as kms:
         here, there = two_sides(kms)
-        for each in (here, there):
+        for side in (here, there):
             with pytest.raises(NotFoundException):
-                each.described(key_id)
+                side.described(key_id)
             with pytest.raises(AccessDeniedException):
-                each.unseal(sealed)
+                side.unseal(sealed)
         clock.now += UNDER_WAY
         sweep(kms)
         assert backing_keys(kms)[key_id] == 0
@@ -168,11 +168,11 @@ def test_killed_import(site: Site, clock: StoppedClock, step: str, *, lost: bool
             kms.import_key_material(request)
         there.bring(key_id)
         assert backing_keys(kms)[key_id] == 1
-        whole(kms, key_id, sealed)
+        assert_whole(kms, key_id, sealed)
 
 
 def test_killed_creation(site: Site, clock: StoppedClock) -> None:
-    """A primary key whose creation was interrupted is found, adopted as one, and can be replicated."""
+    """A primary key whose creation was interrupted is listed, adopted as one, and can be replicated."""
     kill(site, clock.now, "create-key 2", "CreateKey", {"MultiRegion": True})
     with site.open(clock) as kms:
         here, _ = two_sides(kms)
@@ -181,7 +181,7 @@ def test_killed_creation(site: Site, clock: StoppedClock) -> None:
         assert here.family(finding.key_id) == ("PRIMARY", REGION, [])
         here.enable_key(key_id=finding.key_id)
         here.replicate_key(key_id=finding.key_id, replica_region=OTHER_REGION)
-        whole(kms, finding.key_id)
+        assert_whole(kms, finding.key_id)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -202,12 +202,12 @@ def test_an_older_database(site: Site, clock: StoppedClock, order: int) -> None:
         each.unlink(missing_ok=True)
     shutil.copy2(copy, meta)
     with site.open(clock) as kms:
-        found = sorted(kms.operator.find_differences(), key=lambda each: each.sequence)[::order]
-        assert {each.region for each in found} == {REGION, OTHER_REGION}
-        assert [kms.operator.mend(each) for each in found] == [Mended.ADOPTED, Mended.ADDED]
+        differences = sorted(kms.operator.find_differences(), key=lambda each: each.sequence)[::order]
+        assert {finding.region for finding in differences} == {REGION, OTHER_REGION}
+        assert [kms.operator.mend(finding) for finding in differences] == [Mended.ADOPTED, Mended.ADDED]
         primary, replica = two_sides(kms)[::order]
         assert primary.family(key_id) == ("PRIMARY", primary.region, [])
         primary.enable_key(key_id=key_id)
         assert primary.material(key_id) == newest
         primary.replicate_key(key_id=key_id, replica_region=replica.region)
-        whole(kms, key_id, *sealed)
+        assert_whole(kms, key_id, *sealed)

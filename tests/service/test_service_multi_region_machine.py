@@ -42,7 +42,7 @@ class Sets(RuleBasedStateMachine):
     @initialize(imported=st.booleans())
     def create(self, imported: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
         """Make the primary key."""
-        self.sides = {each: Side(self.kms, each) for each in REGIONS}
+        self.sides = {region: Side(self.kms, region) for region in REGIONS}
         self.primary = REGIONS[0]
         self.imported = imported
         self.current, self.waiting, self.materials = MATERIAL, None, [MATERIAL]
@@ -58,7 +58,7 @@ class Sets(RuleBasedStateMachine):
     # -- the model --------------------------------------------------------------------------------------------------
 
     def state(self, region: str) -> str:
-        """The state that must be shown; "gone" where there is no key."""
+        """Return the state that must be shown; "gone" where there is no key."""
         if region not in self.members:
             return "gone"
         member = self.members[region]
@@ -72,7 +72,7 @@ class Sets(RuleBasedStateMachine):
 
     def replicas(self) -> list[str]:
         """Where replicas are."""
-        return sorted(each for each in self.members if each != self.primary)
+        return sorted(member for member in self.members if member != self.primary)
 
     def attempt(self, allowed: bool, call: object, **members: object) -> bool:  # noqa: FBT001 - what the model says
         """Call; it must succeed exactly where the model allows it."""
@@ -135,7 +135,7 @@ class Sets(RuleBasedStateMachine):
         region = REGIONS[number]
         allowed = region == self.primary and self.state(region) == ENABLED
         if self.imported:
-            ready = self.waiting is not None and all(self.waiting in each.present for each in self.members.values())
+            ready = self.waiting is not None and all(self.waiting in member.present for member in self.members.values())
             allowed = allowed and ready
         if self.attempt(allowed and self.rotations < 20, self.sides[region].rotate_key_on_demand):
             self.rotations += 1
@@ -194,14 +194,14 @@ class Sets(RuleBasedStateMachine):
         """Time passes, and what is due is done; then the token holds what the model says."""
         self.clock.advance(hours=hours)
         report = self.kms.operator.maintain()
-        assert {str(each.outcome) for each in report.steps} <= {"done"}, report
+        assert {str(step.outcome) for step in report.steps} <= {"done"}, report
         over = [each for each, it in self.members.items() if it.deletion is not None and it.deletion <= self.clock.now]
         for each in over:
             del self.members[each]
         if over and list(self.members) == [self.primary] and self.members[self.primary].window is not None:
             self.members[self.primary].window = None
             self.members[self.primary].deletion = self.clock.now + timedelta(days=7)
-        anywhere = set().union(*(each.present for each in self.members.values()))
+        anywhere = set().union(*(member.present for member in self.members.values()))
         expected = len(anywhere) if self.imported else 1 + self.rotations
         assert backing_keys(self.kms)[self.key_id] == (expected if self.members else 0)
         assert self.kms.operator.find_differences() == []
@@ -210,7 +210,7 @@ class Sets(RuleBasedStateMachine):
 
     @invariant()
     def states_and_roles_are_shown(self) -> None:
-        """Each region has its state, and all tell the same set; a region without a key has none."""
+        """Each region has its state, and all show the same set; a region without a key has none."""
         for region, side in self.sides.items():
             if region in self.members:
                 assert side.state(self.key_id) == self.state(region)
@@ -224,25 +224,28 @@ class Sets(RuleBasedStateMachine):
     def what_one_made_all_open(self) -> None:
         """Every ciphertext of the set opens in every region where the key is Enabled, and in no other."""
         for region, side in self.sides.items():
-            for each in self.sealed[-2:] + self.sealed[:1]:
+            for ciphertext in self.sealed[-2:] + self.sealed[:1]:
                 if self.state(region) == ENABLED:
-                    assert side.unseal(each) == b"secret"
+                    assert side.unseal(ciphertext) == b"secret"
                 else:
                     with pytest.raises(HsmKmsError):
-                        side.unseal(each)
+                        side.unseal(ciphertext)
 
 
 @pytest.fixture
-def opened(new_site: NewSite, clock: StoppedClock) -> Iterator[None]:
+def opened(new_site: NewSite, clock: StoppedClock) -> Iterator[Kms]:
     """The machine's installation; all runs share it, each with a set of its own."""
     site = new_site(regions=REGIONS, rotation=RotationSettings(imported_on_demand=True))
     with site.open(clock) as kms:
         Sets.kms, Sets.clock = kms, clock
-        yield
+        yield kms
 
 
-def test_sets(opened: None) -> None:
-    """Whatever users and time do to a set, every region shows its own state, and opens what any of them made."""
+def test_sets(opened: Kms) -> None:
+    """In random sequences of changes each region shows its own state, and decrypts what any region encrypted.
+
+    The machine's rules and invariants assert this; at the end the installation as a whole is checked.
+    """
     run_state_machine_as_test(
         Sets,
         settings=settings(
@@ -253,4 +256,7 @@ def test_sets(opened: None) -> None:
             print_blob=True,
         ),
     )
-    assert opened is None
+    opened.operator.maintain()
+    assert backing_keys(opened), "the machine has made no key"
+    assert opened.operator.find_differences() == []
+    assert opened.operator.audit.verify().faults == []

@@ -12,7 +12,7 @@ from pkcs11.types import Session
 from service_sites import NewSite, Site, new_key, seal, unseal
 from swapping import TokenFolder
 from test_service_several_tokens import opened, with_second
-from test_service_wrong_tokens import AWAY, OLDER, asking, until
+from test_service_wrong_tokens import AWAY, OLDER, asking, second_process, until
 
 from hsmkms.config.settings import AuditSettings
 from hsmkms.errors import StoreError
@@ -54,13 +54,13 @@ class Scene(Struct):
         """All sessions are gone, as after the reset of an HSM."""
         device = self.kms._core.tokens.home
         handles = [device.connection.login_handle, *(int(each.handle) for each in device.connection.pool._idle)]
-        for each in handles:
-            device.connection.module.cryptoki.close_session(each)
+        for handle in handles:
+            device.connection.module.cryptoki.close_session(handle)
 
     def is_refused(self) -> None:
-        """No key is made, and it is told why."""
-        code, said = asking(self.kms)("create")
-        assert (code, OLDER in said) == (AWAY, True)
+        """Assert that no key is created, and that the error says why."""
+        code, message = asking(self.kms)("create")
+        assert (code, OLDER in message) == (AWAY, True)
         assert OLDER in asking(self.kms)("ready")[1]
 
     def passes(self) -> None:
@@ -78,7 +78,7 @@ def scene(site: Site) -> Iterator[Scene]:
 
 
 def test_lost_login(scene: Scene) -> None:
-    """The call that has a lost login again looks at the token before it makes a key."""
+    """The call that restores a lost login checks the token before it creates a key."""
     there = scene.swap()
     scene.lose_login()
     scene.is_refused()
@@ -93,6 +93,24 @@ def test_under_living_sessions(scene: Scene) -> None:
     scene.is_refused()
     assert scene.folder.objects() == there
     scene.passes()
+
+
+def test_note_of_another_process(site: Site) -> None:
+    """A process that has verified a note does not take it for the newest after another process has left a newer one."""
+    folder = TokenFolder.of(site.settings.token)
+    with site.open() as kms:
+        new_key(kms)
+    folder.copy("older")
+    with site.open() as kms:
+        new_key(kms)
+        with second_process(site) as ask:
+            assert ask("create")[0] == ""
+        new_key(kms)
+        scene = Scene(kms, folder, seal(kms, new_key(kms).key_id))
+        there = scene.swap()
+        scene.is_refused()
+        assert folder.objects() == there
+        scene.passes()
 
 
 def test_while_a_key_is_made(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +159,7 @@ def test_after_a_key_was_made(site: Site, monkeypatch: pytest.MonkeyPatch, momen
         assert swapped == [folder.objects()]
     folder.put_back()
     with site.open() as kms:
-        assert [each.kind for each in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
+        assert [finding.kind for finding in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
         assert asking(kms)("create")[0] == ""
 
 
@@ -163,8 +181,8 @@ def test_copy_from_before_a_rotation_of_the_mac_key(site: Site, monkeypatch: pyt
 
         with monkeypatch.context() as patch:
             patch.setattr(turns, "turn", swapping)
-            code, said = asking(kms)("create")
-        assert (code, OLDER in said) == (AWAY, True)
+            code, message = asking(kms)("create")
+        assert (code, OLDER in message) == (AWAY, True)
         assert folder.objects() - swapped[0], "the key was made on the copy"
         scene.is_refused()
     folder.put_back()
@@ -174,8 +192,27 @@ def test_copy_from_before_a_rotation_of_the_mac_key(site: Site, monkeypatch: pyt
         assert unseal(kms, scene.newest) == b"secret"
 
 
+def test_alarm_ends_without_a_log(site: Site) -> None:
+    """Where no log is kept, the periodic work ends the alarm as well, though no key is created and no page read."""
+    site = site.varied("hsmkms.toml", audit=AuditSettings(durability="off"))
+    folder = TokenFolder.of(site.settings.token)
+    folder.copy("older")
+    with site.open() as kms:
+        kms.operator.rotate_installation_key("mac")
+    with site.open() as kms:
+        scene = Scene(kms, folder, seal(kms, new_key(kms).key_id))
+        scene.swap()
+        assert asking(kms)("create")[0] == AWAY
+        kms.operator.audit.look_after()
+        assert len(kms.operator.watch.alarms().older) == 1
+        folder.put_back()
+        kms.operator.audit.look_after()
+        assert kms.operator.watch.alarms().older == frozenset()
+        assert asking(kms)("create")[0] == ""
+
+
 def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The intent stays with the key that was made, although no login can be had to look at the token again."""
+    """The intent stays with the key that was made, although no login can be had to check the token again."""
     pin = site.folder / "pin"
     right = pin.read_text()
     with site.open() as kms:
@@ -198,7 +235,7 @@ def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.Monkey
     pin.write_text(right)
     assert token_wiring.retry_pin(site.settings, insisted=site.settings.token)
     with site.open() as kms:
-        assert [each.kind for each in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
+        assert [finding.kind for finding in kms.operator.find_differences()] == [Kind.UNACKNOWLEDGED]
 
 
 def test_seen_by_the_sealer(scene: Scene) -> None:
@@ -214,7 +251,7 @@ def test_seen_by_the_sealer(scene: Scene) -> None:
 
 @pytest.mark.parametrize("seal_file", [None, Path("outside.seal")], ids=["notes alone", "and a file elsewhere"])
 def test_from_before_the_first_note(new_site: NewSite, seal_file: Path | None) -> None:
-    """A copy that was made right after init remembers no seal, and is told all the same."""
+    """A copy that was made right after init remembers no seal, and is reported all the same."""
     site = new_site()
     folder = TokenFolder.of(site.settings.token)
     folder.copy("older")
@@ -233,7 +270,7 @@ def test_from_before_the_first_note(new_site: NewSite, seal_file: Path | None) -
 
 @pytest.mark.parametrize("damage", [b"", b'{"a":', b"\xff"])
 def test_what_was_noted_cannot_be_read(site: Site, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody knows then whether a token is an older copy: no key is made, all else goes on, and it is said why."""
+    """Whether a token is an older copy is unknown then: no key is created, all else works, and the error says why."""
     with site.open() as kms:
         newest = seal(kms, new_key(kms).key_id)
     noted = site.settings.data_dir / "audit" / "noted.json"
@@ -243,8 +280,8 @@ def test_what_was_noted_cannot_be_read(site: Site, damage: bytes, caplog: pytest
         assert f"{noted} is not as hsmkms wrote it" in caplog.text
         assert unseal(kms, newest) == b"secret"
         for _ in range(2):
-            code, said = asking(kms)("create")
-            assert (code, "is not as hsmkms wrote it" in said) == (AWAY, True)
+            code, message = asking(kms)("create")
+            assert (code, "is not as hsmkms wrote it" in message) == (AWAY, True)
         with pytest.raises(StoreError, match="is not as hsmkms wrote it"):
             kms.operator.audit.look_after()
         assert noted.read_bytes() == damage

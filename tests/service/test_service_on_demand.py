@@ -53,7 +53,7 @@ OPERATIONS: tuple[Act, ...] = (switch_on, switch_off, rotate, status_of, rotatio
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -104,44 +104,44 @@ def test_shortly_before_an_automatic_one(kms: Kms, clock: StoppedClock, before: 
 
 @pytest.mark.parametrize("step", ["rotate 1", "rotate 2"])
 def test_while_one_is_under_way(kms: Kms, step: str) -> None:
-    """Meanwhile its start is told, the old material encrypts, another one is refused, and nothing stops it."""
+    """While it runs its start is shown, the old material encrypts, another is refused, and nothing stops it."""
     key_id = new_key(kms).key_id
     switch_on(kms, key_id)
     first = material_of(kms, key_id)
-    told: list[Any] = []
+    outcomes: list[Any] = []
 
     def meanwhile(done: str) -> None:
         if done.startswith(step):
             with pytest.raises(ConflictException, match="under way"):
                 rotate(kms, key_id)
             switch_off(kms, key_id)
-            told.extend((status_of(kms, key_id).on_demand_rotation_start_date, named_by(kms, seal(kms, key_id))))
-            told.append(rotations(kms, key_id, include_key_material=ALL)[-1].key_material_id)
+            outcomes.extend((status_of(kms, key_id).on_demand_rotation_start_date, named_by(kms, seal(kms, key_id))))
+            outcomes.append(rotations(kms, key_id, include_key_material=ALL)[-1].key_material_id)
 
     kms._core.reached = meanwhile
     rotate(kms, key_id)
-    assert told == [START, first, first]
+    assert outcomes == [START, first, first]
     assert status_of(kms, key_id).on_demand_rotation_start_date is None
     assert len(rotations(kms, key_id)) == 1
     assert backing_keys(kms) == {key_id: 2}
 
 
 def test_while_an_automatic_one_is_under_way(kms: Kms, clock: StoppedClock) -> None:
-    """An automatic rotation that runs tells no start date of one on demand, which is refused meanwhile."""
+    """An automatic rotation in progress shows no start date of one on demand, which is refused until it ends."""
     key_id = new_key(kms).key_id
     switch_on(kms, key_id)
     clock.now = START + YEAR
-    told = []
+    outcomes = []
 
     def meanwhile(done: str) -> None:
         if done.startswith("rotate 1"):
-            told.append(status_of(kms, key_id).on_demand_rotation_start_date)
+            outcomes.append(status_of(kms, key_id).on_demand_rotation_start_date)
             with pytest.raises(ConflictException):
                 rotate(kms, key_id)
 
     kms._core.reached = meanwhile
     assert sweep(kms) == [(ROTATION, key_id, DONE)]
-    assert told == [None]
+    assert outcomes == [None]
 
 
 # -- keys that do not rotate, or are not there ----------------------------------------------------------------------
@@ -189,8 +189,8 @@ def test_imported_material(kms: Kms, clock: StoppedClock) -> None:
         with pytest.raises(DisabledException):
             act(kms, key_id)
     enable(kms, key_id)
-    told = status_of(kms, key_id)
-    assert (told.key_rotation_enabled, told.next_rotation_date) == (False, None)
+    status = status_of(kms, key_id)
+    assert (status.key_rotation_enabled, status.next_rotation_date) == (False, None)
     assert rotations(kms, key_id) == []
     clock.advance(days=3000)
     sweep(kms)
@@ -224,14 +224,14 @@ def test_names(kms: Kms) -> None:
 
 def pages(kms: Kms, key_id: str, **members: object) -> list[list[str]]:
     """All pages of ListKeyRotations, as material ids."""
-    found, marker = [], None
+    listed, marker = [], None
     while True:
         page = kms.list_key_rotations(ListKeyRotationsRequest(key_id=key_id, marker=marker, **members))
-        found.append([each.key_material_id for each in page.rotations])
+        listed.append([rotation.key_material_id for rotation in page.rotations])
         assert page.truncated is (page.next_marker is not None)
         marker = page.next_marker
         if marker is None:
-            return found
+            return listed
 
 
 def test_pages(kms: Kms) -> None:
@@ -248,9 +248,9 @@ def test_pages(kms: Kms) -> None:
     assert pages(kms, key_id, limit=1000, include_key_material="ROTATIONS_ONLY") == [seen[1:]]
     first, *others = rotations(kms, key_id, include_key_material=ALL)
     assert (first.rotation_date, first.rotation_type, first.import_state) == (None, None, None)
-    assert {each.key_material_state for each in others[:-1]} | {first.key_material_state} == {"NON_CURRENT"}
+    assert {other.key_material_state for other in others[:-1]} | {first.key_material_state} == {"NON_CURRENT"}
     assert others[-1].key_material_state == "CURRENT"
-    assert {each.key_id for each in others} == {key_id}
+    assert {other.key_id for other in others} == {key_id}
 
 
 def test_bad_pages(kms: Kms) -> None:
@@ -272,11 +272,11 @@ def test_bad_pages(kms: Kms) -> None:
 
 @pytest.mark.parametrize("stop", [disable, schedule])
 def test_listed_in_every_state(kms: Kms, stop: Act) -> None:
-    """Rotations and status are told for disabled keys and for keys pending deletion."""
+    """Rotations and status are returned for disabled keys and for keys pending deletion."""
     key_id = new_key(kms).key_id
     rotate(kms, key_id)
     stop(kms, key_id)
-    assert [each.rotation_type for each in rotations(kms, key_id)] == [RotationType.ON_DEMAND]
+    assert [rotation.rotation_type for rotation in rotations(kms, key_id)] == [RotationType.ON_DEMAND]
     assert not status_of(kms, key_id).key_rotation_enabled
 
 

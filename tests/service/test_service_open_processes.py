@@ -1,4 +1,4 @@
-"""The files by which processes see who has an installation open, at the moments when others look."""
+"""The files by which processes see who has an installation open, at the moments when others check."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from hsmkms.service.runtime.open_processes import Presence, living
 
 
 def look_before_locking(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> None:
-    """Let somebody look right before the next lock is taken."""
+    """Let another process check just before the next lock is taken."""
     lock = fcntl.flock
 
     def looked_at(descriptor: int, operation: int) -> None:
@@ -23,7 +23,7 @@ def look_before_locking(monkeypatch: pytest.MonkeyPatch, look: Callable[[], obje
 
 
 def test_visible_only_once_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who looks before a process has locked its file does not take it for a dead one's: it is seen afterwards."""
+    """A check before a process has locked its file does not take it for a dead one's: it is seen afterwards."""
     seen: list[list[int]] = []
     look_before_locking(monkeypatch, lambda: seen.append(living(tmp_path)))
     here = Presence(tmp_path)
@@ -34,7 +34,7 @@ def test_visible_only_once_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_two_look_at_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of a process that was killed counts for nobody, also while another one looks at it."""
+    """The file of a process that was killed is not counted, also while another process checks it."""
     (tmp_path / "processes").mkdir()
     dead = tmp_path / "processes" / "4242-0011aabb.json"
     dead.touch()

@@ -54,17 +54,17 @@ def cka_id_of(kms: Kms, key_id: str) -> bytes:
 
 def classes(kms: Kms, cka_id: bytes) -> set[ObjectClass]:
     """The classes of the objects on the token with that CKA_ID."""
-    found = kms._core.device.keys.inventory(mac_key(kms))
-    return {each.object_class for each in found if each.cka_id == cka_id}
+    inventory = kms._core.device.keys.inventory(mac_key(kms))
+    return {stored_key.object_class for stored_key in inventory if stored_key.cka_id == cka_id}
 
 
 def destroy(kms: Kms, cka_id: bytes, *which: ObjectClass) -> None:
     """Destroy objects behind hsmkms's back."""
     with kms._core.device.connection.pool.session() as session:
         for object_class in which:
-            found = find(session, object_class, cka_id)
-            assert found is not None
-            found.destroy()
+            handle = find(session, object_class, cka_id)
+            assert handle is not None
+            handle.destroy()
 
 
 def orphan(kms: Kms, kind: BackingKind, key_id: str) -> bytes:
@@ -94,8 +94,8 @@ def test_adoption_rebuilds_every_kind(site: Site) -> None:
         for key_id, kind in wanted.items():
             orphan(kms, kind, key_id)
         findings = kms.operator.find_differences()
-        assert {each.key_id: each.kind for each in findings} == dict.fromkeys(wanted, Kind.ORPHAN)
-        assert {kms.operator.mend(each) for each in findings} == {Mended.ADOPTED}
+        assert {finding.key_id: finding.kind for finding in findings} == dict.fromkeys(wanted, Kind.ORPHAN)
+        assert {kms.operator.mend(finding) for finding in findings} == {Mended.ADOPTED}
         for key_id, kind in wanted.items():
             shown = kms.describe_key(DescribeKeyRequest(key_id=key_id)).key_metadata
             assert (shown.key_spec, shown.key_usage, shown.key_state) == (*kind, "Disabled")
@@ -123,7 +123,7 @@ def test_a_pair_is_no_second_material(site: Site) -> None:
 
 @pytest.mark.parametrize("step", ["create-key 1: intent", "create-key 2: device"])
 def test_interrupted_creation(site: Site, step: str) -> None:
-    """A creation that was interrupted leaves a pair to be adopted, or nothing; nobody was told of it."""
+    """An interrupted, unacknowledged creation leaves a pair to be adopted, or nothing."""
     with site.open() as kms:
         kms._core.reached = stop_at(step)
         with pytest.raises(BaseException, match=step):
@@ -139,7 +139,7 @@ def test_interrupted_creation(site: Site, step: str) -> None:
 
 
 def test_half_of_an_interrupted_creation(site: Site) -> None:
-    """A public half alone is found, can't be adopted, and can be removed."""
+    """A public half alone is listed, can't be adopted, and can be removed."""
     patient = site.varied("patient.toml", reconcile=wiring.config.ReconcileSettings(grace_hours=0))
     with patient.open() as kms:
         cka_id = orphan(kms, SIGNING, new_key_id(multi_region=False))
@@ -153,7 +153,7 @@ def test_half_of_an_interrupted_creation(site: Site) -> None:
 
 
 def test_lost_private_half(site: Site) -> None:
-    """A key whose private half is gone is missing: its public half alone is no key, and attest says so."""
+    """A key whose private half is gone is missing: its public half alone is not a key, and attest says so."""
     with site.open() as kms:
         key = made(kms)
         destroy(kms, cka_id_of(kms, key.key_id), ObjectClass.PRIVATE_KEY)
@@ -166,14 +166,14 @@ def test_lost_private_half(site: Site) -> None:
 
 
 def test_lost_public_half(site: Site) -> None:
-    """A key whose public half is gone still signs; nobody gets a public key for it, and attest says what is wrong."""
+    """A key whose public half is gone still signs; no public key is returned for it, and attest says what is wrong."""
     with site.open() as kms:
         key = made(kms)
         destroy(kms, cka_id_of(kms, key.key_id), ObjectClass.PUBLIC_KEY)
         assert sign(kms, key.key_id)
         (attested,) = kms.operator.attest(key.key_id)
         assert (attested.present, attested.as_made) == (True, False)
-        assert any("public half" in each for each in attested.deviations)
+        assert any("public half" in deviation for deviation in attested.deviations)
         with pytest.raises(HsmKmsError) as caught:
             kms.get_public_key(GetPublicKeyRequest(key_id=key.key_id))
         assert caught.value.code == "KeyUnavailableException"
@@ -184,13 +184,13 @@ def test_deletion_destroys_both_halves(site: Site, clock: StoppedClock) -> None:
     with site.open(clock) as kms:
         doomed = [made(kms, kind) for kind in (SIGNING, (KeySpec.HMAC_384, KeyUsage.GENERATE_VERIFY_MAC))]
         stays = made(kms)
-        cka_ids = [cka_id_of(kms, each.key_id) for each in doomed]
-        assert [classes(kms, each) for each in cka_ids] == [set(BOTH), {ObjectClass.SECRET_KEY}]
+        cka_ids = [cka_id_of(kms, doomed_object.key_id) for doomed_object in doomed]
+        assert [classes(kms, cka_key_id) for cka_key_id in cka_ids] == [set(BOTH), {ObjectClass.SECRET_KEY}]
         for key in doomed:
             kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=key.key_id, pending_window_in_days=7))
         clock.advance(days=8)
         kms.operator.maintain()
-        assert [classes(kms, each) for each in cka_ids] == [set(), set()]
+        assert [classes(kms, cka_key_id) for cka_key_id in cka_ids] == [set(), set()]
         assert classes(kms, cka_id_of(kms, stays.key_id)) == set(BOTH)
         with pytest.raises(NotFoundException):
             kms.get_public_key(GetPublicKeyRequest(key_id=doomed[0].key_id))

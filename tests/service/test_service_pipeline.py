@@ -62,9 +62,11 @@ def _methods() -> list[ast.FunctionDef]:
     functions: list[ast.FunctionDef] = []
     for module, name in (("kms", "Kms"), ("kms_permissions", "PermissionOperations")):
         tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-        (found,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
-        functions += [each for each in found.body if isinstance(each, ast.FunctionDef)]
-    return [each for each in functions if not each.name.startswith("_") and each.name not in NO_OPERATION]
+        (class_node,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+        functions += [node for node in class_node.body if isinstance(node, ast.FunctionDef)]
+    return [
+        function for function in functions if not function.name.startswith("_") and function.name not in NO_OPERATION
+    ]
 
 
 def _operation_of(method: ast.FunctionDef) -> str:
@@ -83,8 +85,8 @@ def _operation_of(method: ast.FunctionDef) -> str:
 def test_every_method_is_the_pipeline() -> None:
     """Every public method of Kms does nothing but to hand its request to the pipeline, under its own name."""
     methods = _methods()
-    assert [_operation_of(each) for each in methods] == [each.name.upper() for each in methods]
-    assert {_operation_of(each) for each in methods} == {each.name for each in OPERATIONS}
+    assert [_operation_of(method) for method in methods] == [method.name.upper() for method in methods]
+    assert {_operation_of(method) for method in methods} == {operation.name for operation in OPERATIONS}
 
 
 def test_run_is_the_pipeline() -> None:
@@ -102,22 +104,22 @@ def test_writes_are_named(part: str) -> None:
     place = PACKAGE / part
     for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        assert not [each for each in calls if ast.unparse(each).endswith(".atomic")], path
+        assert not [call for call in calls if ast.unparse(call).endswith(".atomic")], path
     assert _makers_of("audited_and_sealed") >= {"service/operations/deletion.py", "service/keys/creation.py"}
 
 
 def _makers_of(name: str) -> set[str]:
     """The modules of the package that call something of that name."""
-    found = set()
+    makers = set()
     for path in PACKAGE.rglob("*.py"):
         calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
         if any(ast.unparse(func).split(".")[-1] == name for func in calls):
-            found.add(str(path.relative_to(PACKAGE)))
-    return found
+            makers.add(str(path.relative_to(PACKAGE)))
+    return makers
 
 
 def test_permits_are_made_in_two_places() -> None:
-    """Leave to act on the token comes from the pipeline, or is the installation's own, and comes from nowhere else."""
+    """Permits are made by the pipeline, or for the installation's own acts, and nowhere else."""
     assert _makers_of("Permit") == {"service/pipeline.py", "service/runtime/permits.py"}
     assert _makers_of("own_permit") == {
         "service/backup/create.py",
@@ -161,12 +163,12 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
         "session/connection": "Connection",
     }
     procedures = [
-        each
+        node
         for module, part in parts.items()
         for written in ast.parse((PACKAGE / "hsm" / f"{module}.py").read_text()).body
         if isinstance(written, ast.ClassDef) and written.name == part
-        for each in written.body
-        if isinstance(each, ast.FunctionDef)
+        for node in written.body
+        if isinstance(node, ast.FunctionDef)
     ]
     acting = {"encrypt", "decrypt", "random", "generate_backing_key", "generate_mac_key", "mac", "destroy"}
     acting |= {
@@ -180,11 +182,15 @@ def test_every_device_procedure_on_objects_takes_a_permit() -> None:
         "destroy_secret",
         "change_pin",
     }
-    asking = {each.name for each in procedures if len(each.args.args) > 1 and each.args.args[1].arg == "permit"}
+    asking = {
+        procedure.name
+        for procedure in procedures
+        if len(procedure.args.args) > 1 and procedure.args.args[1].arg == "permit"
+    }
     assert asking == acting
-    for each in procedures:
-        if each.name in acting:
-            assert ast.unparse(each.body[1]).startswith("permit.require("), each.name
+    for procedure in procedures:
+        if procedure.name in acting:
+            assert ast.unparse(procedure.body[1]).startswith("permit.require("), procedure.name
 
 
 # -- authorise and record -----------------------------------------------------------------------------------------
@@ -559,7 +565,7 @@ def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, 
 def test_refused_requests_are_recorded(
     kms: Kms, scene: Scene, caller_region: str, request_: crypto.EncryptRequest, error: str
 ) -> None:
-    """A request that is refused before any key is found is recorded as well, with its error."""
+    """A request that is refused before any key is resolved is recorded as well, with its error."""
     del scene  # restores the stages
     recorded: Recorded = []
     kms._core.write_audit_record = lambda done, _request, _response, fault: recorded.append(
@@ -595,7 +601,7 @@ def test_no_permit_for_a_disabled_key(kms: Kms, scene: Scene, operation: Operati
 
 
 def test_permit_is_for_one_key(kms: Kms, scene: Scene) -> None:
-    """A permit covers the materials of its own key only, and its own operation."""
+    """A permit covers the materials of one key only, and one operation."""
     cached, permit = _call(kms, Operation.ENCRYPT).key(scene.key.key_id)
     other, _ = _call(kms, Operation.ENCRYPT).key(scene.other.key_id)
     assert permit.version == cached.record.version
@@ -632,16 +638,16 @@ def test_tags_of_a_new_key_are_authorised_too(kms: Kms, monkeypatch: pytest.Monk
 
 
 def test_a_bug_is_recorded(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that ends in an error of ours that nobody foresaw is recorded all the same."""
-    told: list[tuple[Operation, str]] = []
+    """A request that ends in an unexpected exception is recorded all the same."""
+    recorded: list[tuple[Operation, str]] = []
 
     def broken(*_: object, **__: object) -> bytes:
         raise ZeroDivisionError
 
     monkeypatch.setattr(
-        kms._core, "write_audit_record", lambda *heard: told.append((heard[0].operation, type(heard[3]).__name__))
+        kms._core, "write_audit_record", lambda *heard: recorded.append((heard[0].operation, type(heard[3]).__name__))
     )
     monkeypatch.setattr(kms._core.device.ciphers, "random", broken)
     with pytest.raises(ZeroDivisionError):
         kms.generate_random(crypto.GenerateRandomRequest(number_of_bytes=1))
-    assert told == [(Operation.GENERATE_RANDOM, "KMSInternalException")]
+    assert recorded == [(Operation.GENERATE_RANDOM, "KMSInternalException")]

@@ -78,7 +78,10 @@ def test_every_cut(cut: tuple[Site, Cut], tmp_path: Path) -> None:
     frame = FRAME_HEADER + struct.unpack(">I", wal[8:12])[0]
     boundaries = range(WAL_HEADER, len(wal) + 1, frame)
     assert len(boundaries) > 4 * len(scene.answered)
-    lengths = [*boundaries, *(each + offset for each in boundaries[:-1:3] for offset in (1, 23, 24, frame // 2))]
+    lengths = [
+        *boundaries,
+        *(boundary + offset for boundary in boundaries[:-1:3] for offset in (1, 23, 24, frame // 2)),
+    ]
     for number, length in enumerate(sorted(lengths)):
         for torn in (b"", bytes(frame)) if number % 3 == 0 else (b"",):
             folder = tmp_path / "cut"
@@ -87,9 +90,9 @@ def test_every_cut(cut: tuple[Site, Cut], tmp_path: Path) -> None:
                 shutil.copy2(scene.kept / name, folder / name)
             (folder / "meta.db-wal").touch(0o600)
             (folder / "meta.db-wal").write_bytes(wal[:length] + torn)
-            found = names(folder)
+            present = names(folder)
             answered = {name for size, name in scene.answered if size <= length}
-            assert answered <= found
+            assert answered <= present
             shutil.rmtree(folder)
 
 
@@ -101,11 +104,11 @@ def test_work_goes_on(cut: tuple[Site, Cut], clock: StoppedClock) -> None:
     (scene.folder / "meta.db-wal").touch(0o600)
     (scene.folder / "meta.db-wal").write_bytes(wal[: len(wal) // 2])
     with site.open(clock) as kms:
-        works(kms)
+        assert_works(kms)
 
 
-def works(kms: Kms) -> None:
-    """Encrypt and decrypt under the first alias; reconcile finds nothing."""
+def assert_works(kms: Kms) -> None:
+    """Assert that the first alias encrypts and decrypts, and that reconcile finds no differences."""
     sealed = seal(kms, "alias/a0")
     assert unseal(kms, sealed) == b"secret"
     assert kms.describe_key(DescribeKeyRequest(key_id="alias/a0")).key_metadata.enabled
@@ -133,18 +136,18 @@ def sizes(folder: Path) -> tuple[int, ...]:
 
 def moments_of(kms: Kms, key_id: str, folder: Path) -> list[Moment]:
     """Changes and encryptions in turns, and the moments at which they were answered."""
-    found, aliases = list[Moment](), frozenset[str]()
+    moments, aliases = list[Moment](), frozenset[str]()
     for number in range(1, 15):
         seal(kms, key_id)
         if number % 3 == 0:
             new_alias(kms, f"alias/m{number}", key_id)
             aliases |= {f"alias/m{number}"}
-        found.append(Moment(sizes(folder), aliases, number, number + len(aliases)))
-    return found
+        moments.append(Moment(sizes(folder), aliases, number, number + len(aliases)))
+    return moments
 
 
 def test_cut_of_all_files(new_site: NewSite, clock: StoppedClock, tmp_path: Path) -> None:
-    """Each file may be written further than another: what was answered is there, counted and in the audit log."""
+    """Each file may be written further than another: acknowledged changes are there, counted and audited."""
     site = new_site()
     folder, kept = site.settings.data_dir, tmp_path / "kept"
     with site.open(clock) as kms:
@@ -168,7 +171,7 @@ def test_cut_of_all_files(new_site: NewSite, clock: StoppedClock, tmp_path: Path
 
 
 def cut_after(moment: Moment, moments: list[Moment], draw: random.Random) -> tuple[int, ...]:
-    """How far the files may have come by a power cut: the audit log tells of no change that is not on the disk."""
+    """How much of the files a power cut may leave: the audit log has no change that is not on the disk."""
     ends = moments[-1].sizes
     meta, log = (draw.randint(moment.sizes[each], ends[each]) for each in (0, 1))
     audit = max(each.sizes[2] for each in moments if each.sizes[0] <= meta)

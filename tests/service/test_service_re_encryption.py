@@ -24,9 +24,9 @@ def opened(site: Site) -> Iterator[Kms]:
 
 def needs(ciphertext: bytes) -> BackingKey:
     """The backing key of what is a ciphertext for sure."""
-    found = recognise(ciphertext)
-    assert found is not None
-    return found
+    recognised = recognise(ciphertext)
+    assert recognised is not None
+    return recognised
 
 
 def mover(kms: Kms, key_id: str, *, dry_run: bool = False) -> Mover:
@@ -35,7 +35,7 @@ def mover(kms: Kms, key_id: str, *, dry_run: bool = False) -> Mover:
 
 
 def test_recognise(opened: Kms) -> None:
-    """A ciphertext is recognised by its header; what is damaged there, cut, or too long is none."""
+    """A ciphertext is recognised by its header; one that is damaged there, cut, or too long is not."""
     made = new_key(opened)
     ciphertext = seal(opened, made.key_id)
     assert needs(ciphertext) == BackingKey(made.key_id, made.current_key_material_id or "")
@@ -57,7 +57,7 @@ def test_requests(opened: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     ciphertexts = [seal(opened, old.key_id), seal(opened, new.key_id)]
     monkeypatch.setattr(opened._core, "write_audit_record", record)
     job = Mover(opened, new.key_id, source_context={}, destination_context={"a": "1"})
-    moved = [job.move(each, needs(each)).ciphertext for each in ciphertexts]
+    moved = [job.move(ciphertext, needs(ciphertext)).ciphertext for ciphertext in ciphertexts]
     assert all(job.move(each, needs(each)) == Moved(current=True) for each in moved if each is not None)
     assert asked == [
         (Operation.DESCRIBE_KEY, None),
@@ -69,7 +69,7 @@ def test_requests(opened: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rotation_in_the_middle(opened: Kms) -> None:
-    """A destination that rotates meanwhile: the next ciphertext shows it, and what was moved before is old again."""
+    """If the destination rotates during the run, the next ciphertext shows it, and those moved before are old again."""
     old, new = new_key(opened), new_key(opened)
     job = mover(opened, new.key_id)
     sources = [seal(opened, old.key_id) for _ in range(2)]

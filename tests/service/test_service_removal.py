@@ -29,7 +29,7 @@ def label_for(kms: Kms, key_id: str, sequence: int) -> str:
 
 
 def orphan(kms: Kms, key_id: str, cka_id: bytes) -> Finding:
-    """A real backing key on the token that the database does not know, as it is found."""
+    """A real backing key on the token that the database does not know, as a finding."""
     with kms._core.device.connection.pool.session() as session:
         generate(session, AES_256_BACKING_KEY, cka_id, label_for(kms, key_id, 1))
     (finding,) = kms.operator.find_differences()
@@ -42,7 +42,7 @@ def patient(site: Site) -> Site:
 
 
 def test_planted_key_is_not_adopted(site: Site) -> None:
-    """A key whose bytes somebody knows is never taken for the newest material of a key, whatever its label says."""
+    """A key of known bytes is never taken for the newest material of a key, whatever its label says."""
     with site.open() as kms:
         made = new_key(kms)
         planted = {
@@ -67,7 +67,7 @@ def test_planted_key_is_not_adopted(site: Site) -> None:
 
 
 def test_removal_cannot_be_overtaken(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once a removal has begun nobody can adopt the object, so no key that works loses its material."""
+    """Once a removal has begun no process can adopt the object, so no key that works loses its material."""
     with patient(site).open() as kms:
         finding = orphan(kms, new_key_id(multi_region=False), b"o" * 16)
         destroy = kms._core.device.keys.destroy
@@ -84,7 +84,7 @@ def test_removal_cannot_be_overtaken(site: Site, monkeypatch: pytest.MonkeyPatch
 
 
 def test_adopted_key_is_not_removed(site: Site) -> None:
-    """A removal that was decided before somebody else adopted the object leaves the key alone."""
+    """A removal that was decided before another process adopted the object leaves the key alone."""
     key_id = new_key_id(multi_region=False)
     with patient(site).open() as kms:
         finding = orphan(kms, key_id, b"o" * 16)

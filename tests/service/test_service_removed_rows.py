@@ -49,12 +49,12 @@ class World(Struct):
         return self.site.settings.data_dir / "meta.db"
 
     def edit(self, *statements: str) -> None:
-        """Edit the database as somebody with a tool would, who knows what he is up against."""
+        """Edit the database as an attacker who knows the seals would."""
         with closing(sqlite3.connect(self.file)) as connection, connection:
             for name in ("hsmkms_seals", "hsmkms_seal_sets"):
                 connection.create_function(name, 0, lambda: None)
-            for each in statements:
-                connection.execute(self.named(each))
+            for statement in statements:
+                connection.execute(self.named(statement))
 
     def named(self, text: str) -> str:
         """A text with the names of this world."""
@@ -67,7 +67,7 @@ class World(Struct):
             each.clear()
 
     def look(self, user: str) -> str:
-        """What a user gets who looks at the key: the code of the refusal, or ''."""
+        """Read the key as a user; return the code of the refusal, or ''."""
         self.forget()
         try:
             caller = replace(self.kms.caller(REGION), principal=user_arn(ACCOUNT, user))
@@ -80,14 +80,14 @@ class World(Struct):
         """What the user of the access key gets."""
         self.forget()
         try:
-            found = self.kms.operator.credentials.find(self.access_key)
+            credential = self.kms.operator.credentials.find(self.access_key)
         except HsmKmsError as exc:
             return exc.code
-        return "" if found is not None else "unknown"
+        return "" if credential is not None else "unknown"
 
     def faults(self) -> list[str]:
         """What verifying names."""
-        return [each.subject for each in self.kms.operator.audit.verify_rows()]
+        return [fault.subject for fault in self.kms.operator.audit.verify_rows()]
 
     def reopen(self) -> None:
         """The process ends, and another one opens the installation."""
@@ -103,10 +103,10 @@ def made(new_folder: NewFolder) -> tuple[Site, dict[str, str]]:
         key, people = new_key(kms).key_id, kms.operator.identities
         new_alias(kms, "alias/secret", key)
         kms.tag_resource(TagResourceRequest(key_id=key, tags=[Tag(tag_key="level", tag_value="secret")]))
-        for each in USERS:
-            kms.operator.credentials.create_user(each)
-            if each not in ("greta", "nina"):
-                people.put_user_policy(each, "allow", ALLOW)
+        for user in USERS:
+            kms.operator.credentials.create_user(user)
+            if user not in ("greta", "nina"):
+                people.put_user_policy(user, "allow", ALLOW)
         people.create_group("staff")
         people.put_group_policy("staff", "deny", deny())
         people.add_user_to_group("staff", "grace")
@@ -145,7 +145,7 @@ KEY_TABLES = ("alias", "key_grant", "material_presence", "rotation", "tag", "wra
 
 
 class Removal(Struct):
-    """What is removed: statements, the subjects and indexes it belongs to, who looks; the answers before and after."""
+    """A removal: its statements, the subjects and indexes that it affects, the caller, the answers before and after."""
 
     statements: tuple[str, ...]
     subjects: tuple[str, ...]
@@ -155,7 +155,7 @@ class Removal(Struct):
 
 
 def looks(user: str) -> Callable[[World], str]:
-    """A user looks at the key."""
+    """Read the key as a user."""
     return lambda world: world.look(user)
 
 
@@ -187,7 +187,7 @@ REMOVALS: dict[str, Removal] = {
         ("UPDATE key_grant SET context_subset = NULL",), ("grant/{grant}", GRANTS), looks("greta"), ""
     ),
     "user": Removal(("DELETE FROM user WHERE name = 'nina'",), ("user/nina",), looks("nina")),
-    # Refused at once like one that never was, after the same work; the look at all rows names it.
+    # Refused at once like one that never was, after the same work; the check of all rows names it.
     "access key": Removal(
         ("DELETE FROM access_key",), ("access-key/{access}", "user/ursula"), World.log_in, "", "unknown"
     ),
@@ -208,14 +208,14 @@ def test_removed(world: World, what: str) -> None:
     """What was removed is noticed at the decision, also with its seals, its traces, and the tree over the seals."""
     removal = REMOVALS[what]
     assert removal.look(world) == removal.before
-    seals = [f"DELETE FROM row_seal WHERE subject = '{each}'" for each in removal.subjects]
-    traces = [f"DELETE FROM change_log WHERE subject LIKE '%{each}'" for each in removal.subjects]
+    seals = [f"DELETE FROM row_seal WHERE subject = '{subject}'" for subject in removal.subjects]
+    traces = [f"DELETE FROM change_log WHERE subject LIKE '%{subject}'" for subject in removal.subjects]
     leaves = "DELETE FROM seal_tree WHERE number > 64"
     for statements in (removal.statements, seals, traces, [leaves], ["DELETE FROM seal_tree"]):
         world.edit(*statements)
         assert removal.look(world) == removal.after, statements
         assert world.faults()
-    world.reopen()  # whoever opens it makes no tree that would make it right
+    world.reopen()  # opening builds no tree that would hide it
     assert removal.look(world) == removal.after
     assert world.faults()
 
@@ -231,7 +231,7 @@ def test_only_what_depends_on_it_is_refused(world: World) -> None:
 
 
 class Return(Struct):
-    """A legitimate act, whose result is put back to what was before; and who looks at it."""
+    """A legitimate change whose result is reverted by hand, and the caller who is affected."""
 
     act: Callable[[Kms, World], object]
     look: Callable[[World], str]
@@ -340,7 +340,7 @@ def test_a_change_makes_no_removal_right(world: World) -> None:
 
 
 def test_a_group_whose_members_were_removed(world: World) -> None:
-    """Whoever is in the cache as a group's member is read again when it changes, though no row names him any more."""
+    """A caller cached as a group's member is read again when it changes, though no row names the caller any more."""
     people = world.kms.operator.identities
     people.create_group("late")
     people.add_user_to_group("late", "greta")
@@ -359,7 +359,7 @@ def test_seals_of_before_the_tree(world: World) -> None:
     world.reopen()
     assert world.faults() == []
     assert (world.look("greta"), world.look("al"), world.log_in()) == ("", AccessDeniedException.code, "")
-    assert "SealStore" in [each["eventName"] for each in records(world.kms)]
+    assert "SealStore" in [record["eventName"] for record in records(world.kms)]
     assert new_key(world.kms)
 
 

@@ -59,7 +59,7 @@ Act = Callable[[Kms, str], object]
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -72,7 +72,7 @@ def test_on_demand_in_threads(kms: Kms) -> None:
     key_id = new_key(kms).key_id
     others_are_done = threading.Semaphore(0)
 
-    def hold(done: str) -> None:
+    def wait_for_others(done: str) -> None:
         if done.startswith("rotate 1"):
             for _ in range(7):
                 assert others_are_done.acquire(timeout=120)
@@ -83,7 +83,7 @@ def test_on_demand_in_threads(kms: Kms) -> None:
         finally:
             others_are_done.release()
 
-    kms._core.reached = hold
+    kms._core.reached = wait_for_others
     assert in_threads(8, call) == ["ConflictException"] * 7 + ["ok"]
     assert backing_keys(kms) == {key_id: 2}
     assert len(rotations(kms, key_id)) == 1
@@ -114,14 +114,14 @@ def rotation_elsewhere(site: Site, happening: str, *act: str) -> "subprocess.Pop
 
 
 def go_on(child: "subprocess.Popen[str]") -> None:
-    """Let a process go on."""
+    """Let a process continue."""
     assert child.stdin is not None
     child.stdin.write("\n")
     child.stdin.flush()
 
 
 def test_on_demand_in_processes(site: Site, clock: StoppedClock) -> None:
-    """While a process rotates a key, all others are told of a conflict, and see the key work on."""
+    """While a process rotates a key, all others get a ConflictException, and use the key."""
     with site.open(clock) as kms:
         key_id = new_key(kms).key_id
     act = ("RotateKeyOnDemand", json.dumps({"KeyId": key_id}))
@@ -147,8 +147,8 @@ def test_automatic_in_processes(site: Site, clock: StoppedClock) -> None:
     children = [rotation_elsewhere(site, "", "maintain") for _ in range(3)]
     for child in children:
         go_on(child)
-    told = [finish(child)[0] for child in children]
-    assert sum(each["outcomes"].count("done") for each in told) == 5
+    outputs = [finish(child)[0] for child in children]
+    assert sum(output["outcomes"].count("done") for output in outputs) == 5
     with site.open(clock) as kms:
         assert backing_keys(kms) == dict.fromkeys(due, 2)
         assert kms.operator.find_differences() == []
@@ -174,7 +174,7 @@ def test_interrupted(kms: Kms, clock: StoppedClock, step: str, left: list[Kind],
     key_id = new_key(kms).key_id
     first, old = material_of(kms, key_id), seal(kms, key_id)
     interrupted_at(kms, key_id, step)
-    assert [each.kind for each in kms.operator.find_differences()] == left
+    assert [finding.kind for finding in kms.operator.find_differences()] == left
     assert (material_of(kms, key_id) == first) is (step != "rotate 3")
     clock.advance(minutes=10)
     assert sweep(kms) == []
@@ -193,7 +193,7 @@ def test_interrupted(kms: Kms, clock: StoppedClock, step: str, left: list[Kind],
 
 @pytest.mark.parametrize(("step", "count"), [("rotate 1", 1), ("rotate 2", 1)])
 def test_next_rotation_carries_on(kms: Kms, clock: StoppedClock, step: str, count: int) -> None:
-    """Whoever rotates the key next finishes what was interrupted: one new backing key for both."""
+    """The next process that rotates the key finishes what was interrupted: one new backing key for both."""
     key_id = new_key(kms).key_id
     interrupted_at(kms, key_id, step)
     with pytest.raises(ConflictException):
@@ -276,14 +276,14 @@ def test_no_room(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     assert described(kms, made.key_id) == made
     assert named_by(kms, seal(kms, made.key_id)) == made.current_key_material_id
     rotate(kms, made.key_id)
-    assert [each.sequence for each in record_of(kms, made.key_id).materials] == [1, 2]
+    assert [material.sequence for material in record_of(kms, made.key_id).materials] == [1, 2]
 
 
 @pytest.mark.parametrize("made_before", [False, True])
 def test_fault_of_unknown_effect(
     kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch, *, made_before: bool
 ) -> None:
-    """After a fault that may have left an object the intent stays; ten minutes later it is told from the token."""
+    """After a fault that may have left an object the intent stays; ten minutes later the token decides it."""
     key_id = new_key(kms).key_id
     first = material_of(kms, key_id)
     generate_backing_key = kms._core.device.keys.generate_backing_key
@@ -319,7 +319,7 @@ def test_lost_login(kms: Kms, step: str) -> None:
     kms._core.reached = lambda done: log_out(kms) if done.startswith(step) else None
     rotate(kms, key_id)
     assert {named_by(kms, old), named_by(kms, seal(kms, key_id))} == {
-        each.material_id for each in record_of(kms, key_id).materials
+        material.material_id for material in record_of(kms, key_id).materials
     }
     assert kms.operator.find_differences() == []
 
@@ -365,7 +365,7 @@ def test_enabling_does_not_fail_with_the_token(kms: Kms, clock: StoppedClock, mo
 
 
 def test_judged_again_at_the_last_moment(kms: Kms, clock: StoppedClock) -> None:
-    """What was due when it was looked for, and is no more, is not rotated."""
+    """A rotation that was due when it was listed, and is no longer, is not done."""
     key_id = new_key(kms).key_id
     switch_on(kms, key_id)
     clock.now = START + YEAR

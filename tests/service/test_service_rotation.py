@@ -55,7 +55,7 @@ OPERATIONS: tuple[Act, ...] = (switch_on, switch_off, rotate, status_of, rotatio
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -64,11 +64,13 @@ def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
 
 
 def test_off_by_default(kms: Kms, clock: StoppedClock) -> None:
-    """A new key does not rotate until that is switched on, however old it gets; its status tells no more than that."""
+    """A new key does not rotate until that is switched on, however old it gets; its status has nothing else."""
     made = new_key(kms)
-    told = status_of(kms, made.arn)
-    assert (told.key_id, told.key_rotation_enabled) == (made.arn, False)
-    assert (told.rotation_period_in_days, told.next_rotation_date, told.on_demand_rotation_start_date) == (None,) * 3
+    status = status_of(kms, made.arn)
+    assert (status.key_id, status.key_rotation_enabled) == (made.arn, False)
+    assert (status.rotation_period_in_days, status.next_rotation_date, status.on_demand_rotation_start_date) == (
+        None,
+    ) * 3
     clock.advance(days=4000)
     assert sweep(kms) == []
     assert rotations(kms, made.key_id) == []
@@ -83,8 +85,12 @@ def test_every_year_from_the_enabling(kms: Kms, clock: StoppedClock) -> None:
     seen = [material_of(kms, made.key_id)]
     for year in (1, 2, 3):
         due = enabled + year * YEAR
-        told = status_of(kms, made.key_id)
-        assert (told.key_rotation_enabled, told.rotation_period_in_days, told.next_rotation_date) == (True, 365, due)
+        status = status_of(kms, made.key_id)
+        assert (status.key_rotation_enabled, status.rotation_period_in_days, status.next_rotation_date) == (
+            True,
+            365,
+            due,
+        )
         clock.now = due - SECOND
         assert sweep(kms) == []
         clock.now = due
@@ -187,8 +193,8 @@ def test_chosen_period(new_site: NewSite, clock: StoppedClock) -> None:
         switch_on(kms, key_id, 200)
         assert next_date(kms, key_id) == START + timedelta(days=95 + 200)
         switch_on(kms, key_id)
-        told = status_of(kms, key_id)
-        assert (told.rotation_period_in_days, told.next_rotation_date) == (365, START + timedelta(days=95 + 365))
+        status = status_of(kms, key_id)
+        assert (status.rotation_period_in_days, status.next_rotation_date) == (365, START + timedelta(days=95 + 365))
 
 
 def test_shortened_period_is_overdue_now_and_not_in_the_past(new_site: NewSite, clock: StoppedClock) -> None:
@@ -213,8 +219,12 @@ def test_off_and_on_again(kms: Kms, clock: StoppedClock) -> None:
     current = material_of(kms, key_id)
     switch_off(kms, key_id)
     switch_off(kms, key_id)
-    told = status_of(kms, key_id)
-    assert (told.key_rotation_enabled, told.rotation_period_in_days, told.next_rotation_date) == (False, None, None)
+    status = status_of(kms, key_id)
+    assert (status.key_rotation_enabled, status.rotation_period_in_days, status.next_rotation_date) == (
+        False,
+        None,
+        None,
+    )
     clock.now = START + 3 * YEAR + timedelta(days=7)
     assert sweep(kms) == []
     assert material_of(kms, key_id) == current
@@ -279,16 +289,20 @@ def test_pending_deletion_pauses(kms: Kms, clock: StoppedClock) -> None:
         with pytest.raises(KMSInvalidStateException, match="pending deletion"):
             act(kms, key_id)
     clock.now = START + YEAR + timedelta(days=5)
-    told = status_of(kms, key_id)
-    assert (told.key_rotation_enabled, told.rotation_period_in_days, told.next_rotation_date) == (False, None, None)
+    status = status_of(kms, key_id)
+    assert (status.key_rotation_enabled, status.rotation_period_in_days, status.next_rotation_date) == (
+        False,
+        None,
+        None,
+    )
     assert rotations(kms, key_id) == []
     assert sweep(kms) == []
     cancel(kms, key_id)
-    told = status_of(kms, key_id)
-    assert (told.key_rotation_enabled, told.rotation_period_in_days) == (True, 365)
+    status = status_of(kms, key_id)
+    assert (status.key_rotation_enabled, status.rotation_period_in_days) == (True, 365)
     assert sweep(kms) == []
     enable(kms, key_id)
-    assert [each.rotation_date for each in rotations(kms, key_id)] == [clock.now]
+    assert [rotation.rotation_date for rotation in rotations(kms, key_id)] == [clock.now]
     assert next_date(kms, key_id) == START + 2 * YEAR
 
 
@@ -310,7 +324,7 @@ def test_everything_else_stays(kms: Kms, clock: StoppedClock) -> None:
     assert kms.list_resource_tags(ListResourceTagsRequest(key_id=made.key_id)).tags == [
         Tag(tag_key="team", tag_value="red")
     ]
-    assert [each.key_id for each in kms.list_keys(ListKeysRequest()).keys] == [made.key_id]
+    assert [key.key_id for key in kms.list_keys(ListKeysRequest()).keys] == [made.key_id]
 
 
 def test_new_encryptions_name_the_new_material(kms: Kms) -> None:
@@ -327,7 +341,7 @@ def test_new_encryptions_name_the_new_material(kms: Kms) -> None:
 
 
 def test_others_see_it_at_their_next_call(site: Site, clock: StoppedClock) -> None:
-    """A rotation elsewhere is seen by whoever has the key in its cache."""
+    """A rotation in another process is seen by processes that have the key in their cache."""
     with site.open(clock) as here, site.open(clock) as there:
         key_id = new_key(here).key_id
         old = seal(there, key_id)
@@ -348,7 +362,7 @@ def test_re_encrypt_moves_forward(kms: Kms) -> None:
 
 
 def test_many_rotations_and_their_limit(site: Site, clock: StoppedClock) -> None:
-    """25 rotations on demand and no more, while automatic ones go on; every old ciphertext decrypts, also later."""
+    """25 rotations on demand and no more, while automatic ones continue; every old ciphertext decrypts, also later."""
     with site.open(clock) as kms:
         made = new_key(kms)
         sealed = {made.current_key_material_id: seal(kms, made.key_id)}
@@ -365,6 +379,8 @@ def test_many_rotations_and_their_limit(site: Site, clock: StoppedClock) -> None
         sealed[material_of(kms, made.key_id)] = seal(kms, made.key_id)
         assert len(rotations(kms, made.key_id)) == 26
     with site.open(clock) as kms:
-        assert {material: named_by(kms, each) for material, each in sealed.items()} == {each: each for each in sealed}
+        assert {material: named_by(kms, each) for material, each in sealed.items()} == {
+            ciphertext: ciphertext for ciphertext in sealed
+        }
         assert backing_keys(kms) == {made.key_id: 27}
-        assert all(each.as_made for each in kms.operator.attest(made.key_id))
+        assert all(backing_key.as_made for backing_key in kms.operator.attest(made.key_id))

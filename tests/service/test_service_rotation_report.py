@@ -21,9 +21,9 @@ def test_report(site: Site, clock: StoppedClock) -> None:
         seal(kms, well)
         clock.advance(days=165)
         rows = kms.operator.rotation_report()
-        assert [(each.key_id, each.posture) for each in rows] == [
+        assert [(row.key_id, row.posture) for row in rows] == [
             (overdue, Posture.OVERDUE),
-            (elsewhere, Posture.OFF),
+            (elsewhere, Posture.AGED),
             (well, Posture.OK),
         ]
         last = rows[-1]
@@ -31,4 +31,4 @@ def test_report(site: Site, clock: StoppedClock) -> None:
         assert (last.age_days, last.material_age_days) == (365, 165)
         assert last.next_rotation == START + timedelta(days=565)
         assert (last.last_used, last.last_operation) == (START + timedelta(days=200), "Encrypt")
-        assert [each.key_id for each in kms.operator.rotation_report(OTHER_REGION)] == [elsewhere]
+        assert [reported.key_id for reported in kms.operator.rotation_report(OTHER_REGION)] == [elsewhere]

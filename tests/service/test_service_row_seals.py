@@ -34,11 +34,11 @@ class Victim(Struct):
     grant: str
 
     def edit(self, *statements: str) -> None:
-        """Edit the database as somebody with a tool would, who knows what he is up against."""
+        """Edit the database as an attacker who knows the seals would."""
         with closing(sqlite3.connect(self.kms._core.store.meta.file)) as connection, connection:
             connection.create_function("hsmkms_seal_sets", 0, lambda: None)
-            for each in statements:
-                connection.execute(each.format(**self.names))
+            for statement in statements:
+                connection.execute(statement.format(**self.names))
 
     def rows(self, query: str) -> list[tuple[object, ...]]:
         """What a tool shows."""
@@ -52,7 +52,7 @@ class Victim(Struct):
 
     def faults(self) -> list[str]:
         """What verifying names."""
-        return [each.subject for each in self.kms.operator.audit.verify_rows()]
+        return [fault.subject for fault in self.kms.operator.audit.verify_rows()]
 
     def forget(self) -> None:
         """Another process comes: nothing is in the cache."""
@@ -94,22 +94,22 @@ def victim(made: tuple[Site, dict[str, str]], new_folder: NewFolder) -> Iterator
 
 
 def describe(victim: Victim) -> object:
-    """Look at the key."""
+    """Read the key."""
     return victim.kms.describe_key(DescribeKeyRequest(key_id=victim.key))
 
 
 def by_alias(victim: Victim) -> object:
-    """Look at the key by its alias."""
+    """Read the key by its alias."""
     return victim.kms.describe_key(DescribeKeyRequest(key_id="alias/mine"))
 
 
 def as_alice(victim: Victim) -> object:
-    """A user looks at the second key."""
+    """Read the second key as a user."""
     return victim.kms.describe_key(DescribeKeyRequest(key_id=victim.other), victim.kms.caller(REGION, "alice"))
 
 
 def by_grant(victim: Victim) -> object:
-    """A user whose grants are asked for looks at the first key."""
+    """Read the first key as a user whose grants are needed."""
     victim.kms.operator.identities.delete_user_policy("alice", "p")
     return victim.kms.describe_key(DescribeKeyRequest(key_id=victim.key), victim.kms.caller(REGION, "alice"))
 
@@ -168,11 +168,11 @@ ALSO: dict[str, set[str]] = {
 """What else is not as it was sealed after an edit that begins so: rows that have an index."""
 
 
-@pytest.mark.parametrize(("statement", "subject", "look"), EDITS, ids=[each[0][:60] for each in EDITS])
+@pytest.mark.parametrize(("statement", "subject", "look"), EDITS, ids=[edit[0][:60] for edit in EDITS])
 def test_edit(
     victim: Victim, statement: str, subject: str, look: Callable[[Victim], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An edit is named, with an alarm; what it is about is refused, and everything else goes on."""
+    """An edit is named, with an alarm; its subject is refused, and everything else works."""
     assert victim.faults() == []
     victim.edit(statement)
     victim.forget()
@@ -183,7 +183,7 @@ def test_edit(
     assert f"changed by something other than hsmkms: {named}: " in caplog.text
     assert victim.kms.operator.watch.alarms().altered == {named}
     also = {
-        each.format(**victim.names) for begin, names in ALSO.items() if statement.startswith(begin) for each in names
+        name.format(**victim.names) for begin, names in ALSO.items() if statement.startswith(begin) for name in names
     }
     assert set(victim.faults()) == {named, *also}
     assert seal(victim.kms, victim.other)
@@ -218,7 +218,7 @@ def test_put_back_with_its_seal(victim: Victim) -> None:
     victim.forget()
     with pytest.raises(KMSInternalException):
         describe(victim)
-    assert [(each.subject, "older state" in each.reason) for each in victim.kms.operator.audit.verify_rows()] == [
+    assert [(fault.subject, "older state" in fault.reason) for fault in victim.kms.operator.audit.verify_rows()] == [
         (f"key/{victim.key}", True)
     ]
 
@@ -262,7 +262,7 @@ def test_revoked_grant_that_comes_back(victim: Victim) -> None:
 
 
 def test_a_change_makes_no_edit_right(victim: Victim) -> None:
-    """A change of a key that somebody has edited is refused as a whole, also by whoever has the key in the cache."""
+    """A change of an edited key is refused as a whole, also in a process that has the key in its cache."""
     describe(victim)
     victim.edit("UPDATE regional_key SET policy = '{{}}' WHERE key_id = '{key}'")
     with pytest.raises(KMSInternalException):
@@ -281,7 +281,7 @@ def test_nothing_is_destroyed_by_an_edit(victim: Victim) -> None:
         "'{other}')",
     )
     there = len(victim.kms._core.device.keys.inventory(mac_key(victim.kms)))
-    outcomes = {each.outcome for each in victim.kms.operator.maintain().steps}
+    outcomes = {step.outcome for step in victim.kms.operator.maintain().steps}
     assert outcomes == {"failed"}
     assert len(victim.kms._core.device.keys.inventory(mac_key(victim.kms))) == there
     victim.edit("UPDATE token_object SET status = 'PRESENT'")
@@ -290,7 +290,7 @@ def test_nothing_is_destroyed_by_an_edit(victim: Victim) -> None:
 
 
 def test_from_another_installation(victim: Victim, new_folder: NewFolder) -> None:
-    """A user of another installation, with the seal that he has there, is nobody here."""
+    """A user copied from another installation, with its seal, is not accepted."""
     victim.kms.close()
     other = Site.make(new_folder())
     with other.open() as kms:
@@ -307,11 +307,11 @@ def test_from_another_installation(victim: Victim, new_folder: NewFolder) -> Non
     with victim.site.open() as kms:
         with pytest.raises(KMSInternalException):
             kms.describe_key(DescribeKeyRequest(key_id=victim.other), kms.caller(REGION, "mallory"))
-        assert "user/mallory" in [each.subject for each in kms.operator.audit.verify_rows()]
+        assert "user/mallory" in [fault.subject for fault in kms.operator.audit.verify_rows()]
 
 
 def test_seals_removed(victim: Victim) -> None:
-    """Without seals nothing is used, and whoever opens the installation makes none: the audit log knows of them."""
+    """Without seals nothing is used, and opening the installation makes none: the audit log has recorded them."""
     victim.kms._core.audit.flush()
     victim.kms.close()
     with closing(sqlite3.connect(victim.site.settings.data_dir / "meta.db")) as connection, connection:
@@ -320,7 +320,7 @@ def test_seals_removed(victim: Victim) -> None:
     with victim.site.open() as kms:
         with pytest.raises(KMSInternalException):
             kms.describe_key(DescribeKeyRequest(key_id=victim.key))
-        assert [each.subject for each in kms.operator.audit.verify_rows()] == ["store"]
+        assert [fault.subject for fault in kms.operator.audit.verify_rows()] == ["store"]
 
 
 def test_older_database(victim: Victim) -> None:
@@ -351,8 +351,8 @@ def test_accepted(victim: Victim) -> None:
     victim.kms.enable_key(EnableKeyRequest(key_id=victim.key))
     assert victim.faults() == []
     (record,) = [each for each in records(victim.kms) if each["eventName"] == "AcceptStore"]
-    (told,) = record["requestParameters"]["rows"]
-    assert told.startswith(f"key/{victim.key}: ")
+    (accepted_row,) = record["requestParameters"]["rows"]
+    assert accepted_row.startswith(f"key/{victim.key}: ")
 
 
 def test_a_process_that_seals_nothing(victim: Victim) -> None:
@@ -370,7 +370,7 @@ def test_a_process_that_seals_nothing(victim: Victim) -> None:
 
 
 def test_subjects_and_rows(victim: Victim) -> None:
-    """What belongs to a subject is found from the row as from the subject, for every table that has rows."""
+    """The rows of a subject are the same from the row as from the subject, for every table that has rows."""
     victim.kms.tag_resource(TagResourceRequest(key_id=victim.key, tags=[Tag(tag_key="a", tag_value="b")]))
     victim.kms.operator.identities.put_group_policy("staff", "p", ALLOW)
     victim.kms.operator.identities.add_user_to_group("staff", "alice")
@@ -390,8 +390,8 @@ def test_subjects_and_rows(victim: Victim) -> None:
         for place in (0, 3):  # from the subject, and from the index
             known = sorted((each for each in every if each[place] is not None), key=str)
             names = sorted({str(each[place]) for each in known})
-            found = [(each, entry) for each in names for entry in sealed_rows.entries(conn, each)]
-            assert sorted((each, *entry[:2]) for each, entry in found) == sorted(
+            entries = [(name, entry) for name in names for entry in sealed_rows.entries(conn, name)]
+            assert sorted((each, *entry[:2]) for each, entry in entries) == sorted(
                 (each[place], *each[1:3]) for each in known
             )
         assert {str(each[3]).partition("/")[0] for each in every} == {"aliases", "grants", "access-key", "None"}
@@ -406,8 +406,8 @@ def test_every_deciding_table_has_a_subject() -> None:
 
 
 def test_the_form_of_a_row_stays(victim: Victim) -> None:
-    """A row is told by the names, types and values of what it holds: seals of today fit for ever."""
+    """A row is encoded by the names, types and values of its columns: today's seals stay valid for ever."""
     with victim.kms._core.store.reading() as conn:
-        told = dict(sealed_rows.rows(conn, "group/staff"))["user_group"]
+        row = dict(sealed_rows.rows(conn, "group/staff"))["user_group"]
     ((created,),) = victim.rows("SELECT created_at FROM user_group")
-    assert told == f"created_at=integer{str(created).encode().hex().upper()};name=text{b'staff'.hex().upper()};"
+    assert row == f"created_at=integer{str(created).encode().hex().upper()};name=text{b'staff'.hex().upper()};"

@@ -45,7 +45,7 @@ def entered(kind: str, table: str, sql: str) -> str:
 
 def open_files(folder: Path) -> list[Path]:
     """What this process has open in a folder."""
-    links = (each for each in Path("/proc/self/fd").iterdir() if each.is_symlink())  # not the listing's own
+    links = (path for path in Path("/proc/self/fd").iterdir() if path.is_symlink())  # not the listing's own
     return [target for target in map(Path.readlink, links) if target.is_relative_to(folder)]
 
 
@@ -125,7 +125,7 @@ def run(world: World, script: str) -> None:
 
 def reasons(world: World) -> str:
     """What verifying says."""
-    return "\n".join(each.reason for each in world.kms.operator.audit.verify_rows())
+    return "\n".join(fault.reason for fault in world.kms.operator.audit.verify_rows())
 
 
 @pytest.mark.parametrize("what", PLANTED)
@@ -148,14 +148,14 @@ def test_planted(world: World, what: str, *, reopened: bool) -> None:
     with pytest.raises(KMSInternalException):
         world.kms.operator.identities.put_user_policy("greta", "deny", deny())
     with closing(sqlite3.connect(world.file)) as connection:
-        found = connection.execute(
+        names = connection.execute(
             "SELECT policy_name FROM user_policy NOT INDEXED WHERE user_name = 'ursula' ORDER BY 1"
         )
-        assert found.fetchall() == [("allow",), ("deny",)]
+        assert names.fetchall() == [("allow",), ("deny",)]
 
 
 def test_other_process_hears(world: World) -> None:
-    """No change is made whose trace in the change log is removed, so that no other process goes on with what was."""
+    """No change is made whose entry in the change log is removed, so that no other process keeps a stale record."""
     request = EncryptRequest(key_id=world.key, plaintext=b"x")
     with world.site.open() as other:
         other.encrypt(request, other.caller(REGION))
@@ -199,7 +199,7 @@ def test_version_that_does_not_move(world: World) -> None:
     ],
 )
 def test_index_that_leaves_rows_out(world: World, index: str, columns: str, hidden: str, user: str) -> None:
-    """An index of ours, with our text, that leaves rows out hides none from a decision, and verifying names it."""
+    """A forged index with the schema's own text that leaves rows out hides none, and verification names it."""
     run(
         world,
         f"DROP INDEX {index}; CREATE INDEX {index} ON {columns} WHERE {hidden};"
@@ -233,14 +233,14 @@ def test_nothing_makes_it_right(world: World) -> None:
 
 
 def test_key_from_its_rows(world: World) -> None:
-    """A key out of its proven rows is what the query for it tells, with its materials, regions and rotation."""
+    """A key built from its proven rows equals the result of its query, with its materials, regions and rotation."""
     made_key = world.kms.create_key(CreateKeyRequest(multi_region=True)).key_metadata.key_id
     world.kms.rotate_key_on_demand(RotateKeyOnDemandRequest(key_id=made_key))
     core = world.kms._core
     with core.store.reading() as conn:
         for key_id in (made_key, world.key):
             rows = core.seals.check(conn, key_subject(key_id))
-            told = keys.fetch(conn, REGION, key_id)
-            assert told is not None
-            assert proven_keys.record(rows, REGION, ACCOUNT) == told
+            stored = keys.fetch(conn, REGION, key_id)
+            assert stored is not None
+            assert proven_keys.record(rows, REGION, ACCOUNT) == stored
             assert proven_keys.record(rows, "us-east-1", ACCOUNT) is None

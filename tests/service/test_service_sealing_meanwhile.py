@@ -1,4 +1,4 @@
-"""Somebody seals between any two things that a check of the audit log reads: that is no contradiction."""
+"""Another process seals between any two reads of a check of the audit log: that is no contradiction."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from hsmkms.store import audit_files
 
 
 def sealed_anew(kms: Kms) -> bool:
-    """Seal another record as another process does: not while somebody has the lock of the seals."""
+    """Seal another record as another process does: not while the lock of the seals is taken."""
     if kms.operator.audit.folder / audit_files.SEAL_LOCK in process._held.paths:
         return False
     kms.operator.audit.book.event("Another", REGION, "", {})
@@ -36,8 +36,8 @@ def check_unproven(kms: Kms) -> None:
 
 def verify(kms: Kms) -> None:
     """What `audit verify` asks."""
-    found = kms.operator.audit.verify()
-    assert (found.faults, found.unproven) == ([], [])
+    verdict = kms.operator.audit.verify()
+    assert (verdict.faults, verdict.unproven) == ([], [])
 
 
 POINTS = [
@@ -57,7 +57,7 @@ POINTS = [
 
 @pytest.mark.parametrize("look", [check, check_unproven, verify])
 def test_no_false_alarm(site: Site, look: Callable[[Kms], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is read next when somebody seals: log, notes and database are compared as they were at one moment."""
+    """Whichever read another process's seal precedes, log, notes and database are compared as of one instant."""
     with site.open() as kms:
         new_key(kms)
         assert sealed_anew(kms)
@@ -82,7 +82,7 @@ def test_no_false_alarm(site: Site, look: Callable[[Kms], None], monkeypatch: py
 
 @pytest.mark.parametrize("look", [check, verify])
 def test_a_contradiction_stays_one(site: Site, look: Callable[[Kms], None]) -> None:
-    """What was cut off is told as before."""
+    """What was cut off is reported as before."""
     with site.open() as kms:
         new_key(kms)
         assert sealed_anew(kms)

@@ -59,14 +59,14 @@ Act = Callable[[Kms, str], object]
 
 @pytest.fixture
 def kms(new_site: NewSite, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with two services, and a clock that moves only when it is told to."""
+    """A fresh installation with two services, and a clock that moves only on demand."""
     with new_site(services=SERVICES).open(clock) as opened:
         yield opened
 
 
 def key_ids(kms: Kms, region: str = REGION) -> list[str]:
     """All keys of a region."""
-    return [each.key_id for each in kms.list_keys(ListKeysRequest(), kms.caller(region)).keys]
+    return [key.key_id for key in kms.list_keys(ListKeysRequest(), kms.caller(region)).keys]
 
 
 # -- coming into being ----------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ FIRST_USES: dict[str, Act] = {
 
 @pytest.mark.parametrize(("operation", "name"), [("Encrypt", ALIAS_ARN), *((each, ALIAS) for each in FIRST_USES)])
 def test_made_at_first_use(kms: Kms, operation: str, name: str) -> None:
-    """The first use of a service's alias makes its key, whatever that use is, and later ones use the same."""
+    """The first use of a service's alias creates its key, whatever the operation, and later ones use the same."""
     assert key_ids(kms) == []
     FIRST_USES[operation](kms, name)
     made = described(kms, ALIAS)
@@ -100,8 +100,8 @@ def test_made_at_first_use(kms: Kms, operation: str, name: str) -> None:
 def test_one_for_each_service_and_region(kms: Kms) -> None:
     """Each service has a key of its own in each region."""
     there = kms.caller(OTHER_REGION)
-    found = {described(kms, name, caller).key_id for name in (ALIAS, OTHER_ALIAS) for caller in (None, there)}
-    assert len(found) == 4
+    described_ids = {described(kms, name, caller).key_id for name in (ALIAS, OTHER_ALIAS) for caller in (None, there)}
+    assert len(described_ids) == 4
     assert (len(key_ids(kms)), len(key_ids(kms, OTHER_REGION))) == (2, 2)
 
 
@@ -135,18 +135,18 @@ def test_first_uses_in_threads(kms: Kms) -> None:
         sealed.append(seal(kms, ALIAS))
 
     threads = [threading.Thread(target=use) for _ in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     (key_id,) = key_ids(kms)
-    assert [unseal(kms, each, key_id=key_id) for each in sealed] == [b"secret"] * 8
+    assert [unseal(kms, ciphertext, key_id=key_id) for ciphertext in sealed] == [b"secret"] * 8
     assert backing_keys(kms) == {key_id: 1}
     assert kms.operator.find_differences() == []
 
 
 def test_first_uses_in_processes(new_site: NewSite, clock: StoppedClock) -> None:
-    """A process that is slower than another at the first use takes the other's key, and its own object goes."""
+    """A process that loses the race for the first use takes the other's key, and its own object is destroyed."""
     site = new_site(services=SERVICES)
     body = json.dumps({"KeyId": ALIAS, "Plaintext": "cA=="})
     slow = started("act", site.folder / "hsmkms.toml", START.isoformat(), "wait create-key 2", "Encrypt", body)
@@ -167,7 +167,7 @@ def test_first_uses_in_processes(new_site: NewSite, clock: StoppedClock) -> None
 
 
 def overtaken(kms: Kms) -> Callable[[str], None]:
-    """A checkpoint at which somebody else makes the service's key first."""
+    """A checkpoint at which another process creates the service's key first."""
 
     def reached(done: str) -> None:
         if done.startswith("create-key 2"):
@@ -200,7 +200,7 @@ def test_lost_login_at_first_use(kms: Kms) -> None:
 
 @pytest.mark.parametrize("step", ["create-key 1", "create-key 2", "create-key 3"])
 def test_interrupted_first_use(kms: Kms, step: str) -> None:
-    """The next use after an interrupted one makes the key, and what is mended is a key that its user can manage."""
+    """The next use after an interrupted one creates the key; the mended one is a key that its user can manage."""
     kms._core.reached = stop_at(step)
     with pytest.raises(StoppedError):
         seal(kms, ALIAS)
@@ -259,7 +259,7 @@ def test_nobody_manages_it(kms: Kms) -> None:
     assert described(kms, ALIAS) == made
 
 
-def test_everybody_uses_it(kms: Kms) -> None:
+def test_every_principal_uses_it(kms: Kms) -> None:
     """It is used and looked at like any other key."""
     sealed = seal(kms, ALIAS)
     made = described(kms, ALIAS)
@@ -270,7 +270,7 @@ def test_everybody_uses_it(kms: Kms) -> None:
     assert rotations(kms, made.key_id) == []
     used = kms.get_key_last_usage(GetKeyLastUsageRequest(key_id=made.key_id)).key_last_usage
     assert used.operation == "ReEncrypt"
-    assert [each.as_made for each in kms.operator.attest(ALIAS)] == [True]
+    assert [backing_key.as_made for backing_key in kms.operator.attest(ALIAS)] == [True]
 
 
 @pytest.mark.parametrize("name", [ALIAS, "alias/aws/unknown"])
@@ -294,8 +294,8 @@ def test_its_names_are_nobodys(kms: Kms, name: str) -> None:
 
 def listed(kms: Kms, **members: object) -> list[tuple[str, str | None]]:
     """Names and key ids of one page of aliases."""
-    found = kms.list_aliases(ListAliasesRequest(**members)).aliases
-    return [(each.alias_name, each.target_key_id) for each in found]
+    aliases_listed = kms.list_aliases(ListAliasesRequest(**members)).aliases
+    return [(each.alias_name, each.target_key_id) for each in aliases_listed]
 
 
 def test_listed_before_it_exists(kms: Kms) -> None:
@@ -306,7 +306,7 @@ def test_listed_before_it_exists(kms: Kms) -> None:
     assert listed(kms) == [("alias/a", mine), (OTHER_ALIAS, None), (ALIAS, None), ("alias/zoo", mine)]
     (entry,) = kms.list_aliases(ListAliasesRequest(limit=1, marker=None)).aliases
     assert entry.alias_name == "alias/a"
-    unused = next(each for each in kms.list_aliases(ListAliasesRequest()).aliases if each.alias_name == ALIAS)
+    unused = next(alias for alias in kms.list_aliases(ListAliasesRequest()).aliases if alias.alias_name == ALIAS)
     assert (unused.alias_arn, unused.creation_date, unused.last_updated_date) == (ALIAS_ARN, None, None)
     key_id = described(kms, ALIAS).key_id
     assert listed(kms) == [("alias/a", mine), (OTHER_ALIAS, None), (ALIAS, key_id), ("alias/zoo", mine)]
@@ -320,13 +320,13 @@ def test_listed_page_by_page(kms: Kms) -> None:
         new_alias(kms, name, new_key(kms).key_id)
     seal(kms, OTHER_ALIAS)
     for limit in (1, 2, 3, 4, 5):
-        found, marker = [], None
-        while marker is not None or not found:
+        pages, marker = [], None
+        while marker is not None or not pages:
             page = kms.list_aliases(ListAliasesRequest(limit=limit, marker=marker))
             assert len(page.aliases) <= limit
-            found += [each.alias_name for each in page.aliases]
+            pages += [alias.alias_name for alias in page.aliases]
             marker = page.next_marker
-        assert found == ["alias/a", OTHER_ALIAS, ALIAS, "alias/b", "alias/zoo"]
+        assert pages == ["alias/a", OTHER_ALIAS, ALIAS, "alias/b", "alias/zoo"]
 
 
 # -- rotation -------------------------------------------------------------------------------------------------------
@@ -342,14 +342,14 @@ def test_always_rotates(new_site: NewSite, clock: StoppedClock, days: int) -> No
         made, sealed = clock.now, seal(kms, ALIAS)
         for number in (1, 2):
             due = made + number * timedelta(days=days)
-            told = status_of(kms, key_id)
-            assert (told.key_rotation_enabled, told.rotation_period_in_days) == (True, days)
+            status = status_of(kms, key_id)
+            assert (status.key_rotation_enabled, status.rotation_period_in_days) == (True, days)
             assert next_date(kms, key_id) == due
             clock.now = due - timedelta(seconds=1)
             assert sweep(kms) == []
             clock.now = due
             assert sweep(kms) == [(ROTATION, key_id, DONE)]
-        assert [each.rotation_type for each in rotations(kms, key_id)] == ["AUTOMATIC"] * 2
+        assert [rotation.rotation_type for rotation in rotations(kms, key_id)] == ["AUTOMATIC"] * 2
         assert named_by(kms, seal(kms, ALIAS)) == material_of(kms, key_id)
         assert named_by(kms, sealed) != material_of(kms, key_id)
         assert described(kms, ALIAS).key_id == key_id

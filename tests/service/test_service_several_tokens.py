@@ -98,25 +98,25 @@ def token_of(kms: Kms, key_id: str) -> str:
     """The label of the token that a key's current material is on."""
     cached = kms._core.cache.key(REGION, key_id)
     assert cached is not None
-    labels = {each.token_id: each.label for each in kms.operator.tokens()}
+    labels = {token.token_id: token.label for token in kms.operator.tokens()}
     return labels[cached.current_token_id]
 
 
 @contextmanager
 def away(settings: Settings, *, home: bool = False) -> Iterator[None]:
     """The old token cannot be reached in the block; or the home, the second one."""
-    held = Path(settings.tokens[home].environment["SOFTHSM2_CONF"]).parent / "tokens"
-    held.rename(held.with_name("away"))
-    held.mkdir()
+    tokens_folder = Path(settings.tokens[home].environment["SOFTHSM2_CONF"]).parent / "tokens"
+    tokens_folder.rename(tokens_folder.with_name("away"))
+    tokens_folder.mkdir()
     yield
-    if held.with_name("away").exists():
-        bring_back(held)
+    if tokens_folder.with_name("away").exists():
+        bring_back(tokens_folder)
 
 
-def bring_back(held: Path) -> None:
+def bring_back(tokens_folder: Path) -> None:
     """The token whose folder was renamed is there again."""
-    held.rmdir()
-    held.with_name("away").rename(held)
+    tokens_folder.rmdir()
+    tokens_folder.with_name("away").rename(tokens_folder)
 
 
 class Scene(Struct, frozen=True):
@@ -155,8 +155,8 @@ class Scene(Struct, frozen=True):
             kms.operator.credentials.create_access_key("alice"),
         )
 
-    def whole(self, kms: Kms) -> None:
-        """Everything that was made works, and so does what is made now; nothing is found wrong."""
+    def assert_whole(self, kms: Kms) -> None:
+        """Assert that everything made before works, that new keys work, and that every check passes."""
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
         for key_id in (self.symmetric, self.imported):
             assert unseal(kms, self.sealed[key_id]) == b"secret"
@@ -166,9 +166,9 @@ class Scene(Struct, frozen=True):
         assert kms.verify_mac(request).mac_valid
         signed = SignRequest(key_id=self.pair, message=b"m", signing_algorithm="ECDSA_SHA_256")
         assert kms.sign(signed).signature
-        found = kms.operator.credentials.find(self.access_key.access_key_id)
-        assert found is not None
-        assert found.secret == self.access_key.secret_access_key
+        credential = kms.operator.credentials.find(self.access_key.access_key_id)
+        assert credential is not None
+        assert credential.secret == self.access_key.secret_access_key
         assert kms.operator.find_differences() == []
         assert kms.operator.audit.verify_rows() == []
         kms.operator.audit.check()
@@ -183,16 +183,16 @@ def made_mac(kms: Kms, key_id: str) -> bytes:
 
 
 def test_migration(both: Settings) -> None:
-    """Generated keys encrypt at home from then on; what cannot move works where it is, and is told of."""
+    """Generated keys encrypt at home from then on; what cannot move works where it is, and is listed."""
     old, new = both.token.label, second_token.LABEL
     with opened(both) as kms:
         scene = Scene.of(kms)
-        assert [(each.label, each.home) for each in kms.operator.tokens()] == [(old, True)]
-        assert [each.key_id for each in kms.operator.waiting_to_move(elsewhere="")] == [scene.symmetric]
+        assert [(token.label, token.home) for token in kms.operator.tokens()] == [(old, True)]
+        assert [waiting.key_id for waiting in kms.operator.waiting_to_move(elsewhere="")] == [scene.symmetric]
         objects_before = kms.operator.tokens()[0].objects
         migrate(kms, both)
-        assert [(each.label, each.home) for each in kms.operator.tokens()] == [(old, False), (new, True)]
-        assert {(each.key_id, each.reason) for each in kms.operator.left_behind()} == {
+        assert [(token.label, token.home) for token in kms.operator.tokens()] == [(old, False), (new, True)]
+        assert {(left_key.key_id, left_key.reason) for left_key in kms.operator.left_behind()} == {
             (scene.symmetric, Stays.OLDER),
             (scene.disabled, Stays.NEXT_USE),
             (scene.hmac, Stays.HMAC),
@@ -200,13 +200,13 @@ def test_migration(both: Settings) -> None:
             (scene.imported, Stays.IMPORTED),
             (scene.doomed, Stays.DELETION),
         }
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert token_of(kms, scene.symmetric) == new
         assert token_of(kms, scene.hmac) == old
         assert kms.operator.tokens()[0].objects == objects_before
     for file_order in (both, config.msgspec.structs.replace(both, token=both.tokens[1], further_tokens=(both.token,))):
         with opened(file_order) as kms:
-            scene.whole(kms)
+            scene.assert_whole(kms)
             assert kms.operator.interrupted_rotations() == []
             migrate(kms, both)  # again: nothing is left to do
             assert len(kms.operator.tokens()) == 2
@@ -249,9 +249,9 @@ def test_killed(apart: Settings, step: str) -> None:
         scene = Scene.of(kms)
     run("migrate_until", apart.data_dir / "hsmkms.toml", step, status=-signal.SIGKILL)
     with opened(apart) as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
         migrate(kms, apart)
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert token_of(kms, scene.symmetric) == second_token.LABEL
         assert kms.operator.interrupted_rotations() == []
         assert kms.operator.interrupted_migrations() == []
@@ -281,7 +281,7 @@ def test_no_way_back(apart: Settings) -> None:
         device = token_wiring.open_device(apart, apart.token)
         with pytest.raises(BindingError, match="is a former home"):
             kms.operator.settle_on(device)
-        scene.whole(kms)
+        scene.assert_whole(kms)
         assert token_of(kms, new_key(kms).key_id) == second_token.LABEL
 
 
@@ -292,12 +292,12 @@ def test_other_processes_follow(apart: Settings) -> None:
         migrate(kms, apart)
         sealed = seal(kms, scene.symmetric)
         assert unseal(before, sealed) == b"secret"
-        scene.whole(before)
+        scene.assert_whole(before)
         assert token_of(before, new_key(before).key_id) == second_token.LABEL
 
 
 def test_old_token_gone_before_it_is_noticed(apart: Settings) -> None:
-    """A process that has done nothing since a migration goes on when it finds the token that was left gone."""
+    """A process that has done nothing since a migration keeps working when the former home is gone."""
     with opened(apart) as kms:
         new_key(kms)
     other = start("ask", apart.data_dir / "hsmkms.toml")
@@ -307,20 +307,20 @@ def test_old_token_gone_before_it_is_noticed(apart: Settings) -> None:
         with opened(apart) as kms:
             migrate(kms, apart)
         with away(apart):
-            told, _ = other.communicate("create\nready\n", timeout=120)
+            output, _ = other.communicate("create\nready\n", timeout=120)
     finally:
         other.kill()
-    assert [json.loads(line)[0] for line in told.splitlines()] == ["", ""]
+    assert [json.loads(line)[0] for line in output.splitlines()] == ["", ""]
 
 
 def test_process_that_cannot_follow(apart: Settings) -> None:
-    """Nothing is begun while one is there; if one is all the same, it is told so at its calls, without an alarm."""
+    """No migration begins while such a process runs; if one does, the process's calls fail without an alarm."""
     alone = config.msgspec.structs.replace(apart, further_tokens=())
     with opened(alone) as before, opened(apart) as kms:
         scene = Scene.of(before)
         with pytest.raises(ConfigurationError, match=rf"pid {os.getpid()}\): name it .* restart them first"):
             migrate(kms, apart)
-        scene.whole(before)
+        scene.assert_whole(before)
         before._core.tokens._presence.publish(each.profile for each in kms._core.tokens._spare)
         migrate(kms, apart)
         sealed = seal(kms, new_key(kms).key_id)
@@ -334,7 +334,7 @@ def test_process_that_cannot_follow(apart: Settings) -> None:
 
 
 def test_old_token_is_away(apart: Settings) -> None:
-    """What is at home works, what is on the old token fails for now, and works when that is back, without a restart."""
+    """Keys at home work, those on the old token fail, and work when it is back, without a restart."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
         migrate(kms, apart)
@@ -348,13 +348,13 @@ def test_old_token_is_away(apart: Settings) -> None:
                 call()
         kms.operator.watch.check_token()
         assert kms.operator.watch.sessions().away == 1
-        assert [bool(each.away) for each in kms.operator.tokens()] == [True, False]
-        assert [each.kind for each in kms.operator.find_differences()] == [Kind.AWAY]
+        assert [bool(token.away) for token in kms.operator.tokens()] == [True, False]
+        assert [finding.kind for finding in kms.operator.find_differences()] == [Kind.AWAY]
         bring_back(Path(apart.token.environment["SOFTHSM2_CONF"]).parent / "tokens")
         wait_for(lambda: made_mac(kms, scene.hmac) == scene.mac)
         assert unseal(kms, scene.sealed[scene.symmetric]) == b"secret"
         assert kms.operator.watch.sessions().away == 0
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -380,7 +380,7 @@ def test_home_is_away(apart: Settings) -> None:
 
 
 def test_refused_pin_of_the_old_token(apart: Settings) -> None:
-    """It is tried once, keeps the old token away, and keeps nobody from the home."""
+    """The PIN is sent once; the old token is away, and the home is not affected."""
     with opened(apart) as kms:
         scene = Scene.of(kms)
         migrate(kms, apart)
@@ -400,19 +400,19 @@ def test_refused_pin_of_the_old_token(apart: Settings) -> None:
         token_wiring.retry_pin(apart)
     assert token_wiring.retry_pin(apart, insisted=apart.token)
     with opened(apart) as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
 
 
 def test_both_pins_are_refused(apart: Settings) -> None:
     """Each token's refusal leaves a mark of its own: neither PIN is tried again."""
-    files = [each.pin.file for each in apart.tokens]
+    files = [token.pin.file for token in apart.tokens]
     for file in files:
         assert file is not None
         file.write_text("wrong\n")
     for _ in range(2):
-        for each in apart.tokens:
-            with pytest.raises(PinError, match=f"{each.label}.* refused the PIN"):
-                token_wiring.open_device(apart, each)
+        for token in apart.tokens:
+            with pytest.raises(PinError, match=f"{token.label}.* refused the PIN"):
+                token_wiring.open_device(apart, token)
     assert len(list(apart.data_dir.glob("pin-refused*.json"))) == 2
 
 
@@ -420,19 +420,19 @@ def test_both_pins_are_refused(apart: Settings) -> None:
 
 
 def test_restore(apart: Settings, tmp_path: Path) -> None:
-    """A backup names the objects of both tokens; where the old one is lost, what it held is missing, and no more."""
+    """A backup names the objects of both tokens; where the old one is lost, its objects are missing, and no others."""
     site = Site(folder=apart.data_dir, settings=apart)
     with opened(apart) as kms:
         scene = Scene.of(kms)
         migrate(kms, apart)
         file = tmp_path / "backup"
         made = kms.operator.backup(file)
-        held = {each.label: each.objects for each in kms.operator.tokens()}
-    assert made.objects > sum(held.values())
+        objects_by_label = {token.label: token.objects for token in kms.operator.tokens()}
+    assert made.objects > sum(objects_by_label.values())
     lose(site)
     assert wiring.restore(apart, file).missing == []
     with opened(apart) as kms:
-        scene.whole(kms)
+        scene.assert_whole(kms)
         newer = tmp_path / "newer"
         kms.operator.backup(newer)
     lose(site)
@@ -483,9 +483,9 @@ def test_restore_from_before_a_migration(apart: Settings, tmp_path: Path) -> Non
         with pytest.raises(HsmKmsError):
             unseal(kms, newer)
         migrate(kms, apart)
-        found = kms.operator.find_differences()
-        assert {each.kind for each in found} == {Kind.ORPHAN}
-        for each in found:
-            assert kms.operator.mend(each) is Mended.ADDED
+        differences = kms.operator.find_differences()
+        assert {finding.kind for finding in differences} == {Kind.ORPHAN}
+        for finding in differences:
+            assert kms.operator.mend(finding) is Mended.ADDED
         assert unseal(kms, newer) == b"secret"
-        scene.whole(kms)
+        scene.assert_whole(kms)

@@ -75,9 +75,9 @@ def handle_in(call: SpyCall) -> str:
 def spy_path() -> Path:
     """The spy's library; the test fails without it, as it is installed with the other tools of the tests."""
     for folder in LIBRARIES:
-        found = sorted(folder.glob("**/pkcs11-spy.so")) + sorted(folder.glob("pkcs11-spy.dylib"))
-        if found:
-            return found[0]
+        modules = sorted(folder.glob("**/pkcs11-spy.so")) + sorted(folder.glob("pkcs11-spy.dylib"))
+        if modules:
+            return modules[0]
     pytest.fail("pkcs11-spy.so is not installed: install the package opensc-pkcs11")
 
 
@@ -90,11 +90,11 @@ def spied(tmp_path_factory: pytest.TempPathFactory) -> Spied:
     environment = token.environment | {"PKCS11SPY": str(token.module), "PKCS11SPY_OUTPUT": str(log)}
     watched = msgspec.structs.replace(token, module=spy_path(), environment=environment)
     site.varied("spied.toml", token=watched, audit=AuditSettings(durability="off"))
-    (told,) = run("main_job", site.folder / "spied.toml")
-    assert told["opened"] is True
+    (output,) = run("main_job", site.folder / "spied.toml")
+    assert output["opened"] is True
     _, *parts = _CALL.split(log.read_text(errors="replace"))
     calls = [SpyCall(*each) for each in zip(parts[::2], parts[1::2], strict=True)]
-    return Spied(calls, told["key"], _cka_id(site, told["key"]))
+    return Spied(calls, output["key"], _cka_id(site, output["key"]))
 
 
 def _cka_id(site: Site, key_id: str) -> bytes:
@@ -119,15 +119,15 @@ def test_backing_key_template(spied: Spied) -> None:
     made, _ = spied.backing_key
     assert "CKM_AES_KEY_GEN" in made.text
     assert "Returned:  0 CKR_OK" in made.text
-    told = made.attributes
+    template = made.attributes
     yes = ("TOKEN", "PRIVATE", "SENSITIVE", "ENCRYPT", "DECRYPT")
     no = ("EXTRACTABLE", "MODIFIABLE", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE")
     expected = {f"CKA_{name}": "True" for name in yes} | {f"CKA_{name}": "False" for name in no}
-    assert {name: told.get(name) for name in expected} == expected
-    assert told["CKA_CLASS"] == "CKO_SECRET_KEY"
+    assert {name: template.get(name) for name in expected} == expected
+    assert template["CKA_CLASS"] == "CKO_SECRET_KEY"
     assert made.dump("CKA_VALUE_LEN")[:1] == bytes((32,))
-    copyable = "CKA_COPYABLE" if "CKA_COPYABLE" in told else "CKA_? (0x00000171)"
-    assert copyable in told
+    copyable = "CKA_COPYABLE" if "CKA_COPYABLE" in template else "CKA_? (0x00000171)"
+    assert copyable in template
 
 
 def test_every_key_is_sensitive(spied: Spied) -> None:

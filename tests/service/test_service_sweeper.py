@@ -50,7 +50,7 @@ SECOND = timedelta(seconds=1)
 
 @pytest.fixture
 def kms(site: Site, clock: StoppedClock) -> Iterator[Kms]:
-    """A fresh installation with a clock that moves only when it is told to."""
+    """A fresh installation with a clock that moves only on demand."""
     with site.open(clock) as opened:
         yield opened
 
@@ -70,27 +70,27 @@ def test_everything_in_order(kms: Kms, clock: StoppedClock) -> None:
     """A sweep does every kind of work, the kinds in their order, and what it dooms it destroys as well."""
     due = Due(kms, clock)
     old = material_of(kms, due.rotating)
-    assert sweep(kms) == [*((*each, DONE) for each in due.steps), (DESTRUCTION, due.expiring, DONE)]
+    assert sweep(kms) == [*((*step, DONE) for step in due.steps), (DESTRUCTION, due.expiring, DONE)]
     assert described(kms, due.expiring).key_state == "PendingImport"
     assert len(rotations(kms, due.interrupted)) == 1
     assert material_of(kms, due.rotating) != old
     with pytest.raises(NotFoundException):
         described(kms, due.deleted)
     assert backing_keys(kms) == {due.rotating: 2, due.interrupted: 2}
-    assert {each.is_secret_key for each in kms._core.device.keys.inventory(mac_key(kms))} == {True}
+    assert {stored_key.is_secret_key for stored_key in kms._core.device.keys.inventory(mac_key(kms))} == {True}
     assert kms.operator.find_differences() == []
     assert sweep(kms) == []
 
 
 def test_dry_run(kms: Kms, clock: StoppedClock) -> None:
-    """A dry run tells what is due and why, and changes neither database nor token."""
+    """A dry run lists what is due and why, and changes neither database nor token."""
     due = Due(kms, clock)
     before = (epoch(kms), backing_keys(kms), kms.operator.find_differences())
-    with kms._core.store.log.atomic() as tx:  # another process is at it: a dry run only looks
+    with kms._core.store.log.atomic() as tx:  # another process sweeps: a dry run only reads
         tx.execute(sweeper.sweeper.insert().values(only=1, holder="somebody", until=clock.now + LEASE))
     report = kms.operator.maintain(dry_run=True)
-    assert outcomes(report) == [(*each, DUE) for each in due.steps]
-    assert [each.why for each in report.steps] == [
+    assert outcomes(report) == [(*step, DUE) for step in due.steps]
+    assert [step.why for step in report.steps] == [
         "ValidTo has come",
         "begun at 2027-01-02 02:04:05 UTC and not finished",
         "due since 2027-01-02 03:04:05 UTC",
@@ -126,7 +126,7 @@ def test_failure_hinders_nothing_else(kms: Kms, clock: StoppedClock, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(KeyObjects, "generate_backing_key", full_for_the_first)
         report = kms.operator.maintain()
-    done = {(each.kind, each.key_id): each for each in report.steps}
+    done = {(step.kind, step.key_id): step for step in report.steps}
     failed = done.pop((ROTATION, due.rotating))
     assert (failed.outcome, failed.detail) == (FAILED, "LimitExceededException: no room")
     assert {each.outcome for each in done.values()} == {DONE}
@@ -135,7 +135,7 @@ def test_failure_hinders_nothing_else(kms: Kms, clock: StoppedClock, monkeypatch
 
 
 def test_taken_back_meanwhile(kms: Kms, clock: StoppedClock) -> None:
-    """A step that was taken back after it was looked for is left out, and told so."""
+    """A step that was cancelled after it was listed is left out, and reported so."""
     first, second = new_key(kms).key_id, new_key(kms).key_id
     for days, key_id in ((8, first), (9, second)):
         schedule(kms, key_id, days)
@@ -146,7 +146,7 @@ def test_taken_back_meanwhile(kms: Kms, clock: StoppedClock) -> None:
     assert named_by(kms, seal(kms, second)) is not None
 
 
-def test_done_by_somebody_else_meanwhile(kms: Kms, clock: StoppedClock) -> None:
+def test_done_by_another_process_meanwhile(kms: Kms, clock: StoppedClock) -> None:
     """A rotation that EnableKey has done in the meantime is not done a second time."""
     first, second = sorted(new_key(kms).key_id for _ in range(2))
     for key_id in (first, second):
@@ -182,21 +182,21 @@ def test_long_sweep(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPat
 # -- whose turn it is -----------------------------------------------------------------------------------------------
 
 
-def test_one_works_the_others_are_told(site: Site, clock: StoppedClock) -> None:
-    """While one sweep runs every other is told that it is busy, and does nothing; then the next may."""
+def test_one_sweeps_the_others_are_busy(site: Site, clock: StoppedClock) -> None:
+    """While one sweep runs every other reports Busy, and does nothing; then the next may run."""
     with site.open(clock) as here, site.open(clock) as there:
         key_id = new_key(here).key_id
         switch_on(here, key_id)
         clock.now = START + YEAR
-        told = []
-        here._core.reached = at("rotate 1", lambda: told.append(there.operator.maintain()))
+        reports = []
+        here._core.reached = at("rotate 1", lambda: reports.append(there.operator.maintain()))
         assert sweep(here) == [(ROTATION, key_id, DONE)]
-        assert [(each.busy, each.steps) for each in told] == [(True, [])]
+        assert [(report.busy, report.steps) for report in reports] == [(True, [])]
         assert not there.operator.maintain().busy
 
 
 def test_turn_ends_with_an_error(kms: Kms, clock: StoppedClock) -> None:
-    """A sweep that ends in a bug of ours keeps nobody else from going on."""
+    """A sweep that ends in an unexpected exception does not block the next sweep."""
     switch_on(kms, new_key(kms).key_id)
     clock.now = START + YEAR
     kms._core.reached = stop_at("rotate 1")
@@ -233,7 +233,7 @@ def test_turn_of_a_clock_that_was_set_back(kms: Kms, clock: StoppedClock) -> Non
 
 
 def test_turn_is_kept_by_working(kms: Kms, clock: StoppedClock) -> None:
-    """A long sweep goes on with its turn at each step, so that nobody else begins."""
+    """A long sweep renews its lease at each step, so that no other begins."""
     keys = [new_key(kms).key_id for _ in range(4)]
     for key_id in keys:
         switch_on(kms, key_id)
@@ -280,5 +280,5 @@ def test_many_processes(site: Site, clock: StoppedClock) -> None:
     for _ in range(2):
         assert first.stdout.readline() == "ready\n"
     others = [start("act", file, instant, "", "maintain") for _ in range(2)]
-    assert [finish(each) for each in others] == [[{"busy": True, "outcomes": []}]] * 2
+    assert [finish(other) for other in others] == [[{"busy": True, "outcomes": []}]] * 2
     assert finish(first) == [{"busy": False, "outcomes": ["done"]}]

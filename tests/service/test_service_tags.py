@@ -21,29 +21,29 @@ def put(kms: Kms, key_id: str, **tags: str) -> None:
     kms.tag_resource(TagResourceRequest(key_id=key_id, tags=wanted))
 
 
-def held(kms: Kms, key_id: str) -> dict[str, str]:
+def tags_of(kms: Kms, key_id: str) -> dict[str, str]:
     """The tags of a key."""
     listed = kms.list_resource_tags(ListResourceTagsRequest(key_id=key_id, limit=50)).tags
     return {each.tag_key: each.tag_value for each in listed}
 
 
 def test_tags_are_added_and_replaced(kms: Kms) -> None:
-    """A new tag joins the others, and one that is there gets the new value; also on a disabled key, by its ARN."""
+    """A new tag is added, and an existing one gets the new value; also on a disabled key, by its ARN."""
     made = new_key(kms)
     kms.disable_key(DisableKeyRequest(key_id=made.key_id))
     put(kms, made.key_id, team="red", stage="")
     put(kms, made.arn, team="blue", owner="ä" * 256)
-    assert held(kms, made.key_id) == {"team": "blue", "stage": "", "owner": "ä" * 256}
+    assert tags_of(kms, made.key_id) == {"team": "blue", "stage": "", "owner": "ä" * 256}
 
 
 def test_tags_are_removed(kms: Kms) -> None:
-    """The named tags go, the others stay, and one that is not there is no error."""
+    """The named tags are removed, the others stay, and an unknown one is no error."""
     made = new_key(kms)
     put(kms, made.key_id, a="1", b="2", c="3")
     kms.untag_resource(UntagResourceRequest(key_id=made.key_id, tag_keys=["a", "c", "never"]))
-    assert held(kms, made.key_id) == {"b": "2"}
+    assert tags_of(kms, made.key_id) == {"b": "2"}
     kms.untag_resource(UntagResourceRequest(key_id=made.key_id, tag_keys=["B"]))
-    assert held(kms, made.key_id) == {"b": "2"}
+    assert tags_of(kms, made.key_id) == {"b": "2"}
 
 
 def test_tag_quota(kms: Kms) -> None:
@@ -52,14 +52,14 @@ def test_tag_quota(kms: Kms) -> None:
     put(kms, made.key_id, **{f"t{number}": "" for number in range(49)})
     with pytest.raises(TagException, match="Too many tags"):
         put(kms, made.key_id, one="", more="")
-    assert len(held(kms, made.key_id)) == 49
+    assert len(tags_of(kms, made.key_id)) == 49
     put(kms, made.key_id, one="")
     put(kms, made.key_id, one="new", t0="new")
-    assert held(kms, made.key_id)["t0"] == "new"
+    assert tags_of(kms, made.key_id)["t0"] == "new"
 
 
 @pytest.mark.parametrize(
-    ("tags", "error", "said"),
+    ("tags", "error", "message"),
     [
         ([Tag(tag_key="a", tag_value="1"), Tag(tag_key="a", tag_value="1")], TagException, "Duplicate tag keys"),
         ([Tag(tag_key="aws:a", tag_value="1")], TagException, "Tags beginning with aws: are reserved"),
@@ -75,13 +75,13 @@ def test_tag_quota(kms: Kms) -> None:
         (None, ValidationException, "'tags'"),
     ],
 )
-def test_bad_tags(kms: Kms, tags: list[Tag] | None, error: type[HsmKmsError], said: str) -> None:
+def test_bad_tags(kms: Kms, tags: list[Tag] | None, error: type[HsmKmsError], message: str) -> None:
     """Tags outside the rules are refused in AWS's words, all of them."""
     made = new_key(kms)
     with pytest.raises(error) as caught:
         kms.tag_resource(TagResourceRequest(key_id=made.key_id, tags=tags))
-    assert said in str(caught.value)
-    assert held(kms, made.key_id) == {}
+    assert message in str(caught.value)
+    assert tags_of(kms, made.key_id) == {}
 
 
 @pytest.mark.parametrize("limit", [1, 2, 50])
@@ -94,7 +94,7 @@ def test_tags_pages(kms: Kms, limit: int) -> None:
     while True:
         page = kms.list_resource_tags(ListResourceTagsRequest(key_id=made.key_id, limit=limit, marker=marker))
         assert len(page.tags) <= limit
-        seen += [each.tag_key for each in page.tags]
+        seen += [tag.tag_key for tag in page.tags]
         marker = page.next_marker
         assert page.truncated == (marker is not None)
         if marker is None:
@@ -127,4 +127,4 @@ def test_tags_of_unknown_keys(kms: Kms) -> None:
         with pytest.raises(NotFoundException, match="does not exist"):
             kms.untag_resource(UntagResourceRequest(key_id=key_id, tag_keys=["a"]))
         with pytest.raises(NotFoundException, match="does not exist"):
-            held(kms, key_id)
+            tags_of(kms, key_id)

@@ -7,7 +7,7 @@ from service_sites import Site, finish, new_key, run, seal, start, unseal
 
 
 def hammer(file: Path, processes: int, threads: int, operations: int) -> list[dict[str, Any]]:
-    """Start several processes, let them go at one instant, and return what each of them told."""
+    """Start several processes, let them go at one instant, and return the output of each."""
     started = [
         start("hammer", file, str(threads), str(operations), f"alias/hammer-{number}") for number in range(processes)
     ]
@@ -23,19 +23,19 @@ def hammer(file: Path, processes: int, threads: int, operations: int) -> list[di
 
 def test_eight_threads(site: Site) -> None:
     """8 threads do 1,000 mixed operations each in one process, without a failure and without an IV twice."""
-    (told,) = hammer(site.folder / "hsmkms.toml", 1, 8, 1000)
-    assert told["failures"] == []
-    assert told["done"] == 8_000
-    assert len(told["ivs"]) > 3000
-    assert len(set(told["ivs"])) == len(told["ivs"])
+    (counts,) = hammer(site.folder / "hsmkms.toml", 1, 8, 1000)
+    assert counts["failures"] == []
+    assert counts["done"] == 8_000
+    assert len(counts["ivs"]) > 3000
+    assert len(set(counts["ivs"])) == len(counts["ivs"])
 
 
 def test_four_processes(site: Site) -> None:
     """4 processes that start at one instant do 500 mixed operations each on one token and database."""
-    told = hammer(site.folder / "hsmkms.toml", 4, 2, 250)
-    assert [each["failures"] for each in told] == [[]] * 4
-    assert [each["done"] for each in told] == [500] * 4
-    ivs = [iv for each in told for iv in each["ivs"]]
+    counts = hammer(site.folder / "hsmkms.toml", 4, 2, 250)
+    assert [count["failures"] for count in counts] == [[]] * 4
+    assert [count["done"] for count in counts] == [500] * 4
+    ivs = [iv for count in counts for iv in count["ivs"]]
     assert len(ivs) > 4 * 150
     assert len(set(ivs)) == len(ivs)
     with site.open() as kms:
@@ -45,11 +45,11 @@ def test_four_processes(site: Site) -> None:
 
 def test_fork(site: Site) -> None:
     """A forked child cannot use its parent's Kms, works with its own, and neither disturbs the other."""
-    (told,) = run("fork", site.folder / "hsmkms.toml")
-    assert told.pop("inherited") == dict.fromkeys(
+    (output,) = run("fork", site.folder / "hsmkms.toml")
+    assert output.pop("inherited") == dict.fromkeys(
         ("encrypt", "decrypt", "data key", "random", "describe", "list", "create", "differences", "attest"),
         "ForkedProcessError",
     )
-    assert told == {"closing": "no error", "own": True, "status": 0, "parent": True, "from child": True, "ivs": 210}
+    assert output == {"closing": "no error", "own": True, "status": 0, "parent": True, "from child": True, "ivs": 210}
     with site.open() as kms:
         assert new_key(kms).enabled

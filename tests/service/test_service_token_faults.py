@@ -59,12 +59,12 @@ class Bench(Struct):
     acknowledged: list[bytes]
 
     def order(self, *lines: str) -> None:
-        """Tell the token what to be from now on."""
+        """Set the orders of the token's shim."""
         shims.order(self.control, *lines)
 
     @property
     def control(self) -> Path:
-        """The file that tells the token what to be."""
+        """The control file with the orders of the token's shim."""
         return self.site.folder / "shim.control"
 
     def lose_login(self) -> None:
@@ -74,13 +74,13 @@ class Bench(Struct):
         device.connection.module.cryptoki.close_session(device.connection.login_handle)
 
     def recover(self) -> None:
-        """The fault is gone, and a person has allowed the PIN again: all must be well soon."""
+        """End the fault and allow the PIN again; then everything must work soon."""
         self.order()
         (self.site.folder / "pin-refused.json").unlink(missing_ok=True)
         device = self.kms._core.device
         until(lambda: not device.connection.sessions().away and device.connection._comeback._thread is None, PATIENCE)
-        for each in self.acknowledged[-3:]:
-            assert unseal(self.kms, each) == b"secret"
+        for ciphertext in self.acknowledged[-3:]:
+            assert unseal(self.kms, ciphertext) == b"secret"
 
     def encrypt(self) -> None:
         """Encrypt, with whatever session there is."""
@@ -162,22 +162,22 @@ def bench(new_folder: NewFolder, shim_path: Path) -> Iterator[Bench]:
 
 
 def answer(act: Callable[[], object]) -> str:
-    """How a call ended: well, or with the code of an error of ours."""
+    """Return how a call ended: "well", or the code of its error."""
     try:
         act()
-        told = "well"
+        outcome = "well"
     except HsmKmsError as exc:
-        told = exc.code if len(str(exc)) > 20 else "no sentence for people"
-    return told
+        outcome = exc.code if len(str(exc)) > 20 else "no sentence for people"
+    return outcome
 
 
 @pytest.mark.parametrize("function", JOBS)
 def test_fault_at(bench: Bench, function: str) -> None:
     """Once or for good, each fault at the function gives a named answer; afterwards all is well."""
-    for name, which in (*((each, "*") for each in CODES), *((each, "1") for each in REPEATED)):
+    for name, which in (*((code, "*") for code in CODES), *((each, "1") for each in REPEATED)):
         bench.order(f"fault {function} {which} return {CODES[name]:#x}")
-        told = answer(lambda: JOBS[function](bench))
-        assert told in NAMED | UNREADABLE.get(function, set()) | {"well"}, (name, which)
+        outcome = answer(lambda: JOBS[function](bench))
+        assert outcome in NAMED | UNREADABLE.get(function, set()) | {"well"}, (name, which)
         bench.recover()
         assert answer(lambda: JOBS[function](bench)) == "well", (name, which)
 
@@ -201,18 +201,18 @@ def test_fault_at_imports(bench: Bench) -> None:
 
 def test_nothing_is_lost(bench: Bench) -> None:
     """After all of it every acknowledged ciphertext opens, and database and token agree once both have been mended."""
-    for each in bench.acknowledged:
-        assert unseal(bench.kms, each) == b"secret"
-    for each in bench.kms.operator.find_differences():
-        if each.kind in MENDABLE:
-            bench.kms.operator.mend(each)
+    for ciphertext in bench.acknowledged:
+        assert unseal(bench.kms, ciphertext) == b"secret"
+    for finding in bench.kms.operator.find_differences():
+        if finding.kind in MENDABLE:
+            bench.kms.operator.mend(finding)
     bench.kms.operator.maintain()
     assert bench.kms.operator.find_differences() == []
     assert not bench.kms.operator.audit.verify().faults
 
 
 def test_slow_calls_go_on_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a token that takes its time, as many encryptions are under way as there are sessions, and no more."""
+    """With a slow token, as many encryptions run at once as there are sessions, the others wait, and all succeed."""
     monkeypatch.setattr(bench.kms._core.device.connection.pool, "_wait_seconds", PATIENCE)
     bench.order("fault C_Encrypt * wait")
     use = bench.kms.operator.watch.sessions
@@ -220,6 +220,9 @@ def test_slow_calls_go_on_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     with ThreadPoolExecutor(most + 4) as threads:
         calls = [threads.submit(bench.encrypt) for _ in range(most + 4)]
         until(lambda: (shims.waiting(bench.control), use().waiting) == (most, 4), PATIENCE)
+        assert shims.waiting(bench.control) == most
         bench.order()
-        for each in calls:
-            each.result()
+        assert [call.exception() for call in calls] == [None] * (most + 4)
+    assert [unseal(bench.kms, ciphertext) for ciphertext in bench.acknowledged[-len(calls) :]] == [b"secret"] * len(
+        calls
+    )

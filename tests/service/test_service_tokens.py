@@ -1,4 +1,4 @@
-"""The service on tokens with a will of their own, played by the shim: the whole story, and what is refused clearly."""
+"""The service on tokens with deviations, played by the shim: the whole life cycle, and clear refusals."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,7 +68,7 @@ def new_played(new_folder: NewFolder, shim_path: Path) -> Iterator[NewPlayed]:
 
 
 def order(site: Site, *lines: str) -> None:
-    """Tell a site's token what to be from now on."""
+    """Set the orders of the shim of a site's token."""
     shims.order(site.folder / "shim.control", *lines)
 
 
@@ -90,7 +90,7 @@ def import_(kms: Kms, key_id: str, algorithm: WrappingAlgorithm, material: bytes
 
 def all_as_made(kms: Kms, *key_ids: str) -> bool:
     """Whether every backing key of these is as it was ordered, by what the token says now."""
-    return all(each.as_made for key_id in key_ids for each in kms.operator.attest(key_id))
+    return all(backing_key.as_made for key_id in key_ids for backing_key in kms.operator.attest(key_id))
 
 
 # -- the whole story ------------------------------------------------------------------------------------------------
@@ -166,11 +166,13 @@ def test_adoption_by_short_labels(new_played: NewPlayed, personality: Personalit
     key_id, sealed = restored_copy(site, work)
     with site.open() as kms:
         findings = kms.operator.find_differences()
-        assert [(each.kind, each.key_id, each.region) for each in findings] == [(Kind.ORPHAN, key_id, None)] * 2
-        assert {len(each.label) for each in findings} == {32}
-        assert [kms.operator.mend(each) for each in findings] == [Mended.ADOPTED, Mended.ADDED]
+        assert [(finding.kind, finding.key_id, finding.region) for finding in findings] == [
+            (Kind.ORPHAN, key_id, None)
+        ] * 2
+        assert {len(finding.label) for finding in findings} == {32}
+        assert [kms.operator.mend(finding) for finding in findings] == [Mended.ADOPTED, Mended.ADDED]
         enable(kms, key_id)
-        assert [unseal(kms, each) for each in sealed] == [b"secret"] * 2
+        assert [unseal(kms, ciphertext) for ciphertext in sealed] == [b"secret"] * 2
         assert all_as_made(kms, key_id)
         assert kms.operator.find_differences() == []
         assert kms.operator.credentials.create_access_key(None).secret_access_key

@@ -1,4 +1,4 @@
-"""Each wrong token in the place of the right one, at each moment: what is refused, what is told, and that it passes."""
+"""Each wrong token in the place of the right one, at each moment: what is refused and reported, and that it ends."""
 
 import json
 import time
@@ -30,10 +30,10 @@ OLDER = "is an older copy of itself"
 
 
 class Wrong(Struct, frozen=True):
-    """What a wrong token does: how the start ends (None: it goes on), what it says, and what decryption answers.
+    """What a wrong token does: how the start ends (None: it succeeds), its message, and what decryption answers.
 
     ``old``, ``newest``: the codes of decrypting with a key from before the copy and with the newest; ``create``: that
-    of making one; ``told``: a part of what is told while it is open, or "".
+    of making one; ``told``: a part of what is reported while it is open, or "".
     """
 
     name: str
@@ -99,7 +99,7 @@ class Scene(Struct):
         assert ask("create")[0] == wrong.create
 
     def is_told(self, wrong: Wrong, ask: Ask) -> None:
-        """It is told by its name, as a fault or as a warning."""
+        """Assert that it is reported by its name, as a fault or as a warning."""
         code, sentence = ask("ready")
         assert code == wrong.old
         assert wrong.told in sentence
@@ -156,8 +156,8 @@ def second_process(site: Site) -> Iterator[Ask]:
     def ask(word: str, argument: str = "") -> tuple[str, str]:
         stdin.write(f"{word} {argument}\n")
         stdin.flush()
-        code, said = answer()
-        return code, said
+        code, message = answer()
+        return code, message
 
     try:
         assert answer() == "open"
@@ -176,7 +176,7 @@ def scene(site: Site, stranger: Site) -> Iterator[Scene]:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.name)
 def test_at_the_start(scene: Scene, wrong: Wrong) -> None:
-    """A wrong token is refused by name before anything is used, or told of from the first moment on."""
+    """A wrong token is refused by name before anything is used, or reported from the first moment on."""
     scene.folder.vanish()
     scene.swap(wrong)
     if wrong.start is not None:
@@ -195,7 +195,7 @@ def test_at_the_start(scene: Scene, wrong: Wrong) -> None:
 @pytest.mark.parametrize("where", ["the same process", "a second worker"])
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda each: each.name)
 def test_after_an_outage(scene: Scene, wrong: Wrong, where: str) -> None:
-    """A wrong token that comes back in the place of the right one is refused and told, in every process."""
+    """A wrong token that returns in the place of the right one is refused and reported, in every process."""
     with ExitStack() as exits:
         if where == "the same process":
             ask = asking(exits.enter_context(scene.site.open()))
@@ -219,15 +219,15 @@ def test_under_living_sessions(scene: Scene) -> None:
         scene.folder.vanish()
         scene.swap(AGAIN)
         before = scene.folder.objects()
-        code, said = ask("create")
+        code, message = ask("create")
         assert code == AWAY
-        assert said.index(HIDDEN) < said.index(INITIALISED)
+        assert message.index(HIDDEN) < message.index(INITIALISED)
         assert (kms.operator.watch.sessions().away, kms.operator.watch.sessions().wrong) == (1, 0)
         scene.is_refused(AGAIN, ask)
         assert ask("create")[0] == AWAY
         assert len(scene.folder.objects() - before) <= 2, "what was made before it was noticed, and nothing after"
         scene.passes(ask)
-        assert {each.kind for each in kms.operator.find_differences()} <= {Kind.UNFINISHED}
+        assert {finding.kind for finding in kms.operator.find_differences()} <= {Kind.UNFINISHED}
 
 
 @pytest.mark.parametrize("how", ["folder", "objects"])
@@ -260,7 +260,7 @@ def test_accepting_an_older_copy(scene: Scene) -> None:
         with scene.site.open() as kms:
             with pytest.raises(HsmKmsError, match=OLDER):
                 kms.operator.audit.check()
-            assert [each.detail for each in kms.operator.audit.verify().faults if OLDER in each.detail]
+            assert [fault.detail for fault in kms.operator.audit.verify().faults if OLDER in fault.detail]
             kms.operator.audit.accept()
             assert asking(kms)("ready") == ("", "")
             assert asking(kms)("create")[0] == ""

@@ -20,7 +20,7 @@ static int is_number(CK_ULONG type)
 CK_RV read_attributes(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count)
 {
     const struct control *now = control();
-    CK_RV told = CKR_OK;
+    CK_RV rv = CKR_OK;
     if (now->unknown_count == 0 && !now->exact_numbers)
         return real->C_GetAttributeValue(session, object, template, count);
     for (CK_ULONG at = 0; at < count; at++) {
@@ -44,11 +44,11 @@ CK_RV read_attributes(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template,
         } else
             template[at].ulValueLen = (CK_ULONG)-1;
         if (one != CKR_OK)
-            told = one;
+            rv = one;
         if (order >= 0 && now->unknown_manner[order] == UNKNOWN_STOPS)
-            return told;
+            return rv;
     }
-    return told;
+    return rv;
 }
 
 CK_RV play_C_Sign(CK_ULONG session, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *out, CK_ULONG *out_len)
@@ -56,6 +56,12 @@ CK_RV play_C_Sign(CK_ULONG session, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *out, 
     CK_ULONG least = control()->least_room;
     if (control()->silent && out != NULL)
         return CKR_OK;
+    if (control()->most_signed != 0 && in_len > control()->most_signed) {
+        CK_BYTE unseen[1024];
+        CK_ULONG size = sizeof unseen;
+        real->C_Sign(session, in, 1, unseen, &size); /* a refusal ends the operation */
+        return CKR_DATA_LEN_RANGE;
+    }
     if (out == NULL || *out_len >= least)
         return real->C_Sign(session, in, in_len, out, out_len);
     *out_len = least;

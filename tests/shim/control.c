@@ -134,7 +134,7 @@ static void parse_lengths(struct control *control, const char *word, const char 
     control->honest_lengths = word != NULL && strcmp(word, "honest") == 0;
     control->lying_lengths = !control->honest_lengths;
     if (control->lying_lengths)
-        control->told_length = number(word, line);
+        control->fixed_length = number(word, line);
 }
 
 static void parse_ignored(struct ignored *ignored, char **rest, const char *line)
@@ -228,7 +228,7 @@ static void parse(struct orders *orders, char *words, const char *line)
         parse_lengths(control, strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "sessions") == 0) {
         control->sessions = number(strtok_r(NULL, " ", &rest), line);
-        control->sessions_untold = flag(strtok_r(NULL, " ", &rest), "untold", line);
+        control->sessions_unreported = flag(strtok_r(NULL, " ", &rest), "untold", line);
     } else if (strcmp(order, "ignore") == 0)
         parse_ignored(&control->ignored[control->ignored_count++], &rest, line);
     else if (strcmp(order, "unknown") == 0)
@@ -243,6 +243,8 @@ static void parse(struct orders *orders, char *words, const char *line)
         control->silent = 1;
     else if (strcmp(order, "room") == 0)
         control->least_room = number(strtok_r(NULL, " ", &rest), line);
+    else if (strcmp(order, "sign_at_most") == 0)
+        control->most_signed = number(strtok_r(NULL, " ", &rest), line);
     else if (strcmp(order, "pin_tries") == 0)
         control->pin_tries = (int)number(strtok_r(NULL, " ", &rest), line);
     else if (!parse_deviation(control, order, &rest, line))

@@ -36,12 +36,12 @@ static pthread_mutex_t copying = PTHREAD_MUTEX_INITIALIZER;
 
 static int is_readable_copy(CK_ULONG object)
 {
-    int found = 0;
+    int is_known = 0;
     pthread_mutex_lock(&copying);
     for (int at = 0; at < MOST_COPIES; at++)
-        found |= object != 0 && readable[at] == object;
+        is_known |= object != 0 && readable[at] == object;
     pthread_mutex_unlock(&copying);
-    return found;
+    return is_known;
 }
 
 /* SoftHSM makes no copy that is extractable: the shim reports a plain copy as one. */
@@ -49,23 +49,23 @@ CK_RV play_C_CopyObject(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *templat
 {
     struct shaped shaped;
     int loosened = 0;
-    CK_RV told = shape(template, count, &shaped);
-    if (told != CKR_OK)
-        return told;
+    CK_RV rv = shape(template, count, &shaped);
+    if (rv != CKR_OK)
+        return rv;
     if (control()->readable_copies)
         for (CK_ULONG at = 0; at < shaped.count; at++)
             if (shaped.attributes[at].type == CKA_EXTRACTABLE && *(CK_BYTE *)shaped.attributes[at].pValue) {
                 shaped.attributes[at] = shaped.attributes[--shaped.count];
                 loosened = 1;
             }
-    told = real->C_CopyObject(session, object, shaped.attributes, shaped.count, made);
+    rv = real->C_CopyObject(session, object, shaped.attributes, shaped.count, made);
     pthread_mutex_lock(&copying);
-    for (int at = 0; told == CKR_OK && at < MOST_COPIES; at++) /* the handle may have been another object's */
+    for (int at = 0; rv == CKR_OK && at < MOST_COPIES; at++) /* the handle may have been another object's */
         readable[at] = readable[at] == *made ? 0 : readable[at];
-    if (told == CKR_OK && loosened)
+    if (rv == CKR_OK && loosened)
         readable[readable_next++ % MOST_COPIES] = *made;
     pthread_mutex_unlock(&copying);
-    return told;
+    return rv;
 }
 
 /* -- what is reported -------------------------------------------------------------------------------------------- */
@@ -82,12 +82,12 @@ static int is_of(enum objects objects, CK_ULONG session, CK_ULONG object)
     return 1;
 }
 
-CK_RV report(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count, CK_RV told)
+CK_RV report(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count, CK_RV rv)
 {
     const struct control *now = control();
     for (CK_ULONG at = 0; at < count; at++) {
         CK_ATTRIBUTE *each = &template[at];
-        if (now->readable_copies && each->type == CKA_EXTRACTABLE && told == CKR_OK && each->pValue != NULL &&
+        if (now->readable_copies && each->type == CKA_EXTRACTABLE && rv == CKR_OK && each->pValue != NULL &&
             is_readable_copy(object))
             *(CK_BYTE *)each->pValue = 1;
         for (int order = 0; order < now->reported_count; order++) {
@@ -96,12 +96,12 @@ CK_RV report(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG
                 continue;
             if (reported->value < 0) {
                 each->ulValueLen = (CK_ULONG)-1;
-                told = CKR_ATTRIBUTE_TYPE_INVALID;
+                rv = CKR_ATTRIBUTE_TYPE_INVALID;
             } else if (each->pValue != NULL && each->ulValueLen == 1)
                 *(CK_BYTE *)each->pValue = (CK_BYTE)reported->value;
         }
     }
-    return told;
+    return rv;
 }
 
 /* -- numbers and names ------------------------------------------------------------------------------------------- */

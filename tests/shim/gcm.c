@@ -21,21 +21,21 @@ static pthread_mutex_t finding = PTHREAD_MUTEX_INITIALIZER;
 /* The entry of a session; with ``make`` a free one if it has none. */
 static struct begun *begun(CK_ULONG session, int make)
 {
-    struct begun *found = NULL, *free = NULL;
+    struct begun *operation = NULL, *free = NULL;
     pthread_mutex_lock(&finding);
-    for (int at = 0; at < MOST_SESSIONS && found == NULL; at++) {
+    for (int at = 0; at < MOST_SESSIONS && operation == NULL; at++) {
         if (all[at].place != IV_CALLER && all[at].session == session)
-            found = &all[at];
+            operation = &all[at];
         else if (all[at].place == IV_CALLER && free == NULL)
             free = &all[at];
     }
-    if (found == NULL && make && free != NULL) {
-        found = free;
-        found->session = session;
-        found->place = IV_APPENDED; /* taken; the caller says what it is */
+    if (operation == NULL && make && free != NULL) {
+        operation = free;
+        operation->session = session;
+        operation->place = IV_APPENDED; /* taken; the caller says what it is */
     }
     pthread_mutex_unlock(&finding);
-    return found;
+    return operation;
 }
 
 static void end(struct begun *one)
@@ -81,17 +81,17 @@ CK_RV play_C_EncryptInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key
     own.pIv = one->iv;
     own.ulIvLen = one->length;
     own.ulIvBits = 8 * one->length;
-    CK_RV told = real->C_GenerateRandom(session, one->iv, one->length);
+    CK_RV rv = real->C_GenerateRandom(session, one->iv, one->length);
     if (now->iv_manner == REPEATED_IV)
         memset(one->iv, 'r', one->length);
-    if (told == CKR_OK)
-        told = real->C_EncryptInit(session, &with_own, key);
+    if (rv == CKR_OK)
+        rv = real->C_EncryptInit(session, &with_own, key);
     one->callers = given->pIv;
-    if (told == CKR_OK)
+    if (rv == CKR_OK)
         one->place = now->iv;
     else
         end(one);
-    return told;
+    return rv;
 }
 
 CK_RV play_C_Encrypt(CK_ULONG session, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *out, CK_ULONG *out_len)
@@ -103,14 +103,14 @@ CK_RV play_C_Encrypt(CK_ULONG session, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *ou
     CK_ULONG before = one->place == IV_PREPENDED ? extra : 0;
     CK_ULONG room = *out_len > extra ? *out_len - extra : 0;
 
-    CK_RV told = real->C_Encrypt(session, in, in_len, out == NULL ? NULL : out + before, &room);
+    CK_RV rv = real->C_Encrypt(session, in, in_len, out == NULL ? NULL : out + before, &room);
     *out_len = room + extra;
-    if (out == NULL ? told == CKR_OK : told == CKR_BUFFER_TOO_SMALL)
-        return told; /* it goes on */
-    if (told == CKR_OK && one->place == IV_WRITTEN_BACK)
+    if (out == NULL ? rv == CKR_OK : rv == CKR_BUFFER_TOO_SMALL)
+        return rv; /* it goes on */
+    if (rv == CKR_OK && one->place == IV_WRITTEN_BACK)
         memcpy(one->callers, one->iv, IV_BYTES);
-    else if (told == CKR_OK && extra)
+    else if (rv == CKR_OK && extra)
         memcpy(before ? out : out + room, one->iv, extra);
     end(one);
-    return told;
+    return rv;
 }

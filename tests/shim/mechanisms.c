@@ -14,9 +14,9 @@ int is_hidden(CK_ULONG mechanism)
 
 CK_RV play_C_GetMechanismList(CK_ULONG slot, CK_ULONG *list, CK_ULONG *count)
 {
-    CK_RV told = real->C_GetMechanismList(slot, list, count);
-    if (told != CKR_OK || list == NULL) /* the room that is asked for may be more than is needed */
-        return told;
+    CK_RV rv = real->C_GetMechanismList(slot, list, count);
+    if (rv != CKR_OK || list == NULL) /* the room that is asked for may be more than is needed */
+        return rv;
     CK_ULONG kept = 0;
     for (CK_ULONG at = 0; at < *count; at++) {
         CK_ULONG number = number_here(list[at]);

@@ -25,9 +25,9 @@ static int place_of(CK_ULONG session)
 int message_is_active(CK_ULONG session)
 {
     pthread_mutex_lock(&finding);
-    int found = place_of(session) >= 0;
+    int is_active = place_of(session) >= 0;
     pthread_mutex_unlock(&finding);
-    return found;
+    return is_active;
 }
 
 CK_RV play_C_DecryptInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)
@@ -39,23 +39,23 @@ CK_RV play_C_DecryptInit(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key
 
 static CK_RV message_encrypt_init(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG key)
 {
-    CK_RV told = fault(N_C_EncryptInit, 1);
-    if (told != CKR_OK)
-        return told;
+    CK_RV rv = fault(N_C_EncryptInit, 1);
+    if (rv != CKR_OK)
+        return rv;
     if (mechanism->mechanism != CKM_AES_GCM)
         return CKR_MECHANISM_INVALID;
     pthread_mutex_lock(&finding);
     int free = -1;
     for (int at = 0; at < MOST_SESSIONS && free < 0; at++)
         free = all[at].active ? free : at;
-    told = place_of(session) >= 0 ? CKR_OPERATION_ACTIVE : free < 0 ? CKR_GENERAL_ERROR : CKR_OK;
-    if (told == CKR_OK) {
+    rv = place_of(session) >= 0 ? CKR_OPERATION_ACTIVE : free < 0 ? CKR_GENERAL_ERROR : CKR_OK;
+    if (rv == CKR_OK) {
         all[free].session = session;
         all[free].key = key;
         all[free].active = 1;
     }
     pthread_mutex_unlock(&finding);
-    return told;
+    return rv;
 }
 
 /* The IV of this encryption, also where the caller sees it. */
@@ -80,27 +80,27 @@ static CK_RV encrypt_message(CK_ULONG session, void *parameter, CK_ULONG paramet
     CK_GCM_MESSAGE_PARAMS *given = parameter;
     CK_BYTE iv[IV_BYTES], sealed[MOST_BYTES];
     CK_ULONG length = sizeof sealed;
-    CK_RV told = fault(N_C_Encrypt, 1);
+    CK_RV rv = fault(N_C_Encrypt, 1);
     pthread_mutex_lock(&finding);
     int at = place_of(session);
     CK_ULONG key = at < 0 ? 0 : all[at].key;
     pthread_mutex_unlock(&finding);
-    if (told != CKR_OK)
-        return told;
+    if (rv != CKR_OK)
+        return rv;
     if (at < 0)
         return CKR_OPERATION_NOT_INITIALIZED;
     if (parameter_len != sizeof *given || *out_len < in_len || in_len > sizeof sealed - TAG_BYTES)
         return CKR_ARGUMENTS_BAD;
-    told = choose_iv(session, given, iv);
-    if (told != CKR_OK)
-        return told;
+    rv = choose_iv(session, given, iv);
+    if (rv != CKR_OK)
+        return rv;
     CK_GCM_PARAMS own = {iv, IV_BYTES, 8 * IV_BYTES, aad, aad_len, 8 * TAG_BYTES};
     CK_MECHANISM mechanism = {CKM_AES_GCM, &own, sizeof own};
-    told = real->C_EncryptInit(session, &mechanism, key);
-    if (told == CKR_OK)
-        told = real->C_Encrypt(session, in, in_len, sealed, &length);
-    if (told != CKR_OK)
-        return told;
+    rv = real->C_EncryptInit(session, &mechanism, key);
+    if (rv == CKR_OK)
+        rv = real->C_Encrypt(session, in, in_len, sealed, &length);
+    if (rv != CKR_OK)
+        return rv;
     memcpy(out, sealed, in_len);
     memcpy(given->pTag, sealed + in_len, TAG_BYTES);
     *out_len = in_len;

@@ -48,9 +48,9 @@ CK_ATTRIBUTE *attribute_of(struct shaped *shaped, CK_ULONG type)
 CK_RV play_C_CreateObject(CK_ULONG session, CK_ATTRIBUTE *template, CK_ULONG count, CK_ULONG *made)
 {
     struct shaped shaped;
-    CK_RV told = shape(template, count, &shaped);
-    if (told != CKR_OK)
-        return told;
+    CK_RV rv = shape(template, count, &shaped);
+    if (rv != CKR_OK)
+        return rv;
     CK_ATTRIBUTE *class = attribute_of(&shaped, CKA_CLASS);
     if (control()->no_data_objects && class != NULL && *(CK_ULONG *)class->pValue == CKO_DATA)
         return CKR_ATTRIBUTE_VALUE_INVALID;
@@ -61,12 +61,12 @@ CK_RV play_C_GenerateKey(CK_ULONG session, CK_MECHANISM *mechanism, CK_ATTRIBUTE
                          CK_ULONG *made)
 {
     struct shaped shaped;
-    CK_RV told = shape(template, count, &shaped);
-    return told == CKR_OK ? real->C_GenerateKey(session, mechanism, shaped.attributes, shaped.count, made) : told;
+    CK_RV rv = shape(template, count, &shaped);
+    return rv == CKR_OK ? real->C_GenerateKey(session, mechanism, shaped.attributes, shaped.count, made) : rv;
 }
 
 /* -- wrapping keys whose OAEP with SHA-256 the shim does by raw decryption ------------------------------------------
- * For that they must be able to decrypt, whatever was ordered; what was ordered is what is told of them (that they
+ * For that they must be able to decrypt, whatever was ordered; what was ordered is what is reported of them (that they
  * cannot, of those that another process made). */
 
 enum { MOST_PAIRS = 256 };
@@ -102,11 +102,11 @@ CK_RV play_C_GenerateKeyPair(CK_ULONG session, CK_MECHANISM *mechanism, CK_ATTRI
 {
     struct shaped public, private;
     CK_BYTE decrypt = 0;
-    CK_RV told = shape(of_public, public_count, &public);
-    if (told == CKR_OK)
-        told = shape(of_private, private_count, &private);
-    if (told != CKR_OK)
-        return told;
+    CK_RV rv = shape(of_public, public_count, &public);
+    if (rv == CKR_OK)
+        rv = shape(of_private, private_count, &private);
+    if (rv != CKR_OK)
+        return rv;
     CK_ATTRIBUTE *unwraps = attribute_of(&private, CKA_UNWRAP);
     CK_ATTRIBUTE *wanted = NULL;
     if (control()->oaep_sha_256 && unwraps != NULL && *(CK_BYTE *)unwraps->pValue)
@@ -115,14 +115,14 @@ CK_RV play_C_GenerateKeyPair(CK_ULONG session, CK_MECHANISM *mechanism, CK_ATTRI
         decrypt = *(CK_BYTE *)wanted->pValue;
         wanted->pValue = &booleans[1];
     }
-    told = real->C_GenerateKeyPair(session, mechanism, public.attributes, public.count, private.attributes,
+    rv = real->C_GenerateKeyPair(session, mechanism, public.attributes, public.count, private.attributes,
                                    private.count, public_key, private_key);
-    if (told == CKR_OK && wanted != NULL)
+    if (rv == CKR_OK && wanted != NULL)
         remember(*private_key, decrypt);
-    return told;
+    return rv;
 }
 
-/* -- what is told of objects ------------------------------------------------------------------------------------- */
+/* -- what is reported of objects --------------------------------------------------------------------------------- */
 
 static CK_BYTE boolean_of(CK_ULONG session, CK_ULONG object, CK_ULONG type, CK_BYTE otherwise)
 {
@@ -142,15 +142,15 @@ static int is_wrapping_key(CK_ULONG session, CK_ULONG object)
 CK_RV play_C_GetAttributeValue(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count)
 {
     const struct control *now = control();
-    CK_RV told = read_attributes(session, object, template, count);
-    for (CK_ULONG at = 0; told == CKR_OK && at < count; at++) {
+    CK_RV rv = read_attributes(session, object, template, count);
+    for (CK_ULONG at = 0; rv == CKR_OK && at < count; at++) {
         CK_ATTRIBUTE *each = &template[at];
         if (each->pValue == NULL)
             continue;
         if (now->oaep_sha_256 && each->type == CKA_DECRYPT && is_wrapping_key(session, object))
             *(CK_BYTE *)each->pValue = remembered(object);
         if (now->lying_lengths && each->type == CKA_VALUE_LEN && !boolean_of(session, object, CKA_LOCAL, 1))
-            *(CK_ULONG *)each->pValue = now->told_length;
+            *(CK_ULONG *)each->pValue = now->fixed_length;
     }
-    return report(session, object, template, count, told);
+    return report(session, object, template, count, rv);
 }

@@ -33,23 +33,23 @@ CK_RV play_C_Login(CK_ULONG session, CK_ULONG user, CK_BYTE *pin, CK_ULONG pin_l
         return real->C_Login(session, user, pin, pin_len);
     if (failures() >= tries)
         return CKR_PIN_LOCKED;
-    CK_RV told = real->C_Login(session, user, pin, pin_len);
-    if (told == CKR_OK)
+    CK_RV rv = real->C_Login(session, user, pin, pin_len);
+    if (rv == CKR_OK)
         set_failures(0);
-    else if (told == CKR_PIN_INCORRECT || told == CKR_PIN_LEN_RANGE)
+    else if (rv == CKR_PIN_INCORRECT || rv == CKR_PIN_LEN_RANGE)
         set_failures(failures() + 1);
-    return told;
+    return rv;
 }
 
 CK_RV play_C_InitPIN(CK_ULONG session, CK_BYTE *pin, CK_ULONG pin_len)
 {
-    CK_RV told = real->C_InitPIN(session, pin, pin_len);
-    if (told == CKR_OK && control()->pin_tries != 0)
+    CK_RV rv = real->C_InitPIN(session, pin, pin_len);
+    if (rv == CKR_OK && control()->pin_tries != 0)
         set_failures(0);
-    return told;
+    return rv;
 }
 
-void tell_pin_counters(CK_TOKEN_INFO *info)
+void report_pin_counters(CK_TOKEN_INFO *info)
 {
     int tries = control()->pin_tries, failed;
     if (tries == 0)

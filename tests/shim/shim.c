@@ -10,7 +10,7 @@
  * What kind of token it is:
  *   iv written_back|appended|prepended|untold [zeroed|none|repeated|long]
  *                          AES-GCM: the token chooses the IV (12 bytes) of each encryption, and writes it at C_Encrypt
- *                          into the caller's buffer, or puts it behind or before its output, or tells it nowhere.
+ *                          into the caller's buffer, or puts it behind or before its output, or nowhere.
  *                          zeroed: it wants the caller's IV to be 12 zeros. none: it wants a length of 0, and 96 bits.
  *                          repeated: it is always the same IV. long: the IV has 16 bytes. Decryption is as everywhere.
  *   no_data_objects        CKO_DATA is refused
@@ -20,7 +20,7 @@
  *                          C_SignInit, C_VerifyInit and C_UnwrapKey)
  *   oaep_sha_256           C_UnwrapKey takes OAEP with SHA-256 as well
  *   lengths honest|N       CKA_VALUE_LEN of unwrapped keys is right, or always N
- *   sessions N [untold]    at most N sessions in this process, which C_GetTokenInfo tells, or does not
+ *   sessions N [untold]    at most N sessions in this process, which C_GetTokenInfo reports, or does not
  *   ignore ATTRIBUTE 0|1   whatever value a template orders for this boolean, objects get this one
  *   unknown ATTRIBUTE marked|stops|refused|empty|unwritten
  *                          C_GetAttributeValue does not know it. marked: as the standard wants, its length becomes -1,
@@ -37,6 +37,7 @@
  *   exact_numbers          C_GetAttributeValue answers CKR_BUFFER_TOO_SMALL for a number whose buffer is not of its size
  *   room N                 C_Sign answers CKR_BUFFER_TOO_SMALL to a buffer of fewer than N bytes
  *   serial TEXT            C_GetTokenInfo reports this serial, of 16 characters
+ *   sign_at_most N         C_Sign answers CKR_DATA_LEN_RANGE to more than N bytes of data
  *   silent                 C_Sign answers CKR_OK, and writes neither its output nor the length of it
  *   ignore_unwrapped ATTRIBUTE 0|1
  *                          the same for objects of C_UnwrapKey alone
@@ -47,7 +48,7 @@
  *   readable_copies        C_CopyObject makes extractable copies of keys that are not
  *   kwp_by_new_number      AES-KWP is 0x210B (PKCS #11 3.0), not 0x210A
  *   ed25519_by_oid         Ed25519 is named by its object identifier, not by a PrintableString
- *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO tells COUNT_LOW, FINAL_TRY and
+ *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO shows COUNT_LOW, FINAL_TRY and
  *                          LOCKED. The count is in the file SHIM_CONTROL.pins; C_InitPIN sets it back.
  *
  * Faults (the first rule that fits a call is taken):
@@ -55,7 +56,7 @@
  *     FUNCTION             its name, such as C_Encrypt; *: all but C_Initialize, C_Finalize and C_GetFunctionList
  *     WHICH                3: the third call in this process since the file was read; 3+: that one and all later
  *                          ones; *: every call; until-initialized: every one until the module is initialised
- *                          anew. Calls that python-pkcs11 makes to learn a size count too.
+ *                          again. Calls that python-pkcs11 makes to learn a size count too.
  *     ACTION               return CKR    answer this number
  *                          delay N       wait for N microseconds; then as if there were no fault
  *                          truncate N    the answer of C_Encrypt, C_Decrypt or C_Sign loses its last N bytes
@@ -81,12 +82,12 @@
         CK_RV instead = fault(N_##name, 1); \
         if (instead != CKR_OK) \
             return instead; \
-        CK_RV told = play_##name arguments; \
+        CK_RV rv = play_##name arguments; \
         instead = fault(N_##name, 0); \
         if (truncate_by != 0) \
             truncate_##name arguments; \
         truncate_by = 0; \
-        return instead == CKR_OK ? told : instead; \
+        return instead == CKR_OK ? rv : instead; \
     }
 FUNCTIONS(WAY)
 

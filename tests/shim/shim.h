@@ -50,9 +50,9 @@ struct control {
     int hidden_count;
     int oaep_sha_256;
     int honest_lengths, lying_lengths;
-    CK_ULONG told_length;
+    CK_ULONG fixed_length;
     CK_ULONG sessions; /* 0: no limit */
-    int sessions_untold;
+    int sessions_unreported;
     struct ignored ignored[MOST_RULES];
     int ignored_count;
     struct ignored unwrapped[MOST_RULES];
@@ -70,6 +70,7 @@ struct control {
     int unknown_count;
     char serial[17]; /* empty: that of the token behind */
     CK_ULONG least_room; /* 0: as the token behind */
+    CK_ULONG most_signed; /* 0: as the token behind */
     int silent;
     int exact_numbers;
     enum { NO_MESSAGES, MESSAGES_CALLER, MESSAGES_RANDOM, MESSAGES_COUNTED, MESSAGES_WRONG } messages;
@@ -97,8 +98,8 @@ FUNCTIONS(DECLARE)
 #undef DECLARE
 
 int is_hidden(CK_ULONG mechanism);
-void tell_sessions(CK_TOKEN_INFO *info);
-void tell_pin_counters(CK_TOKEN_INFO *info);
+void report_sessions(CK_TOKEN_INFO *info);
+void report_pin_counters(CK_TOKEN_INFO *info);
 
 /* -- messages of PKCS #11 3 (messages.c) ---------------------------------------------------------------------- */
 
@@ -126,7 +127,7 @@ CK_RV shape(const CK_ATTRIBUTE *template, CK_ULONG count, struct shaped *shaped)
  * and the name that it has for a curve. */
 CK_RV refuse(const CK_ATTRIBUTE *template, CK_ULONG count);
 void ignore_unwrapped(struct shaped *shaped);
-CK_RV report(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count, CK_RV told);
+CK_RV report(CK_ULONG session, CK_ULONG object, CK_ATTRIBUTE *template, CK_ULONG count, CK_RV rv);
 CK_ULONG number_here(CK_ULONG mechanism);
 CK_RV name_curve(struct shaped *shaped);
 

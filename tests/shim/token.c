@@ -1,4 +1,4 @@
-/* The module behind the shim, and what its token tells of itself. */
+/* The module behind the shim, and what its token reports of itself. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,14 +35,14 @@ CK_RV play_C_Initialize(void *arguments)
 
 CK_RV play_C_GetTokenInfo(CK_ULONG slot, CK_TOKEN_INFO *info)
 {
-    CK_RV told = real->C_GetTokenInfo(slot, info);
-    if (told == CKR_OK) {
+    CK_RV rv = real->C_GetTokenInfo(slot, info);
+    if (rv == CKR_OK) {
         if (control()->serial[0] != '\0')
             memcpy(info->serialNumber, control()->serial, sizeof info->serialNumber);
         if (control()->no_serial)
             memset(info->serialNumber, 0, sizeof info->serialNumber);
-        tell_sessions(info);
-        tell_pin_counters(info);
+        report_sessions(info);
+        report_pin_counters(info);
     }
-    return told;
+    return rv;
 }

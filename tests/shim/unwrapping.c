@@ -1,4 +1,4 @@
-/* A token that unwraps OAEP with SHA-256, and one that tells the lengths of what it unwrapped.
+/* A token that unwraps OAEP with SHA-256, and one that reports the lengths of what it unwrapped.
  *
  * Both see the material in this process, which no real token would allow: it is how SoftHSM is made to play them. */
 #include <string.h>
@@ -24,11 +24,11 @@ static CK_RV mask(CK_ULONG session, CK_BYTE *seed, CK_ULONG seed_len, CK_BYTE *t
         CK_ULONG hash_len = HASH_BYTES;
         for (int byte = 0; byte < 4; byte++)
             input[seed_len + byte] = (CK_BYTE)(counter >> (24 - 8 * byte));
-        CK_RV told = real->C_DigestInit(session, &sha_256);
-        if (told == CKR_OK)
-            told = real->C_Digest(session, input, seed_len + 4, hash, &hash_len);
-        if (told != CKR_OK)
-            return told;
+        CK_RV rv = real->C_DigestInit(session, &sha_256);
+        if (rv == CKR_OK)
+            rv = real->C_Digest(session, input, seed_len + 4, hash, &hash_len);
+        if (rv != CKR_OK)
+            return rv;
         for (CK_ULONG each = 0; each < HASH_BYTES && at + each < target_len; each++)
             target[at + each] ^= hash[each];
     }
@@ -72,14 +72,14 @@ static CK_RV encrypt_again(CK_ULONG session, CK_ULONG key, CK_BYTE *in, CK_ULONG
         {CKA_MODULUS, modulus, read_attribute(session, key, CKA_MODULUS, modulus, sizeof modulus)},
         {CKA_PUBLIC_EXPONENT, exponent, read_attribute(session, key, CKA_PUBLIC_EXPONENT, exponent, sizeof exponent)},
     };
-    CK_RV told = real->C_CreateObject(session, template, sizeof template / sizeof *template, &public);
-    if (told != CKR_OK)
-        return told;
-    told = real->C_EncryptInit(session, &oaep, public);
-    if (told == CKR_OK)
-        told = real->C_Encrypt(session, in, in_len, out, out_len);
+    CK_RV rv = real->C_CreateObject(session, template, sizeof template / sizeof *template, &public);
+    if (rv != CKR_OK)
+        return rv;
+    rv = real->C_EncryptInit(session, &oaep, public);
+    if (rv == CKR_OK)
+        rv = real->C_Encrypt(session, in, in_len, out, out_len);
     real->C_DestroyObject(session, public);
-    return told;
+    return rv;
 }
 
 /* An RSA block with SHA-256 becomes one with SHA-1, which SoftHSM can unwrap. */
@@ -88,16 +88,16 @@ static CK_RV to_sha_1(CK_ULONG session, CK_ULONG key, CK_BYTE *in, CK_ULONG in_l
     CK_MECHANISM raw = {CKM_RSA_X_509, NULL, 0};
     CK_BYTE block[1024];
     CK_ULONG size = sizeof block, start = 0;
-    CK_RV told = real->C_DecryptInit(session, &raw, key);
-    if (told != CKR_OK)
-        return told;
+    CK_RV rv = real->C_DecryptInit(session, &raw, key);
+    if (rv != CKR_OK)
+        return rv;
     if (real->C_Decrypt(session, in, in_len, block, &size) == CKR_OK && size == in_len)
         start = unpad(session, block, size);
     return start == 0 ? CKR_WRAPPED_KEY_INVALID
                       : encrypt_again(session, key, block + start, size - start, out, out_len);
 }
 
-/* -- honest lengths: SoftHSM tells them of objects that were created ------------------------------------------- */
+/* -- honest lengths: SoftHSM reports them of objects that were created ------------------------------------------- */
 
 static CK_RV open_copy(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG by, CK_BYTE *in, CK_ULONG in_len,
                        CK_BYTE *value, CK_ULONG *value_len)
@@ -108,9 +108,9 @@ static CK_RV open_copy(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG by, C
         {CKA_CLASS, &class, sizeof class}, {CKA_KEY_TYPE, &type, sizeof type}, {CKA_TOKEN, &no, 1},
         {CKA_SENSITIVE, &no, 1},           {CKA_EXTRACTABLE, &yes, 1},
     };
-    CK_RV told = real->C_UnwrapKey(session, mechanism, by, in, in_len, readable, 5, &copy);
-    if (told != CKR_OK)
-        return told;
+    CK_RV rv = real->C_UnwrapKey(session, mechanism, by, in, in_len, readable, 5, &copy);
+    if (rv != CKR_OK)
+        return rv;
     *value_len = read_attribute(session, copy, CKA_VALUE, value, MOST_BYTES);
     return real->C_DestroyObject(session, copy);
 }
@@ -120,9 +120,9 @@ static CK_RV unwrap_honestly(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG
 {
     CK_BYTE value[MOST_BYTES];
     CK_ULONG value_len = 0;
-    CK_RV told = open_copy(session, mechanism, by, in, in_len, value, &value_len);
-    if (told != CKR_OK)
-        return told;
+    CK_RV rv = open_copy(session, mechanism, by, in, in_len, value, &value_len);
+    if (rv != CKR_OK)
+        return rv;
     if (shaped->count == MOST_ATTRIBUTES)
         return CKR_GENERAL_ERROR;
     shaped->attributes[shaped->count++] = (CK_ATTRIBUTE){CKA_VALUE, value, value_len};
@@ -148,15 +148,15 @@ CK_RV play_C_UnwrapKey(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG by, C
     struct shaped shaped;
     if (is_hidden(mechanism->mechanism))
         return CKR_MECHANISM_INVALID;
-    CK_RV told = shape(template, count, &shaped);
-    if (told == CKR_OK && control()->oaep_sha_256 && is_oaep_sha_256(mechanism)) {
-        told = to_sha_1(session, by, in, in_len, block, &block_len);
+    CK_RV rv = shape(template, count, &shaped);
+    if (rv == CKR_OK && control()->oaep_sha_256 && is_oaep_sha_256(mechanism)) {
+        rv = to_sha_1(session, by, in, in_len, block, &block_len);
         mechanism = &oaep;
         in = block;
         in_len = block_len;
     }
-    if (told != CKR_OK)
-        return told;
+    if (rv != CKR_OK)
+        return rv;
     ignore_unwrapped(&shaped);
     CK_MECHANISM numbered = *mechanism;
     numbered.mechanism = number_here(mechanism->mechanism);

@@ -68,9 +68,9 @@ def write(store: Store, record: KeyRecord, **tags: str) -> KeyRecord:
 def read(store: Store, record: KeyRecord) -> KeyRecord:
     """The key as the store has it now."""
     with store.reading() as conn:
-        found = keys.fetch(conn, record.region, record.key_id)
-    assert found is not None
-    return found
+        stored = keys.fetch(conn, record.region, record.key_id)
+    assert stored is not None
+    return stored
 
 
 def replicate(tx: Connection, record: KeyRecord, region: str) -> None:

@@ -19,14 +19,14 @@ KEPT = {"note": 100, "inventory.json": 0}
 
 
 def written(contents: dict[str, bytes]) -> bytes:
-    """An archive of ours."""
+    """A valid archive."""
     writer = ArchiveWriter()
     parts = [block for name, data in contents.items() for block in writer.add(name, len(data), io.BytesIO(data))]
     return b"".join([*parts, END])
 
 
 def unpack(folder: Path, data: bytes, step: int = 1000) -> ArchiveReader:
-    """What a reader makes of an archive that comes in parts."""
+    """Feed an archive to a reader in parts; return its result."""
     with ArchiveReader(folder, lambda name: name in ("meta.db", "log.db", "audit"), KEPT) as reader:
         for start in range(0, len(data), step):
             reader.write(data[start : start + step])
@@ -42,10 +42,10 @@ def test_round_trip(tmp_path: Path, step: int) -> None:
         Member(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in CONTENTS.items()
     ]
     assert reader.kept == {"note": b"kept"}
-    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         name: CONTENTS[name] for name in ("audit", "meta.db", "log.db")
     }
-    assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
 def test_other_programs_read_it(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_other_programs_read_it(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames() == list(CONTENTS)
     subprocess.run(["tar", "--extract", "--directory", tmp_path], input=data, check=True)
-    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == CONTENTS
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == CONTENTS
 
 
 def test_older_archives_are_read(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def made_of(*members: Callable[[tarfile.TarFile], None], form: int = tarfile.PAX
     """An archive with such members."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=form) as archive:
-        for each in members:
-            each(archive)
+        for member in members:
+            member(archive)
     return made.getvalue()
 
 
@@ -152,13 +152,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile(tmp_path: Path, name: str) -> None:
-    """Whatever is no plain file of ours, once, is refused, and nothing is written outside of the folder."""
+    """An entry that is not one plain file of a backup is refused, and nothing is written outside of the folder."""
     data, words = HOSTILE[name]
     folder = tmp_path / "inner" / "folder"
     folder.mkdir(parents=True)
     with pytest.raises(StoreError, match=words):
         unpack(folder, data)
-    assert [each.name for each in tmp_path.iterdir()] == ["inner"]
-    assert [each.name for each in folder.parent.iterdir()] == ["folder"]
-    assert {each.name for each in folder.iterdir()} <= {"meta.db"}
-    assert sum(each.stat().st_size for each in folder.iterdir()) <= len(data)
+    assert [path.name for path in tmp_path.iterdir()] == ["inner"]
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+    assert {path.name for path in folder.iterdir()} <= {"meta.db"}
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= len(data)

@@ -26,7 +26,7 @@ def bury(store: Store, record: KeyRecord) -> None:
 def doomed(store: Store) -> list[bytes]:
     """The CKA_IDs of what is to be destroyed."""
     with store.reading() as conn:
-        return [each.cka_id for each in deletion.doomed(conn)]
+        return [doomed_object.cka_id for doomed_object in deletion.doomed(conn)]
 
 
 # -- due --------------------------------------------------------------------------------------------------------------
@@ -60,14 +60,14 @@ def test_scheduled_and_cancelled(store: Store) -> None:
     with store.atomic() as tx:
         assert keys.schedule_deletion(tx, record.key_id, REGION, PENDING, LATER, 7, record.version)
         assert not keys.schedule_deletion(tx, record.key_id, REGION, PENDING, NOW, 9, record.version)
-    found = read(store, record)
-    assert (found.state, found.deletion_date, found.pending_window_days) == (PENDING, LATER, 7)
+    stored = read(store, record)
+    assert (stored.state, stored.deletion_date, stored.pending_window_days) == (PENDING, LATER, 7)
     with store.atomic() as tx:
         assert not keys.cancel_deletion(tx, record.key_id, REGION, KeyState.DISABLED, record.version)
-        assert keys.cancel_deletion(tx, record.key_id, REGION, KeyState.DISABLED, found.version)
+        assert keys.cancel_deletion(tx, record.key_id, REGION, KeyState.DISABLED, stored.version)
         assert deletion.due(tx, LATER + timedelta(days=99)) == []
-    found = read(store, record)
-    assert (found.state, found.deletion_date, found.pending_window_days) == (KeyState.DISABLED, None, None)
+    stored = read(store, record)
+    assert (stored.state, stored.deletion_date, stored.pending_window_days) == (KeyState.DISABLED, None, None)
 
 
 # -- the tombstone ----------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def rows_of(conn: Connection, key_id: str) -> list[int]:
 
 
 def test_tombstone(store: Store) -> None:
-    """Nobody finds the key; aliases, tags and setting are gone, its id stays taken, and another key is untouched."""
+    """The key is not found; aliases, tags and setting are gone, its id stays taken, and another key is unchanged."""
     record, other = (write(store, a_key(), owner="me") for _ in range(2))
     with store.atomic() as tx:
         for each in (record, other):
@@ -130,7 +130,7 @@ def test_all_its_objects_are_doomed(store: Store) -> None:
 
 
 def test_doomed_until_it_is_destroyed(store: Store) -> None:
-    """What is doomed is told at every look, oldest first, until its destruction is written down."""
+    """What is doomed is listed each time, oldest first, until its destruction is stored."""
     materials = tuple(a_material(number, created_at=NOW + timedelta(number)) for number in (3, 1, 2))
     record = write(store, a_key(materials=materials))
     bury(store, record)

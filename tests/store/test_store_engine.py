@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from store_samples import LATER, NOW, REGION, a_key, pragma, read, write
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError
-from hsmkms.store import changes, files, keys, migrate, schema
+from hsmkms.store import changes, files, keys, migrate, schema, wal_index
 from hsmkms.store.changes import ChangeSignal
 from hsmkms.store.engine import Database, Store
 from hsmkms.store.files import LOG, META
@@ -194,6 +194,15 @@ def test_a_broken_connection_after_its_database_was_closed(database: Database) -
         pass
 
 
+@pytest.fixture(params=["mapped", "unknown"])
+def header(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether the header of the WAL index was found in memory; without it SQLite is asked each time."""
+    if request.param == "unknown":
+        monkeypatch.setattr(wal_index, "find_header", lambda _: None)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("header")
 def test_the_signal_moves_with_commits_and_only_then(store: Store, folder: Path) -> None:
     """Commits of this and of any other program move it once; reading, rolling back and log.db do not."""
     signal = ChangeSignal(store)
@@ -212,6 +221,79 @@ def test_the_signal_moves_with_commits_and_only_then(store: Store, folder: Path)
         changes.note(tx, REGION, "subject")
         raise ZeroDivisionError
     assert not signal.moved()
+    signal.close()
+
+
+def test_sqlite_is_asked_only_after_a_commit(store: Store) -> None:
+    """While the header of the WAL index is the same no statement runs; commits are seen, also in a new WAL."""
+    signal, statements = ChangeSignal(store), []
+    signal._connection.set_trace_callback(statements.append)
+    assert [signal.moved() for _ in range(3)] == [False] * 3
+    with store.reading() as conn:
+        changes.latest(conn)
+    assert not signal.moved()
+    assert statements == []
+    write(store, a_key())
+    assert [signal.moved() for _ in range(3)] == [True, False, False]
+    assert statements == ["PRAGMA data_version"]
+    with closing(files.connect(store.meta.file)) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    signal.moved()
+    write(store, a_key())
+    assert signal.moved()
+    signal.close()
+
+
+def test_commits_of_a_process_that_is_killed_are_seen(store: Store, folder: Path) -> None:
+    """Each commit of another process is seen before its next one, and the last one also after its kill."""
+    signal = ChangeSignal(store)
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMITTING, str(folder / META.name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(50):
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"committed\n"
+            assert (signal.moved(), signal.moved()) == (True, False)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"committed\n"
+        process.kill()
+    assert (signal.moved(), signal.moved()) == (True, False)
+    write(store, a_key())
+    assert signal.moved()
+    signal.close()
+
+
+COMMITTING = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+for line in sys.stdin:
+    connection.execute("INSERT INTO change_log (region, subject) VALUES ('r', 's')")
+    print("committed", flush=True)
+"""
+
+
+@pytest.mark.usefixtures("header")
+def test_a_closed_signal_says_so(store: Store) -> None:
+    """Its memory may be gone, so it is not read any more."""
+    signal = ChangeSignal(store)
+    signal.close()
+    with pytest.raises(StoreError):
+        signal.moved()
+
+
+def test_headers_that_are_not_used(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is not mapped has no header, nor has one whose index has another format."""
+    assert wal_index.find_header(folder / "other.db") is None
+    signal = ChangeSignal(store)
+    found = wal_index.find_header(store.meta.file)
+    assert found is not None
+    assert len(found.raw) == wal_index.HEADER_BYTES
+    monkeypatch.setattr(wal_index, "VERSION", 3007001)
+    assert wal_index.find_header(store.meta.file) is None
     signal.close()
 
 
@@ -308,7 +390,7 @@ def test_files_of_another_user(tmp_path: Path, name: str) -> None:
     with kept.log.reading():
         pass
     os.chown(folder / name, STRANGER, -1)
-    with pytest.raises(StoreError, match=f"{name} can be changed by another user, so it is not used: .*chown"):
+    with pytest.raises(StoreError, match=f"{name} can be changed by another user, so it is not used: .*run hsmkms as"):
         Store.open(folder)
     os.chown(folder / name, 0, -1)
     Store.open(folder).close()

@@ -46,7 +46,7 @@ def test_a_text_file_is_no_database(path: Path) -> None:
     assert str(path) in refused(path.parent)
 
 
-def test_an_empty_file_is_no_database_of_ours(path: Path) -> None:
+def test_an_empty_file_is_no_database(path: Path) -> None:
     """SQLite takes an empty file for an empty database; the error names it."""
     path.write_bytes(b"")
     assert str(path) in refused(path.parent)
@@ -173,9 +173,9 @@ def test_a_broken_rule_is_no_silent_success(store: Store) -> None:
     with pytest.raises(StoreError), store.atomic() as tx:
         installation.insert(tx, "f" * 32, "999999999999", NOW)
     with store.reading() as conn:
-        found = installation.fetch(conn)
-    assert found is not None
-    assert found.account != "999999999999"
+        stored = installation.fetch(conn)
+    assert stored is not None
+    assert stored.account != "999999999999"
 
 
 def test_an_alias_without_its_key_is_refused(store: Store) -> None:

@@ -42,10 +42,10 @@ from hsmkms.store.schema import Lifecycle, ObjectStatus
 OTHER_TOKEN = "0a54b5c2-95f4-4dc5-9d0e-8f34e4c5a001"  # noqa: S105 - the id of a PKCS#11 token
 
 
-def same(found: KeyRecord, written: KeyRecord) -> bool:
+def same(stored: KeyRecord, written: KeyRecord) -> bool:
     """Equal but for the version, which the store gives."""
     fields = (name for name in KeyRecord.__struct_fields__ if name != "version")
-    return all(getattr(found, name) == getattr(written, name) for name in fields)
+    return all(getattr(stored, name) == getattr(written, name) for name in fields)
 
 
 # -- records ----------------------------------------------------------------------------------------------------
@@ -75,10 +75,10 @@ def test_a_key_comes_back_as_it_was_written(store: Store) -> None:
         pending_window_days=7,
         materials=(imported, old),
     )
-    found = write(store, record)
-    assert found.materials == (old, imported)
-    assert found.current == imported
-    assert same(found, replace(record, materials=(old, imported)))
+    stored = write(store, record)
+    assert stored.materials == (old, imported)
+    assert stored.current == imported
+    assert same(stored, replace(record, materials=(old, imported)))
 
 
 @settings(
@@ -130,10 +130,10 @@ def test_completing_makes_it_live_once(store: Store) -> None:
     with store.atomic() as tx:
         assert not keys.complete(tx, record.key_id, REGION)
         assert not keys.complete(tx, "nowhere", REGION)
-        (found,) = objects.all_of_token(tx, TOKEN).values()
-        assert objects.fetch(tx, TOKEN, record.materials[0].cka_id) == found
-    assert (found.status, found.lifecycle) == (ObjectStatus.PRESENT, Lifecycle.LIVE)
-    assert found.material_id == record.materials[0].material_id
+        (stored_object,) = objects.all_of_token(tx, TOKEN).values()
+        assert objects.fetch(tx, TOKEN, record.materials[0].cka_id) == stored_object
+    assert (stored_object.status, stored_object.lifecycle) == (ObjectStatus.PRESENT, Lifecycle.LIVE)
+    assert stored_object.material_id == record.materials[0].material_id
 
 
 def test_completing_in_another_state(store: Store) -> None:
@@ -189,19 +189,19 @@ def test_pages_follow_each_other(store: Store) -> None:
 def test_an_object_that_is_gone_makes_its_material_absent(store: Store) -> None:
     """The material stays in the record, and says that it is not present."""
     record = write(store, a_key())
-    (held,) = record.materials
+    (material,) = record.materials
     with store.atomic() as tx:
-        assert objects.set_status(tx, TOKEN, held.cka_id, ObjectStatus.DESTROYING)
+        assert objects.set_status(tx, TOKEN, material.cka_id, ObjectStatus.DESTROYING)
         assert not objects.set_status(tx, TOKEN, uuid.uuid4().bytes, ObjectStatus.DESTROYED)
-    found = read(store, record)
-    assert not found.materials[0].present
-    assert found.version > record.version
+    stored = read(store, record)
+    assert not stored.materials[0].present
+    assert stored.version > record.version
 
 
 def test_of_several_objects_the_present_one_counts(store: Store) -> None:
     """Present before any other, then the one on the asked-for token; never two rows for one material."""
     record = write(store, a_key())
-    (held,) = record.materials
+    (material,) = record.materials
     copy = uuid.uuid4().bytes
     with store.atomic() as tx:
         installation.insert_token(tx, OTHER_TOKEN, "copy", "2", "m", "m", LATER)
@@ -213,12 +213,12 @@ def test_of_several_objects_the_present_one_counts(store: Store) -> None:
     with store.atomic() as tx:
         first = keys.fetch(tx, REGION, record.key_id)
         asked = keys.fetch(tx, REGION, record.key_id, OTHER_TOKEN)
-        objects.set_status(tx, TOKEN, held.cka_id, ObjectStatus.DESTROYED)
+        objects.set_status(tx, TOKEN, material.cka_id, ObjectStatus.DESTROYED)
         left = keys.fetch(tx, REGION, record.key_id, TOKEN)
     assert first is not None
     assert asked is not None
     assert left is not None
-    assert [each.cka_id for each in first.materials] == [held.cka_id]
+    assert [each.cka_id for each in first.materials] == [material.cka_id]
     assert [each.cka_id for each in asked.materials] == [copy]
     assert [(each.cka_id, each.present) for each in left.materials] == [(copy, True)]
 
@@ -230,12 +230,12 @@ def test_a_second_material_appears_with_its_object(store: Store) -> None:
     with store.atomic() as tx:
         keys.retire_materials(tx, record.key_id)
         keys.insert_material(tx, record.key_id, new, "label 2")
-    assert [each.sequence for each in read(store, record).materials] == [1]
+    assert [material.sequence for material in read(store, record).materials] == [1]
     with store.atomic() as tx:
         objects.set_status(tx, TOKEN, new.cka_id, ObjectStatus.PRESENT)
-    found = read(store, record)
-    assert found.current == new
-    assert found.materials[0].state is MaterialState.NON_CURRENT
+    stored = read(store, record)
+    assert stored.current == new
+    assert stored.materials[0].state is MaterialState.NON_CURRENT
 
 
 # -- every setter -----------------------------------------------------------------------------------------------
@@ -259,9 +259,9 @@ def test_every_setter_leaves_its_trace(store: Store, setter: Callable[[Connectio
         before = changes.latest(tx)
         assert setter(tx, record) is not False
         noted = changes.since(tx, before)
-    found = read(store, record)
-    assert noted == [(found.version, REGION, record.key_id)]
-    assert found.version > record.version
+    stored = read(store, record)
+    assert noted == [(stored.version, REGION, record.key_id)]
+    assert stored.version > record.version
     assert read(store, bystander) == bystander
 
 
@@ -271,8 +271,8 @@ def test_setters_set_what_they_say(store: Store) -> None:
     with store.atomic() as tx:
         assert keys.set_state(tx, record.key_id, REGION, KeyState.DISABLED, record.version)
         assert not keys.set_state(tx, record.key_id, REGION, KeyState.ENABLED, record.version)
-    found = read(store, record)
-    assert (found.state, found.description) == (KeyState.DISABLED, record.description)
+    stored = read(store, record)
+    assert (stored.state, stored.description) == (KeyState.DISABLED, record.description)
 
 
 def test_an_intent_has_no_setters(store: Store) -> None:
@@ -300,7 +300,7 @@ def test_an_alias_through_its_life(store: Store) -> None:
         assert (aliases.count(tx, REGION, one.key_id), aliases.count(tx, REGION, two.key_id)) == (0, 1)
         assert aliases.delete(tx, REGION, name)
         assert aliases.fetch(tx, REGION, name) is None
-        assert [each[1:] for each in changes.since(tx, before)].count((REGION, name)) == 3
+        assert [change[1:] for change in changes.since(tx, before)].count((REGION, name)) == 3
     assert made == AliasRecord(
         name=name,
         region=REGION,
@@ -386,8 +386,8 @@ def test_the_rows_of_a_token(store: Store) -> None:
     live, intended = write(store, a_key()), a_key()
     with store.atomic() as tx:
         keys.insert_intent(tx, intended, {}, "label")
-        found = objects.all_of_token(tx, TOKEN)
-        assert {each: found[each].status for each in found} == {
+        rows = objects.all_of_token(tx, TOKEN)
+        assert {row: rows[row].status for row in rows} == {
             live.materials[0].cka_id: ObjectStatus.PRESENT,
             intended.materials[0].cka_id: ObjectStatus.INTENDED,
         }
@@ -414,7 +414,7 @@ def test_the_installation_and_its_token(store: Store) -> None:
         restored = installation.fetch(conn)
         (token,) = installation.tokens(conn)
         newest = installation.versions(conn, "mac")[-1]
-        assert [each.cka_id for each in installation.installation_keys(conn, TOKEN)] == cka_ids
+        assert [installation_key.cka_id for installation_key in installation.installation_keys(conn, TOKEN)] == cka_ids
         assert installation.next_version(conn, "mac") == 3
     assert restored is not None
     assert restored.restored_at == LATER
@@ -436,7 +436,7 @@ def test_home_is_the_token_with_the_newest_key(store: Store) -> None:
     with store.reading() as conn:
         assert (home := installation.home(conn)) is not None
         assert home.id == TOKEN
-        assert [each.version for each in installation.versions(conn, "mac")] == [1]
+        assert [version.version for version in installation.versions(conn, "mac")] == [1]
         assert installation.next_version(conn, "mac") == 3
     with store.atomic() as tx:
         before = changes.latest(tx)
@@ -444,4 +444,4 @@ def test_home_is_the_token_with_the_newest_key(store: Store) -> None:
         assert [subject for _, _, subject in changes.since(tx, before)] == [installation.SUBJECT]
         assert (home := installation.home(tx)) is not None
         assert home.id == "new"
-        assert [each.version for each in installation.versions(tx, "mac")] == [1, 2]
+        assert [version.version for version in installation.versions(tx, "mac")] == [1, 2]

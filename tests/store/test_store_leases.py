@@ -1,4 +1,4 @@
-"""The count of encryptions: never too low, whoever reserves at the same time."""
+"""The count of encryptions: never too low, also with concurrent reservations."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_reserving_counts_at_once(store: Store) -> None:
 
 
 def test_nothing_is_granted_when_nothing_is_left(store: Store) -> None:
-    """A grant of 0 leaves the count as it is, even where there is none yet."""
+    """A lease of 0 leaves the count unchanged, even where there is none yet."""
     assert leases.reserve(store, MATERIAL, lambda _: 0) == (0, 0)
     leases.reserve(store, MATERIAL, lambda _: 2**32)
     assert leases.reserve(store, MATERIAL, lambda used: 2**32 - used) == (2**32, 0)
@@ -109,7 +109,7 @@ def test_threads_and_processes_never_share_a_reservation(folder: Path) -> None:
 
 
 def test_eight_threads_that_reserve_and_give_back_end_even(folder: Path) -> None:
-    """What is left after everybody has given back the unused part is exactly what was used."""
+    """What is left after all processes have returned the unused part is exactly what was used."""
     store = Store.open(folder, busy_timeout_seconds=60)
     used: list[int] = []
 
@@ -120,9 +120,9 @@ def test_eight_threads_that_reserve_and_give_back_end_even(folder: Path) -> None
             leases.give_back(store, MATERIAL, size)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert leases.total(store, MATERIAL) == sum(used) == 8 * sum(range(1, 21))
     store.close()

@@ -64,10 +64,10 @@ def test_presence_comes_back(store: Store) -> None:
     record = an_imported_key(store)
     with store.atomic() as tx:
         set_present(tx, record, LATER + TICK, description="from the vault")
-    found = read(store, record)
+    stored = read(store, record)
     expected = {"expiration_model": EXPIRES, "valid_to": LATER + TICK, "description": "from the vault"}
-    assert only(found) == replace(only(record), **expected)
-    assert found.version > record.version
+    assert only(stored) == replace(only(record), **expected)
+    assert stored.version > record.version
     with store.atomic() as tx:
         set_present(tx, record)
     assert only(read(store, record)) == replace(only(record), description="from the vault")
@@ -96,7 +96,7 @@ def test_second_object_of_the_same_material(store: Store) -> None:
         assert not materials.arrive(tx, TOKEN, uuid.uuid4().bytes)
         set_present(tx, record)
     assert only(read(store, record)) == replace(old, cka_id=again)
-    assert [each.cka_id for each in doomed(store)] == [old.cka_id]
+    assert [doomed_object.cka_id for doomed_object in doomed(store)] == [old.cka_id]
 
 
 # -- loss -------------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_loss_in_one_region_of_two(store: Store) -> None:
         materials.lose(tx, record.key_id, REGION, name)
         assert deletion.doomed(tx) == []
         materials.lose(tx, record.key_id, ELSEWHERE, name)
-        assert [each.material_id for each in deletion.doomed(tx)] == [name]
+        assert [doomed_object.material_id for doomed_object in deletion.doomed(tx)] == [name]
 
 
 def test_waiting_material_is_forgotten(store: Store) -> None:
@@ -143,14 +143,16 @@ def test_waiting_material_is_forgotten(store: Store) -> None:
         materials.lose(tx, record.key_id, REGION, waiting.material_id)
         materials.forget_pending(tx, waiting.material_id)
     assert read(store, record).materials == record.materials
-    assert [(each.cka_id, each.key_id, each.material_id) for each in doomed(store)] == [(waiting.cka_id, None, None)]
+    assert [
+        (doomed_object.cka_id, doomed_object.key_id, doomed_object.material_id) for doomed_object in doomed(store)
+    ] == [(waiting.cka_id, None, None)]
     with store.atomic() as tx:
         objects.forget_doomed(tx, TOKEN, waiting.cka_id)
     assert doomed(store) == []
 
 
 def test_object_of_an_interrupted_import(store: Store) -> None:
-    """A first import that is given up takes its material along; one of known material leaves that as it is."""
+    """Abandoning a first import drops its material; one of known material leaves it unchanged."""
     record = an_imported_key(store)
     new, again = a_material(2, present=False), uuid.uuid4().bytes
     with store.atomic() as tx:
@@ -160,18 +162,18 @@ def test_object_of_an_interrupted_import(store: Store) -> None:
         materials.doom(tx, TOKEN, again)
         materials.doom(tx, TOKEN, uuid.uuid4().bytes)
     assert read(store, record).materials == record.materials
-    told = {each.cka_id: each.material_id for each in doomed(store)}
-    assert told == {new.cka_id: None, again: only(record).material_id}
+    materials_by_object = {doomed_object.cka_id: doomed_object.material_id for doomed_object in doomed(store)}
+    assert materials_by_object == {new.cka_id: None, again: only(record).material_id}
 
 
 # -- expiry -----------------------------------------------------------------------------------------------------------
 
 
 def test_expired_to_the_microsecond(store: Store) -> None:
-    """A key is told from its ValidTo on, once, whatever its state; not without a ValidTo, and not after the loss."""
+    """A key is listed from its ValidTo on, once, whatever its state; not without a ValidTo, and not after the loss."""
     an_imported_key(store)
     states = (KeyState.ENABLED, KeyState.DISABLED, KeyState.PENDING_DELETION)
-    found = [
+    stored = [
         write(
             store,
             a_key(
@@ -184,10 +186,10 @@ def test_expired_to_the_microsecond(store: Store) -> None:
     ]
     with store.atomic() as tx:
         assert materials.expired(tx, LATER - TICK) == []
-        assert materials.expired(tx, LATER) == sorted((each.key_id, REGION) for each in found)
-        for record in found:
-            for each in record.materials:
-                materials.lose(tx, record.key_id, REGION, each.material_id)
+        assert materials.expired(tx, LATER) == sorted((each.key_id, REGION) for each in stored)
+        for record in stored:
+            for material in record.materials:
+                materials.lose(tx, record.key_id, REGION, material.material_id)
         assert materials.expired(tx, LATER) == []
 
 
@@ -239,8 +241,12 @@ def test_wrapping_key_through_its_life(store: Store) -> None:
     with store.atomic() as tx:
         materials.doom_wrapping_key(tx, TOKEN, row.cka_id)
         assert not materials.arrive(tx, TOKEN, row.cka_id)
-    (told,) = doomed(store)
-    assert (told.purpose, told.key_id, told.material_id) == (ObjectPurpose.WRAPPING_KEY, record.key_id, None)
+    (doomed_object,) = doomed(store)
+    assert (doomed_object.purpose, doomed_object.key_id, doomed_object.material_id) == (
+        ObjectPurpose.WRAPPING_KEY,
+        record.key_id,
+        None,
+    )
     with store.atomic() as tx:
         materials.forget_wrapping_key(tx, TOKEN, row.cka_id)
     assert (listed(store), doomed(store)) == ([], [])

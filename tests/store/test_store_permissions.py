@@ -104,7 +104,7 @@ def test_grants_end_with_their_key(store: Store) -> None:
 
 
 def test_a_principal_is_replaced(store: Store) -> None:
-    """A name that stands for nobody takes a principal's place, as grantee and as retiring principal."""
+    """A name without a user takes a principal's place, as grantee and as retiring principal."""
     key = write(store, a_key())
     with store.atomic() as tx:
         grants.insert(tx, a_grant(key.key_id, 1))
@@ -112,8 +112,8 @@ def test_a_principal_is_replaced(store: Store) -> None:
         epoch = changes.latest(tx)
         grants.rename_principal(tx, ALICE, "AIDA")
     with store.reading() as conn:
-        found = grants.page(conn, REGION, None, 9, key_id=key.key_id)
-    assert [(each.grantee, each.retiring) for each in found] == [("AIDA", None), (BOB, "AIDA")]
+        page = grants.page(conn, REGION, None, 9, key_id=key.key_id)
+    assert [(each.grantee, each.retiring) for each in page] == [("AIDA", None), (BOB, "AIDA")]
     assert set(noted(store, epoch)) == {key.key_id}
 
 
@@ -129,7 +129,7 @@ def test_policy_of_a_key(store: Store) -> None:
 
 
 def test_policies_of_keys_in_the_making(store: Store) -> None:
-    """The policy of a key that nobody sees yet is rewritten as well; that of a deleted key is left alone."""
+    """The policy of a key that is not yet visible is rewritten as well; that of a deleted key is left alone."""
     key, made = write(store, a_key()), a_key()
     with store.atomic() as tx:
         keys.insert_intent(tx, made, {}, "label")
@@ -171,7 +171,7 @@ def people(store: Store) -> Store:
 
 
 def test_all_that_decides_about_a_user(people: Store) -> None:
-    """A user is read with his tags, his policies and those of his groups."""
+    """A user is read with tags, own policies and those of the user's groups."""
     with people.atomic() as tx:
         identities.put_policy(tx, Owner.USER, "alice", "p", "one")
         identities.put_policy(tx, Owner.USER, "alice", "p", "two")
@@ -213,17 +213,17 @@ def test_changes_are_noted_for_each_user(people: Store) -> None:
 
 
 def test_groups(people: Store) -> None:
-    """Groups are listed with their members, of everybody or of one user; a user leaves all when he goes."""
+    """Groups are listed with their members, of all users or of one; a deleted user leaves all groups."""
     with people.atomic() as tx:
         identities.insert_group(tx, "empty", NOW)
         identities.put_policy(tx, Owner.USER, "bob", "p", "x")
         identities.put_tags(tx, "bob", {"a": "b"})
     with people.reading() as conn:
-        assert [(each.name, each.members) for each in identities.groups(conn)] == [
+        assert [(group.name, group.members) for group in identities.groups(conn)] == [
             ("empty", ()),
             ("staff", ("alice", "bob")),
         ]
-        assert [each.name for each in identities.groups(conn, "bob")] == ["staff"]
+        assert [group.name for group in identities.groups(conn, "bob")] == ["staff"]
         assert identities.group_exists(conn, "empty")
         assert not identities.group_exists(conn, "full")
         assert identities.user_exists(conn, "bob")
@@ -232,7 +232,7 @@ def test_groups(people: Store) -> None:
     with people.atomic() as tx:
         identities.delete_belongings(tx, "bob")
         assert users.delete_user(tx, "bob")
-        assert [each.members for each in identities.groups(tx)] == [(), ("alice",)]
+        assert [group.members for group in identities.groups(tx)] == [(), ("alice",)]
 
 
 # -- upgrade ------------------------------------------------------------------------------------------------------

@@ -35,15 +35,19 @@ def test_destroyed_with_the_last_region_only(store: Store, primary: KeyRecord) -
         deletion.bury(tx, primary.key_id, ELSEWHERE)
         assert deletion.doomed(tx) == []
         deletion.bury(tx, primary.key_id, REGION)
-        assert [each.cka_id for each in deletion.doomed(tx)] == [primary.materials[0].cka_id]
+        assert [doomed_object.cka_id for doomed_object in deletion.doomed(tx)] == [primary.materials[0].cka_id]
 
 
 def test_presence_in_a_new_replica(store: Store, primary: KeyRecord) -> None:
     """Generated material is there at once, imported material is known and missing."""
     replica = replicate(store, primary)
-    (theirs,), (ours,) = replica.materials, primary.materials
-    assert (theirs.material_id, theirs.cka_id, theirs.state) == (ours.material_id, ours.cka_id, ours.state)
-    assert theirs.present == (primary.origin is Origin.AWS_KMS)
+    (replica_material,), (primary_material,) = replica.materials, primary.materials
+    assert (replica_material.material_id, replica_material.cka_id, replica_material.state) == (
+        primary_material.material_id,
+        primary_material.cka_id,
+        primary_material.state,
+    )
+    assert replica_material.present == (primary.origin is Origin.AWS_KMS)
 
 
 def test_a_change_of_the_set_reaches_all_records(store: Store, primary: KeyRecord) -> None:

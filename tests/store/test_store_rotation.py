@@ -38,7 +38,7 @@ def begin(
 
 
 def rotate(store: Store, record: KeyRecord, date: datetime, kind: RotationType = AUTOMATIC) -> MaterialRecord:
-    """A whole rotation, dated as it is told."""
+    """Store a whole rotation of the given date."""
     with store.atomic() as tx:
         new = begin(tx, record, kind)
         assert rotation.switch(tx, record.key_id, REGION, new.material_id, kind, date)
@@ -71,9 +71,9 @@ def test_setting_comes_back(store: Store) -> None:
         None,
     ):
         set_setting(store, record, setting)
-        found = read(store, record)
-        assert found.rotation == setting
-        versions.append(found.version)
+        stored = read(store, record)
+        assert stored.rotation == setting
+        versions.append(stored.version)
     assert versions == sorted(set(versions))
     assert read(store, bystander) == bystander
 
@@ -86,18 +86,21 @@ def test_only_enabled_keys(store: Store, state: KeyState, *, found: bool) -> Non
     """A key in any other state waits."""
     record = write(store, a_key(state=state))
     set_setting(store, record, RotationSetting(anchor=NOW))
-    assert [each.key_id for each in candidates(store)] == [record.key_id] * found
+    assert [candidate.key_id for candidate in candidates(store)] == [record.key_id] * found
 
 
 def test_keys_whose_rotation_is_on(store: Store) -> None:
-    """Keys that are switched on are told with their setting; keys of services always, without one; others never."""
+    """Keys that are switched on are listed with their setting; keys of services always, without one; others never."""
     write(store, a_key())
     usual, own = write(store, a_key()), write(store, a_key())
     service = write(store, a_key(manager=KeyManager.AWS))
     set_setting(store, usual, RotationSetting(anchor=NOW))
     set_setting(store, own, RotationSetting(anchor=LATER, period_days=90))
-    told = {each.key_id: (each.manager, each.rotation, each.last_automatic) for each in candidates(store)}
-    assert told == {
+    candidates_by_key = {
+        candidate.key_id: (candidate.manager, candidate.rotation, candidate.last_automatic)
+        for candidate in candidates(store)
+    }
+    assert candidates_by_key == {
         usual.key_id: (KeyManager.CUSTOMER, RotationSetting(anchor=NOW), None),
         own.key_id: (KeyManager.CUSTOMER, RotationSetting(anchor=LATER, period_days=90), None),
         service.key_id: (KeyManager.AWS, None, None),
@@ -137,7 +140,7 @@ def test_database_and_rules_find_the_same(store: Store) -> None:
 
 
 def test_keys_that_are_not_there(store: Store) -> None:
-    """Neither an intent nor a deleted key is told."""
+    """Neither an intent nor a deleted key is listed."""
     record = write(store, a_key(manager=KeyManager.AWS))
     with store.atomic() as tx:
         keys.insert_intent(tx, a_key(manager=KeyManager.AWS), {}, "label")
@@ -146,7 +149,7 @@ def test_keys_that_are_not_there(store: Store) -> None:
 
 
 def test_last_rotation_of_a_candidate(store: Store) -> None:
-    """The newest automatic rotation until now is told; not one on demand, and not one that a wrong clock dated."""
+    """The newest automatic rotation until now is returned; not one on demand, and not one that a wrong clock dated."""
     record = write(store, a_key())
     set_setting(store, record, RotationSetting(anchor=NOW))
     dates = [LATER, LATER + timedelta(days=1), LATER + timedelta(days=900)]
@@ -161,14 +164,14 @@ def test_last_rotation_of_a_candidate(store: Store) -> None:
         (dates[2] - TICK, dates[1]),
         (dates[2], dates[2]),
     ):
-        assert [each.last_automatic for each in candidates(store, now)] == [last]
+        assert [candidate.last_automatic for candidate in candidates(store, now)] == [last]
 
 
 # -- intent and result ------------------------------------------------------------------------------------------------
 
 
 def test_intent_is_seen_by_no_record(store: Store) -> None:
-    """The old material stays the current one; the intent is told with all that carries it on."""
+    """The old material stays the current one; the intent is returned with all that is needed to finish it."""
     record = write(store, a_key())
     with store.atomic() as tx:
         new = begin(tx, record, ON_DEMAND, created_at=LATER)
@@ -196,14 +199,14 @@ def test_result(store: Store) -> None:
     """The new material is the current one with its date and type, the old one a former one, and nothing is begun."""
     record, bystander = write(store, a_key()), write(store, a_key())
     new = rotate(store, record, LATER, ON_DEMAND)
-    found = read(store, record)
+    stored = read(store, record)
     (old,) = record.materials
-    assert found.materials == (
+    assert stored.materials == (
         replace(old, state=MaterialState.NON_CURRENT),
         replace(new, state=MaterialState.CURRENT, rotation_date=LATER, rotation_type=ON_DEMAND),
     )
-    assert replace(found, materials=(), version=0) == replace(record, materials=(), version=0)
-    assert found.version > record.version
+    assert replace(stored, materials=(), version=0) == replace(record, materials=(), version=0)
+    assert stored.version > record.version
     assert unfinished(store) == []
     assert read(store, bystander) == bystander
 
@@ -213,11 +216,11 @@ def test_one_is_current(store: Store, count: int) -> None:
     """After any number of rotations exactly one material is current: the newest."""
     record = write(store, a_key())
     made = [rotate(store, record, LATER + timedelta(days=number)) for number in range(count)]
-    found = read(store, record)
-    assert [each.sequence for each in found.materials] == list(range(1, count + 2))
-    assert [each.state for each in found.materials].count(MaterialState.CURRENT) == 1
-    assert found.current is not None
-    assert found.current.material_id == made[-1].material_id
+    stored = read(store, record)
+    assert [material.sequence for material in stored.materials] == list(range(1, count + 2))
+    assert [material.state for material in stored.materials].count(MaterialState.CURRENT) == 1
+    assert stored.current is not None
+    assert stored.current.material_id == made[-1].material_id
 
 
 def test_result_that_comes_too_late(store: Store) -> None:
@@ -251,7 +254,7 @@ def test_sequence_counts_intents(store: Store) -> None:
 
 
 def test_dropped_intent_leaves_nothing(store: Store) -> None:
-    """Intent and material are gone, which is a change of the key; what is on the token cannot be dropped."""
+    """Dropping removes intent and material, as a change of the key; an object of a live material cannot be dropped."""
     record = write(store, a_key())
     with store.atomic() as tx:
         new = begin(tx, record)
@@ -263,9 +266,9 @@ def test_dropped_intent_leaves_nothing(store: Store) -> None:
         assert tx.execute(material.select().where(material.c.material_id == new.material_id)).all() == []
         assert rotation.next_sequence(tx, record.key_id) == 2
     assert unfinished(store) == []
-    found = read(store, record)
-    assert found.materials == record.materials
-    assert found.version > version
+    stored = read(store, record)
+    assert stored.materials == record.materials
+    assert stored.version > version
 
 
 def test_unfinished_in_order(store: Store) -> None:
@@ -276,5 +279,5 @@ def test_unfinished_in_order(store: Store) -> None:
         early = begin(tx, record, None, created_at=NOW)
         begin(tx, gone)
         deletion.bury(tx, gone.key_id, REGION)
-    told = [(each.material_id, each.rotation_type) for each in unfinished(store)]
-    assert told == [(early.material_id, None), (late.material_id, AUTOMATIC)]
+    rotations = [(rotation.material_id, rotation.rotation_type) for rotation in unfinished(store)]
+    assert rotations == [(early.material_id, None), (late.material_id, AUTOMATIC)]

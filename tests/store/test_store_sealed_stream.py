@@ -27,14 +27,14 @@ def sealed(plaintext: bytes, key: bytes = KEY) -> bytes:
 def opened(data: bytes, key: bytes = KEY) -> bytes:
     """What a file holds."""
     reader = SealedReader(io.BytesIO(data), lambda _: key)
-    found = b"".join(iter(lambda: reader.read(10_000), b""))
+    plaintext = b"".join(iter(lambda: reader.read(10_000), b""))
     reader.drain()
-    return found
+    return plaintext
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 7])
 def test_round_trip(size: int) -> None:
-    """Every size comes back as it was written, and the file shows nothing of it but its length."""
+    """Data of any size is read as it was written, and the file reveals nothing of it but its length."""
     plaintext = os.urandom(size)
     data = sealed(plaintext)
     assert opened(data) == plaintext

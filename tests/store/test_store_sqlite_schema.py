@@ -23,13 +23,13 @@ def differences(folder: Path) -> tuple[str, ...]:
     """What the comparison says."""
     store = Store.open(folder)
     with store.reading() as conn:
-        found = sqlite_schema.differences(conn)
+        differing = sqlite_schema.differences(conn)
     store.close()
-    return found
+    return differing
 
 
 def test_fresh(folder: Path) -> None:
-    """A new database has exactly these objects. After a new migration, what is found here is what must stand there."""
+    """A new database has exactly these objects. After a new migration, what is listed here is what must stand there."""
     assert objects(folder) == sorted(sqlite_schema.OBJECTS)
     assert differences(folder) == ()
 

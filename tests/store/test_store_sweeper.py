@@ -19,7 +19,7 @@ def take(store: Store, holder: str, after: timedelta) -> bool:
 
 
 def test_one_at_a_time(store: Store) -> None:
-    """Others wait until the turn is over, to the microsecond; its holder may go on, which makes it longer."""
+    """Others wait until the lease is over, to the microsecond; its holder may renew it."""
     assert take(store, "one", timedelta())
     assert not take(store, "two", LEASE - TICK)
     assert take(store, "one", LEASE - TICK)
@@ -29,7 +29,7 @@ def test_one_at_a_time(store: Store) -> None:
 
 
 def test_ended_turn(store: Store) -> None:
-    """The next one begins at once; who has no turn ends nobody's."""
+    """The next process begins at once; a process without the lease cannot end it."""
     assert take(store, "one", timedelta())
     sweeper.release_lease(store, "two")
     assert not take(store, "two", TICK)
@@ -59,7 +59,7 @@ steps = st.tuples(st.sampled_from("abc"), st.integers(0, 400), st.booleans())
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(steps, max_size=12))
 def test_never_two_at_once(store: Store, asked: list[tuple[str, int, bool]]) -> None:
-    """Whoever asks at whatever times, a turn is given to another only when the last one has ended or is over."""
+    """Whichever processes ask at whatever times, the lease is granted only after the last one has ended or expired."""
     for name in "abc":
         sweeper.release_lease(store, name)
     holder, until, now = "", NOW, NOW

@@ -22,7 +22,7 @@ USE = LastUse(
 
 
 def test_never_used(store: Store) -> None:
-    """A key that nobody used has no last use, and uses are tracked since the databases were made."""
+    """An unused key has no last use, and uses are tracked since the databases were made."""
     assert usage.fetch(store, USE.key_id, REGION) is None
     assert usage.fetch_all(store) == {}
     assert usage.tracked_since(store) == usage.tracked_since(store)
@@ -55,7 +55,7 @@ def test_keys_and_regions_apart(store: Store) -> None:
     ]
     usage.note(store, uses)
     usage.note(store, [])
-    assert usage.fetch_all(store) == {(each.key_id, each.region): each for each in uses}
+    assert usage.fetch_all(store) == {(use.key_id, use.region): use for use in uses}
     assert usage.fetch_all(store, "a", ELSEWHERE) == {("a", ELSEWHERE): uses[1]}
 
 

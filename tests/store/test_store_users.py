@@ -40,8 +40,8 @@ def test_users_by_name(store: Store) -> None:
         assert not users.insert_user(tx, "ada", LATER, "another")
     add(store, a_row("one"), a_row("two"), a_row("three", None))
     with store.reading() as conn:
-        told = users.users(conn)
-    assert told == [
+        rows = users.users(conn)
+    assert rows == [
         UserRow(name=name, created_at=NOW, unique_id=f"id of {name}", access_keys=count)
         for name, count in (("Ada", 0), ("ada", 2), ("zoe", 0))
     ]
@@ -60,7 +60,7 @@ def test_deleted_user(store: Store) -> None:
 
 
 def test_access_keys_of_each(store: Store) -> None:
-    """A user's, and the root's, are told apart, oldest first, and come back as they were written."""
+    """A user's access keys, and the root's, are listed apart, oldest first, and are returned as they were stored."""
     young = a_row("a", created_at=LATER, status=INACTIVE, key_version=2, iv=bytes(range(12)), sealed=bytes(range(60)))
     old, roots = a_row("b"), a_row("c", None)
     add(store, young, old, roots, a_row("d", "bob"))
@@ -96,7 +96,7 @@ def test_every_change_of_an_access_key_is_noted(store: Store) -> None:
 
 
 def test_last_uses(store: Store) -> None:
-    """The last use of each access key is told, whether or not the key is still there, and is no change of keys."""
+    """The last use of each access key is returned, whether or not the key still exists, and is no change of keys."""
     signal = changes.ChangeSignal(store)
     assert users.last_uses(store) == {}
     users.note_use(store, "one", REGION, NOW)

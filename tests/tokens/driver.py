@@ -5,6 +5,7 @@ and names what its tokens cannot do. It installs nothing: scripts/token-matrix d
 """
 
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Self
 
@@ -83,7 +84,7 @@ class Reason(NamedTuple):
     reason: str
 
 
-class Driver:
+class Driver(ABC):
     """A PKCS#11 module under test. ``module``: its file, where it is not the one that the driver looks for itself.
 
     ``excluded``: tests that say nothing of this module, by their node ids, with the reason. ``refused``: refusals of
@@ -113,11 +114,11 @@ class Driver:
         wanted = f"install {' '.join(self.packages)}" if self.packages else "name its file with --hsm-module"
         raise NotInstalledError(f"{self.title} is not installed: {wanted}")
 
+    @abstractmethod
     def make(self, folder: Path, label: str = LABEL) -> Token:
         """Make a fresh token in an empty folder. The driver's other tokens may be gone afterwards."""
-        raise NotImplementedError
 
-    def close(self, folder: Path) -> None:
+    def close(self, folder: Path) -> None:  # noqa: B027 - most modules serve their tokens by files alone
         """End what serves the token of ``folder``, before its folder is removed."""
 
     def exclusion(self, node_id: str) -> str | None:

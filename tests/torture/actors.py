@@ -63,7 +63,7 @@ class Actor:
         self._acts = {act: weight for act, weight in self._acts.items() if act.__name__ in names}
 
     def work(self, caller: Caller, stop: threading.Event) -> None:
-        """Go on until told to stop, at least once."""
+        """Repeat until stopped, at least once."""
         self._caller = caller
         while True:
             (act,) = self._random.choices(list(self._acts), list(self._acts.values()))
@@ -82,7 +82,7 @@ class Actor:
         *,
         must: bool | None = None,
     ) -> Answer | None:
-        """Call; ``done`` is told the answer, ``doubt`` that there was none. ``must``: whether it has to be done."""
+        """Call; ``done`` gets the answer, ``doubt`` is called without one. ``must``: whether it has to be done."""
         self.ledger.calls += 1
         try:
             answer = self._answer(operation, members, doubt)
@@ -114,8 +114,8 @@ class Actor:
         return answer
 
     def _any(self, fits: Callable[[Key], bool] = lambda _: True) -> Key | None:
-        found = [each for each in self.ledger.keys if fits(each)]
-        return self._random.choice(found) if found else None
+        fitting = [key for key in self.ledger.keys if fits(key)]
+        return self._random.choice(fitting) if fitting else None
 
     def _name(self) -> str:
         self._number += 1
@@ -207,7 +207,7 @@ class Actor:
             self._tag(key.key_id, key.tags, self._random.choice("abc"))
 
     def tag_shared(self) -> None:
-        """A tag of the key that everybody changes."""
+        """A tag of the key that all actors change."""
         self._tag(self._shared, self.ledger.shared_tags, f"{self.ledger.name}-{self._random.choice('ab')}")
 
     def _tag(self, key_id: str, tags: dict[str, Known[str | None]], name: str) -> None:
@@ -235,7 +235,7 @@ class Actor:
         self._call(operation, members, lambda _: known.is_now(target), lambda: known.may_be(target))
 
     def grant(self) -> None:
-        """Give somebody the right to decrypt, or take it back."""
+        """Grant a user the right to decrypt, or revoke it."""
         key = self._any(lambda each: each.state.values == [ENABLED])
         if key is None:
             return

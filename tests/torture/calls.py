@@ -1,6 +1,6 @@
 """The two ways in which the load calls hsmkms: signed requests to the endpoint, and commands at the command line.
 
-Both answer an ``Answer``, or raise ``UnansweredError`` if whoever was called died first. Their clock is the server's.
+Both return an ``Answer``, or raise ``UnansweredError`` if the callee died first. Their clock is the server's.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ AWAY: Final = ("HiddenObjectsError", "TokenNotFoundError", "TokenUnavailableErro
 
 
 class UnansweredError(Exception):
-    """Nobody knows whether it was done."""
+    """Whether it was done is unknown."""
 
 
 class Answer(Struct, frozen=True):
@@ -38,7 +38,7 @@ class Answer(Struct, frozen=True):
 
 
 class Caller(Protocol):
-    """Whoever calls an operation of the API."""
+    """A caller of the API's operations."""
 
     def call(self, operation: str, members: dict[str, Any]) -> Answer:
         """The answer; raises UnansweredError."""
@@ -76,7 +76,7 @@ class Shift(Struct):
 
 
 class HttpCaller:
-    """A client with one connection, which is made anew whenever it has ended."""
+    """A client with one connection, which is reopened whenever it has ended."""
 
     def __init__(self, port: int, region: str, access_key: tuple[str, str], shift: Shift) -> None:
         self._host = f"127.0.0.1:{port}"
@@ -91,12 +91,12 @@ class HttpCaller:
         try:
             self._connection.request("POST", "/", body, self._headers(f"TrentService.{operation}", body))
             answer = self._connection.getresponse()
-            found = json.loads(answer.read() or b"{}")
+            parsed = json.loads(answer.read() or b"{}")
         except (OSError, http.client.HTTPException) as exc:
             self.reconnect()
             raise UnansweredError from exc
-        code = "" if answer.status == http.HTTPStatus.OK else str(found.get("__type", "?")).rpartition("#")[2]
-        return Answer(code, answer.status, answer.headers["x-amzn-RequestId"], found)
+        code = "" if answer.status == http.HTTPStatus.OK else str(parsed.get("__type", "?")).rpartition("#")[2]
+        return Answer(code, answer.status, answer.headers["x-amzn-RequestId"], parsed)
 
     def reconnect(self) -> None:
         """Leave the process that one talks to, for whichever comes."""
@@ -137,9 +137,9 @@ class CommandCaller:
         """One command; members that are texts and numbers become its options."""
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", operation).lower()
         options = [part for name, value in members.items() for part in _option(name, value)]
-        status, printed, said = self.run(words, *options)
-        match = re.match(r"hsmkms: (\w+): ", said)
-        code = "" if status == 0 else match[1] if match else f"status {status}: {said}"
+        status, printed, result = self.run(words, *options)
+        match = re.match(r"hsmkms: (\w+): ", result)
+        code = "" if status == 0 else match[1] if match else f"status {status}: {result}"
         if code in AWAY:
             return Answer("DependencyTimeoutException", 503, "", {})
         return Answer(code, 200 if not code else 400 if match else 500, "", json.loads(printed or "{}"))
@@ -162,10 +162,10 @@ class CommandCaller:
         if fuse is not None:
             time.sleep(fuse)
             process.kill()
-        printed, said = process.communicate(timeout=SECONDS)
+        printed, error_text = process.communicate(timeout=SECONDS)
         if process.returncode < 0:
             raise UnansweredError
-        return process.returncode, printed, said
+        return process.returncode, printed, error_text
 
 
 def _option(name: str, value: object) -> tuple[str, ...]:

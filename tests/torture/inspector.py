@@ -1,4 +1,4 @@
-"""Looks at a whole installation through a process of its own, and compares it with the ledgers."""
+"""Check a whole installation through a process of its own, and compare it with the ledgers."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ LEFT_BY_A_CRASH: Final = {Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.DOOMED}
 
 
 class Inspector:
-    """The look at one installation after each round."""
+    """The check of one installation after each round."""
 
     def __init__(self, configuration: Path, shift: Shift, shared: str, grantee: str, other: str) -> None:
         self._settings = config.load(configuration)
@@ -45,7 +45,7 @@ class Inspector:
         self.mended = 0
 
     def look(self, ledgers: Iterable[Ledger], *, at_rest: bool) -> None:
-        """Raise BreachError unless all is well. ``at_rest``: no server runs, and what is due may be done."""
+        """Raise BreachError unless everything is right. ``at_rest``: no server runs, and what is due may be done."""
         with Kms(wiring.core_of(self._settings, self._shift.now)) as kms:
             self._keys(kms, ledgers, swept=not at_rest)
             self._differences(kms)
@@ -85,9 +85,9 @@ class Inspector:
         self._works(kms, key, works=key.works(self._shift.now()))
         if key.state.must(GONE):
             return
-        found = self._tags(kms, key.key_id)
+        tags = self._tags(kms, key.key_id)
         for name, known in key.tags.items():
-            known.seen(found.get(name), f"tag {name} of {key.key_id}")
+            known.seen(tags.get(name), f"tag {name} of {key.key_id}")
         self._rotations(kms, key)
         self._grants(kms, key)
         self._replica(kms, key)
@@ -104,35 +104,35 @@ class Inspector:
             return
         if works:
             kms.encrypt(EncryptRequest(key_id=key.key_id, plaintext=b"as before"))
-        for each in key.sealed:
+        for ciphertext in key.sealed:
             try:
-                request = DecryptRequest(ciphertext_blob=base64.b64decode(each.blob))
+                request = DecryptRequest(ciphertext_blob=base64.b64decode(ciphertext.blob))
                 opened = kms.decrypt(request).plaintext
             except HsmKmsError as exc:
                 if works:
-                    raise BreachError(f"{key.key_id} does not open {each}: {exc.code} {exc}") from exc
+                    raise BreachError(f"{key.key_id} does not open {ciphertext}: {exc.code} {exc}") from exc
                 continue
-            if not works or opened != each.plaintext:
-                raise BreachError(f"{key.key_id} ({key.state.values}) has opened {each} as {opened!r}")
+            if not works or opened != ciphertext.plaintext:
+                raise BreachError(f"{key.key_id} ({key.state.values}) has opened {ciphertext} as {opened!r}")
 
     @staticmethod
     def _tags(kms: Kms, key_id: str) -> dict[str, str]:
-        found = kms.list_resource_tags(ListResourceTagsRequest(key_id=key_id)).tags
-        return {each.tag_key: each.tag_value for each in found}
+        tags = kms.list_resource_tags(ListResourceTagsRequest(key_id=key_id)).tags
+        return {tag.tag_key: tag.tag_value for tag in tags}
 
     @staticmethod
     def _rotations(kms: Kms, key: Key) -> None:
         if key.material is not None or not {ENABLED, DISABLED} & set(key.state.values):
             return
-        found = len(kms.list_key_rotations(ListKeyRotationsRequest(key_id=key.key_id)).rotations)
-        if not key.rotations <= found <= key.rotations + key.unanswered_rotations:
-            raise BreachError(f"{key} has rotated {found} times")
-        key.unanswered_rotations -= found - key.rotations
-        key.rotations = found
+        rotations = len(kms.list_key_rotations(ListKeyRotationsRequest(key_id=key.key_id)).rotations)
+        if not key.rotations <= rotations <= key.rotations + key.unanswered_rotations:
+            raise BreachError(f"{key} has rotated {rotations} times")
+        key.unanswered_rotations -= rotations - key.rotations
+        key.rotations = rotations
 
     def _grants(self, kms: Kms, key: Key) -> None:
-        found = kms.list_grants(ListGrantsRequest(key_id=key.key_id)).grants
-        by_name = {each.name: each.grant_id for each in found}
+        grants = kms.list_grants(ListGrantsRequest(key_id=key.key_id)).grants
+        by_name = {grant.name: grant.grant_id for grant in grants}
         for name, known in key.grants.items():
             known.seen(name in by_name, f"grant {name} of {key.key_id}")
             if name in by_name:
@@ -149,21 +149,21 @@ class Inspector:
         if not key.multi_region:
             return
         there = local_root(self._settings.account_id, self._other)
-        found = _succeeds(lambda: kms.describe_key(DescribeKeyRequest(key_id=key.key_id), there))
-        key.replicated.seen(found, f"replica of {key.key_id}")
-        for each in key.sealed if found else ():
+        is_there = _succeeds(lambda: kms.describe_key(DescribeKeyRequest(key_id=key.key_id), there))
+        key.replicated.seen(is_there, f"replica of {key.key_id}")
+        for each in key.sealed if is_there else ():
             opened = kms.decrypt(DecryptRequest(ciphertext_blob=base64.b64decode(each.blob)), there).plaintext
             if opened != each.plaintext:
                 raise BreachError(f"the replica of {key.key_id} has opened {each} as {opened!r}")
 
     @staticmethod
-    def _aliases(found: dict[str, str | None], ledger: Ledger) -> None:
-        gone = {each.key_id for each in ledger.keys if GONE in each.state.values}
-        gone |= {each.key_id for each in ledger.buried}
+    def _aliases(stored: dict[str, str | None], ledger: Ledger) -> None:
+        gone = {key.key_id for key in ledger.keys if GONE in key.state.values}
+        gone |= {dead_key.key_id for dead_key in ledger.buried}
         for name, known in ledger.aliases.items():
             if gone & set(known.values):
                 known.may_be(None)  # it went with its key
-            known.seen(found.get(name), f"alias {name}")
+            known.seen(stored.get(name), f"alias {name}")
 
     # -- token ------------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class Inspector:
     @staticmethod
     def _maintain(kms: Kms) -> None:
         report = kms.operator.maintain()
-        wrong = [each for each in report.steps if each.outcome not in (StepOutcome.DONE, StepOutcome.GONE)]
+        wrong = [step for step in report.steps if step.outcome not in (StepOutcome.DONE, StepOutcome.GONE)]
         if report.busy or report.doubt or wrong:
             raise BreachError(f"maintenance: busy {report.busy}, doubt {report.doubt}, {wrong}")
 
@@ -201,12 +201,12 @@ class Inspector:
 
     def _new_request_ids(self, kms: Kms) -> Iterable[str]:
         for parts in audit_files.segments(kms.operator.audit.folder).values():
-            for each in parts:
-                with each.path.open("rb") as file:
-                    file.seek(self._read.get(each.path, 0))
+            for part in parts:
+                with part.path.open("rb") as file:
+                    file.seek(self._read.get(part.path, 0))
                     data = file.read()
                 data = data[: data.rfind(b"\n") + 1]
-                self._read[each.path] = self._read.get(each.path, 0) + len(data)
+                self._read[part.path] = self._read.get(part.path, 0) + len(data)
                 yield from (json.loads(line)["record"].get("requestID") for line in data.splitlines())
 
 
@@ -214,22 +214,22 @@ def integrity(kms: Kms) -> None:
     """SQLite finds nothing wrong with either file, no row lacks what it refers to, and all are as they were sealed."""
     for database in (kms._core.store.meta, kms._core.store.log):
         with database.reading() as conn:
-            found = [row[0] for row in conn.exec_driver_sql("PRAGMA integrity_check")]
+            results = [row[0] for row in conn.exec_driver_sql("PRAGMA integrity_check")]
             broken = list(conn.exec_driver_sql("PRAGMA foreign_key_check"))
-        if found != ["ok"] or broken:
-            raise BreachError(f"{database.file}: {found}, {broken}")
+        if results != ["ok"] or broken:
+            raise BreachError(f"{database.file}: {results}, {broken}")
     faults = kms.operator.audit.verify_rows()
     if faults:
         raise BreachError(f"rows that are not as they were sealed: {faults}")
 
 
 def _aliases(kms: Kms) -> dict[str, str | None]:
-    request, found = ListAliasesRequest(limit=100), {}
+    request, aliases = ListAliasesRequest(limit=100), {}
     while True:
         page = kms.list_aliases(request)
-        found |= {each.alias_name: each.target_key_id for each in page.aliases}
+        aliases |= {alias.alias_name: alias.target_key_id for alias in page.aliases}
         if not page.truncated:
-            return found
+            return aliases
         request = replace(request, marker=page.next_marker)
 
 

@@ -1,6 +1,6 @@
 """What must be true of an installation, as its clients know it: what was answered, and what was not.
 
-What a client did not hear the end of leaves two possibilities; the next look decides, and from then on it must stay so.
+A call without a response leaves two possibilities; the next check decides, and from then on it must stay so.
 """
 
 from datetime import datetime, timedelta
@@ -52,14 +52,14 @@ class Known(Generic[T]):
 
 
 class Sealed(Struct, frozen=True):
-    """A ciphertext that somebody was given, in base64, and what is in it."""
+    """An acknowledged ciphertext in base64, and its plaintext."""
 
     blob: str
     plaintext: bytes
 
 
 class Key(Struct):
-    """A key that somebody was told of."""
+    """An acknowledged key."""
 
     key_id: str
     state: Known[str]
@@ -85,12 +85,12 @@ class Key(Struct):
         if over and PENDING_IMPORT not in self.state.values:
             self.state.may_be(PENDING_IMPORT)
         if now > self.valid_to + NEARLY:
-            self.state.values = [each for each in self.state.values if each not in over] or [PENDING_IMPORT]
+            self.state.values = [value for value in self.state.values if value not in over] or [PENDING_IMPORT]
             self.valid_to = None
 
     def end_waiting(self) -> None:
         """The waiting period of a deletion is over."""
-        self.state.values = [GONE if each == PENDING_DELETION else each for each in self.state.values]
+        self.state.values = [GONE if value == PENDING_DELETION else value for value in self.state.values]
 
     def works(self, now: datetime) -> bool | None:
         """Whether it can be used; None if that is not certain."""
@@ -109,7 +109,7 @@ class Ledger(Struct):
     """Deleted keys, which must never work again."""
     aliases: dict[str, Known[str | None]] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
-    """Ids of requests that were answered since the last look at the audit log."""
+    """Ids of requests that were answered since the last check of the audit log."""
     shared_tags: dict[str, Known[str | None]] = field(default_factory=dict)
     """Tags of this client on the key that all clients change."""
     calls: int = 0
@@ -119,5 +119,5 @@ class Ledger(Struct):
 
     def jump(self) -> None:
         """The clock went forward by more than any waiting period."""
-        for each in self.keys:
-            each.end_waiting()
+        for key in self.keys:
+            key.end_waiting()

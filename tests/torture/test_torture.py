@@ -24,21 +24,21 @@ def torture(*options: str) -> str:
 
 
 def test_kills() -> None:
-    """Whatever is killed under load, all that was answered is there and works, and nothing that ended does."""
-    said = torture("--rounds", "4", "--seed", "1")
-    assert "4 rounds" in said
-    assert "no breach" in said
+    """After any kill under load every acknowledged object exists and works, and nothing works that has ended."""
+    output = torture("--rounds", "4", "--seed", "1")
+    assert "4 rounds" in output
+    assert "no breach" in output
 
 
 def test_swapped_token() -> None:
     """Another token in the place of the right one, under load: nothing that was answered is lost, nor made on it."""
-    said = torture("--rounds", "4", "--seed", "5", "--only", "token")
-    assert "no breach" in said
-    assert "4 token" in said
+    output = torture("--rounds", "4", "--seed", "5", "--only", "token")
+    assert "no breach" in output
+    assert "4 token" in output
 
 
 def test_many_processes() -> None:
     """Four workers and commands on one database and token: no lock reaches a client, and no update is lost."""
-    said = torture("--no-kill", "--seconds", "4", "--workers", "4", "--seed", "2")
-    assert "no breach" in said
-    assert " 0 unanswered" in said
+    output = torture("--no-kill", "--seconds", "4", "--workers", "4", "--seed", "2")
+    assert "no breach" in output
+    assert " 0 unanswered" in output

@@ -1,4 +1,4 @@
-"""Kill -9 of processes, and a token that is swapped, at random moments of a mixed load; then look at everything.
+"""Kill -9 of processes, and a token that is swapped, at random moments of a mixed load; then check everything.
 
 Killed are workers, the whole server and commands; for the token another one is put in its place for a while.
 
@@ -85,16 +85,19 @@ class Torture:
     @property
     def summary(self) -> str:
         """What was done so far."""
-        calls, unanswered = sum(each.calls for each in self.ledgers), sum(each.unanswered for each in self.ledgers)
+        calls, unanswered = (
+            sum(ledger.calls for ledger in self.ledgers),
+            sum(ledger.unanswered for ledger in self.ledgers),
+        )
         killed = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
-        again = sum(each.again for each in self.ledgers)
+        again = sum(ledger.again for ledger in self.ledgers)
         return (
             f"{calls} calls, {unanswered} unanswered, {again} asked again; killed or swapped: {killed}; "
             f"mended: {self._inspector.mended}"
         )
 
     def round(self) -> None:
-        """Load, a kill, and a look at everything; BreachError if anything is not as it must be."""
+        """Load, a kill, and a check of everything; BreachError if anything is not as it must be."""
         server = self._server or self._start()
         kind = self._random.choices(list(self._kinds), list(self._kinds.values()))[0] if self._killing else "nothing"
         lasting = self._random.uniform(0.05, 0.8)
@@ -103,11 +106,11 @@ class Torture:
             self._kill(server, kind, load)
         self.kills[kind] += 1
         if self._server is not None and server.process.poll() is not None:
-            raise BreachError(f"the server has ended: {server.said[-3000:]}")
-        said = server.said
+            raise BreachError(f"the server has ended: {server.log_text[-3000:]}")
+        server_log = server.log_text
         # Workers without a parent may complain: each ends in the middle of whatever it does.
-        if ("Traceback" in said and kind != "parent") or "locked" in said:
-            raise BreachError(f"the server said: {said[-3000:]}")
+        if ("Traceback" in server_log and kind != "parent") or "locked" in server_log:
+            raise BreachError(f"the server said: {server_log[-3000:]}")
         at_rest = self._server is None
         if at_rest:
             # Long enough for turns and for what is under way to be over; at times for waiting periods as well.
@@ -118,12 +121,12 @@ class Torture:
         self._inspector.look(self.ledgers, at_rest=at_rest)
 
     def load(self, seconds: float) -> None:
-        """Load alone, and a look at everything."""
+        """Load alone, and a check of everything."""
         server = self._server or self._start()
         with _Load(self._callers(server)) as load:
             load.wait(seconds)
-        if server.process.poll() is not None or "Traceback" in server.said or "locked" in server.said:
-            raise BreachError(f"the server said: {server.said[-3000:]}")
+        if server.process.poll() is not None or "Traceback" in server.log_text or "locked" in server.log_text:
+            raise BreachError(f"the server said: {server.log_text[-3000:]}")
         self._inspector.look(self.ledgers, at_rest=False)
 
     def close(self) -> None:
@@ -152,17 +155,17 @@ class Torture:
             return fuses.uniform(0.05, 1.0) if self._killing and fuses.random() < 0.6 else None
 
         clients: list[tuple[Actor, Caller]] = [
-            (each, HttpCaller(server.port, REGION, self._access_key, self._shift)) for each in self._actors
+            (actor, HttpCaller(server.port, REGION, self._access_key, self._shift)) for actor in self._actors
         ]
         return [*clients, (self._commander, CommandCaller(self.site, self._shift, fuse))]
 
     def _kill(self, server: Served, kind: str, load: "_Load") -> None:
         if kind == "worker":
-            for each in sorted(server.workers())[:1]:
-                self._kill_one(each)
+            for worker in sorted(server.workers())[:1]:
+                self._kill_one(worker)
         elif kind == "workers":
-            for each in server.workers():
-                self._kill_one(each)
+            for worker in server.workers():
+                self._kill_one(worker)
         elif kind == "command":
             for _ in range(2):
                 fuse = self._random.uniform(0.2, 0.9)
@@ -192,7 +195,7 @@ class Torture:
         else:
             server.process.kill()
             server.process.wait()
-            until(lambda: not any(Path(f"/proc/{each}").exists() for each in workers))
+            until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
         self._server = None
 
     @staticmethod
@@ -208,34 +211,34 @@ class Torture:
 
 
 class _Load:
-    """Threads that call until they are told to stop; what went wrong in one of them is raised at the end."""
+    """Threads that call until they are stopped; an exception of one of them is raised at the end."""
 
     def __init__(self, callers: list[tuple[Actor, Caller]]) -> None:
         self._stop = threading.Event()
         self._wrong: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._work, args=each) for each in callers]
+        self._threads = [threading.Thread(target=self._work, args=caller) for caller in callers]
 
     def __enter__(self) -> Self:
-        for each in self._threads:
-            each.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for each in self._threads:
-            each.join()
+        for thread in self._threads:
+            thread.join()
         if self._wrong:
             raise self._wrong[0]
 
     def _work(self, actor: Actor, caller: Caller) -> None:
         try:
             actor.work(caller, self._stop)
-        except BaseException as exc:  # noqa: BLE001 - it is raised where somebody waits
+        except BaseException as exc:  # noqa: BLE001 - it is raised again by the thread that waits
             self._wrong.append(exc)
             self._stop.set()
 
     def wait(self, seconds: float) -> None:
-        """Let it go on for so long, or until something is wrong."""
+        """Let it run for so long, or until something is wrong."""
         self._stop.wait(seconds)
 
     def stop(self) -> None:

@@ -1,17 +1,19 @@
 """Parse option values as the aws CLI does: blobs, files, maps, lists and structures."""
 
 import base64
-import binascii
 import codecs
 import os
 import re
 import sys
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import inspect
 
+from hsmkms.cli.api import shorthand
 from hsmkms.errors import ValidationException
 from hsmkms.model.ids import ALIAS_PREFIX, is_key_id
 
@@ -26,21 +28,39 @@ _MARKS: Final = {
 KEY_HELP: Final = "Key id, key ARN, alias or alias ARN."
 
 _JSON_STARTS: Final = ("{", "[")
+_STANDARD_INPUT: Final = frozenset({"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 
 
-def blob(option: str, value: str) -> bytes:
-    """Read bytes from base64, from ``fileb://FILE``, or from standard input for ``-``."""
+class BinaryFormat(StrEnum):
+    """The value of ``--cli-binary-format``: how bytes stand on the command line or in ``file://FILE``."""
+
+    BASE64 = "base64"
+    RAW = "raw-in-base64-out"
+
+
+def blob(option: str, value: str, form: BinaryFormat = BinaryFormat.BASE64) -> bytes:
+    """Read bytes from base64, ``file://FILE`` with base64, ``fileb://FILE``, or from standard input for ``-``.
+
+    Base64 may have line breaks, as the program `base64` writes them.
+    """
     if value == "-":
         return sys.stdin.buffer.read()
     if value.startswith(_BINARY_FILE):
         return _read(option, value.removeprefix(_BINARY_FILE))
-    if value.startswith(_TEXT_FILE):
-        raise ValidationException(f"{option} takes bytes: write fileb:// instead of file://.")
+    if form is BinaryFormat.RAW:
+        return text(option, value).encode(errors="surrogateescape")
+    path = value.removeprefix(_TEXT_FILE)
+    in_file = path != value
     try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as exc:
+        return base64.b64decode(b"".join((_read(option, path) if in_file else value.encode()).split()), validate=True)
+    except ValueError as exc:
+        if in_file:
+            raise ValidationException(
+                f"{option}: {path} is not base64: write {_BINARY_FILE}{path} for the bytes of the file itself."
+            ) from exc
         raise ValidationException(
-            f"{option} is not base64: pass base64, fileb://FILE for the bytes of a file, or - for standard input."
+            f"{option} is not base64: pass base64 or file://FILE with base64, fileb://FILE for the bytes of a file, "
+            "or - for standard input."
         ) from exc
 
 
@@ -82,17 +102,18 @@ def instant(option: str, value: str) -> datetime:
 
 
 def mapping(option: str, value: str) -> dict[str, str]:
-    """Parse ``key=value,key=value`` or a JSON object of strings."""
+    """Parse ``key=value,key=value``, with quotes around a value that has commas, or a JSON object of strings."""
     value = text(option, value)
     if value.lstrip().startswith(_JSON_STARTS):
         decoded: dict[str, str] = _json(option, value, dict[str, str])
         return decoded
-    pairs: dict[str, str] = {}
-    for part in value.split(","):
-        key, separator, member = part.partition("=")
-        if not separator:
-            raise ValidationException(f"{option}: {part!r} is not key=value (or pass a JSON object).")
-        pairs[key] = member
+    pairs = _shorthand(option, value)
+    for key, member in pairs.items():
+        if not isinstance(member, str):
+            raise ValidationException(
+                f"{option}: the value of {key!r} is a list or a structure, but a text is expected: put quotes around "
+                "a value that has commas or brackets, or pass a JSON object."
+            )
     return pairs
 
 
@@ -104,12 +125,23 @@ def items(option: str, values: list[str], kind: Any) -> list[Any]:  # noqa: ANN4
         return decoded
     if kind is str:
         return values
-    return [_structure(option, each, kind) for each in values]
+    return [structure(option, each, kind) for each in values]
 
 
 def structure(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see items
     """Parse one structure: JSON, or ``Member=value,Member=value``."""
-    return _structure(option, text(option, value), kind)
+    value = text(option, value)
+    if value.lstrip().startswith("{"):
+        return _json(option, value, kind)
+    return fitted(option, _shorthand(option, value), kind)
+
+
+def fitted(option: str, value: Any, kind: Any) -> Any:  # noqa: ANN401 - see items
+    """Convert plain values to a type: a member that the type does not have is refused by its name."""
+    try:
+        return msgspec.convert(_checked(option, value, inspect.type_info(kind)), kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise ValidationException(f"{option}: {exc}") from exc
 
 
 def json_object(option: str, value: str) -> dict[str, Any]:
@@ -130,24 +162,42 @@ def alias_name(value: str) -> str:
     return value if value.startswith(ALIAS_PREFIX) else ALIAS_PREFIX + value
 
 
-def _structure(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see items
-    if value.lstrip().startswith("{"):
-        return _json(option, value, kind)
+def _shorthand(option: str, value: str) -> dict[str, Any]:
     try:
-        return msgspec.convert(mapping(option, value), kind)
-    except msgspec.ValidationError as exc:
-        raise ValidationException(f"{option}: {exc}") from exc
+        return shorthand.parse(value)
+    except shorthand.ShorthandError as exc:
+        raise ValidationException(f"{option}: {exc} (or pass a JSON object).") from exc
 
 
 def _json(option: str, value: str, kind: Any) -> Any:  # noqa: ANN401 - see items
     try:
-        return msgspec.json.decode(value, type=kind)
-    except (msgspec.DecodeError, UnicodeError) as exc:
-        raise ValidationException(f"{option} is not the JSON that is expected there: {exc}") from exc
+        decoded = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise ValidationException(f"{option} is not JSON: {exc}") from exc
+    return fitted(option, decoded, kind)
+
+
+def _checked(option: str, value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - see items
+    """Return the value with single values where lists are expected put into lists; raise for unknown members."""
+    if isinstance(kind, inspect.UnionType):
+        kind = next(each for each in kind.types if not isinstance(each, inspect.NoneType))
+    if isinstance(kind, inspect.StructType) and isinstance(value, dict):
+        members = {each.encode_name: each.type for each in kind.fields}
+        for name in value:
+            if name not in members:
+                known = ", ".join(members)
+                raise ValidationException(f"{option}: there is no member {name!r}; there is: {known}.")
+        return {name: _checked(option, each, members[name]) for name, each in value.items()}
+    if isinstance(kind, inspect.ListType):
+        values = value if isinstance(value, list) else [value]
+        return [_checked(option, each, kind.item_type) for each in values]
+    return value
 
 
 def _read(option: str, path: str) -> bytes:
     try:
+        if path in _STANDARD_INPUT:
+            return sys.stdin.buffer.read()
         return Path(os.path.expanduser(path)).read_bytes()  # noqa: PTH111 - Path.expanduser raises for unknown users
     except OSError as exc:
         raise ValidationException(f"{option}: {path} cannot be read ({exc.strerror}).") from exc

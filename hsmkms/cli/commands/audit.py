@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hsmkms.cli.options import Common, StatusError, named, with_common
+from hsmkms.cli.commands import audit_export
+from hsmkms.cli.commands.audit_export import ExportFormat, Summary
+from hsmkms.cli.commands.audit_filters import Filters, check_names, note_emptiness, wanted_of
+from hsmkms.cli.options import Common, StatusError, named, note, with_common
 from hsmkms.errors import ModuleError, NotFoundException, PinError, TokenError, TokenNotFoundError
 
 if TYPE_CHECKING:
@@ -47,7 +50,10 @@ def tail(
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - help must not pay for it
 
-    common.show({"Records": audit_reading.tail(_folder(common), lines)})
+    records = audit_reading.tail(_folder(common), lines)
+    if not records:
+        note(["the audit log has no records"])
+    common.show({"Records": records})
 
 
 @with_common("config", "output", "query")
@@ -67,24 +73,58 @@ def show(
     common.show({"Records": records})
 
 
-@with_common("config")
+@with_common("config", "query")
 def export(
     common: Common,
     *,
-    start_time: Annotated[str | None, typer.Option("--start-time", help="2026-01-02T03:04:05Z, or a part.")] = None,
+    start_time: Annotated[
+        str | None, typer.Option("--start-time", help="Only records since then: 2026-01-02, 7d, yesterday. UTC.")
+    ] = None,
     end_time: Annotated[str | None, typer.Option("--end-time", help="Only records before this time.")] = None,
     event_name: Annotated[str | None, typer.Option("--event-name", help="Only this operation, e.g. Decrypt.")] = None,
-    key_id: Annotated[str | None, typer.Option("--key-id", help="Only records about this key (id or ARN).")] = None,
+    key_id: Annotated[
+        str | None, typer.Option("--key-id", help="Only records about this key: id, ARN, or its alias.")
+    ] = None,
+    principal: Annotated[
+        str | None, typer.Option("--principal", help="Only requests of this user (name or ARN), or of root.")
+    ] = None,
+    outcome: Annotated[
+        str | None, typer.Option("--outcome", help="Only success, only error, or only this error code.")
+    ] = None,
+    summary: Annotated[
+        Summary | None, typer.Option("--summary", help="Count the records by this instead of printing them.")
+    ] = None,
+    form: Annotated[
+        ExportFormat | None, typer.Option("--format", help="Default: jsonl; of a summary at a terminal: table.")
+    ] = None,
 ) -> None:
     """Print records as JSON lines ordered by time, in CloudTrail's format.
 
-    Example: hsmkms audit export --start-time 2026-01-02 --event-name Decrypt
+    --query is applied to each record. An answer without records says how many were looked at.
+
+    Example: hsmkms audit export --start-time 7d --event-name Decrypt --summary principal
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see tail
 
-    wanted = audit_reading.Wanted(start_time=start_time, end_time=end_time, event_name=event_name, key=key_id)
-    for record in audit_reading.export(_folder(common), wanted):
-        sys.stdout.buffer.write(record + b"\n")
+    filters = Filters(
+        start_time=start_time,
+        end_time=end_time,
+        event_name=event_name,
+        key_id=key_id,
+        principal=principal,
+        outcome=outcome,
+    )
+    settings = wiring.load_settings(common.config)
+    records = audit_reading.export(wiring.audit_folder(settings), wanted_of(filters, settings))
+    check_names(filters, records.seen)
+    if summary is None:
+        count = audit_export.write(records, form or ExportFormat.JSONL, common.query)
+    else:
+        usual = ExportFormat.TABLE if sys.stdout.isatty() and common.query is None else ExportFormat.JSONL
+        count = audit_export.write_summary(records, summary, form or usual, common.query)
+    if not count:
+        note_emptiness(filters, records.seen)
 
 
 @with_common("config", "output", "query")

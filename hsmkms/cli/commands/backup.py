@@ -183,11 +183,17 @@ def _private_keys(file: Path | None) -> "PrivateKeys | None":
     from hsmkms.cli.commands.age_prompts import AgePerson  # noqa: PLC0415 - see backup
     from hsmkms.cli.files.material_files import warn_if_open  # noqa: PLC0415 - see backup
     from hsmkms.cli.files.private_keys import pkcs8  # noqa: PLC0415 - see backup
-    from hsmkms.service.backup.age_keys import identity_of, is_identity_file, read_identities  # noqa: PLC0415 - see backup
+    from hsmkms.service.backup.age_keys import (  # noqa: PLC0415 - see backup
+        check_private,
+        identity_of,
+        is_identity_file,
+        read_identities,
+    )
 
     with suppress(OSError):
         warn_if_open(str(file), file.stat().st_mode)
     data = _read(file)
+    check_private(str(file), data)
     if is_identity_file(data):
         return read_identities(str(file), data, AgePerson())
     with pkcs8(str(file), bytearray(data)) as der:

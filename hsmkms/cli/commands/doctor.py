@@ -5,7 +5,7 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -38,9 +38,10 @@ _MOST_SESSIONS: Final = 0.9
 
 
 class Outcome(StrEnum):
-    """How a check ended. Only WRONG sets the status to 1."""
+    """How a check ended. Only WRONG sets the status to 1. SKIPPED: an earlier check names what prevents it."""
 
     OK = "ok"
+    SKIPPED = "not checked"
     WARNING = "warning"
     WRONG = "wrong"
 
@@ -120,7 +121,7 @@ def doctor(
     with ExitStack() as exits:
         context = CheckContext(settings, exits)
         checks = UNFINISHED if _is_unfinished(settings, retried=retry_pin) else CHECKS
-        verdicts = {name: _judge(check, context) for name, check in checks.items()}
+        verdicts = _judge_all(checks, context)
     rows = [{"Check": name, "Outcome": each.outcome, "Detail": each.detail} for name, each in verdicts.items()]
     common.show({"Checks": rows})
     if any(each.outcome is Outcome.WRONG for each in verdicts.values()):
@@ -131,11 +132,22 @@ def _confirm(question: str) -> bool:
     return typer.confirm(question, err=True)
 
 
-def _judge(check: "Check", context: CheckContext) -> Verdict:
-    try:
-        return check(context)
-    except HsmKmsError as exc:
-        return Verdict(Outcome.WRONG, f"{type(exc).__name__}: {exc}")
+def _judge_all(checks: "Mapping[str, Check]", context: CheckContext) -> dict[str, Verdict]:
+    """Return each check's verdict; a fault that several meet is told by the first of them only."""
+    verdicts: dict[str, Verdict] = {}
+    reported: dict[str, str] = {}
+    for name, check in checks.items():
+        try:
+            verdicts[name] = check(context)
+        except HsmKmsError as exc:
+            sentence = f"{type(exc).__name__}: {exc}"
+            first = reported.setdefault(sentence, name)
+            verdicts[name] = (
+                Verdict(Outcome.WRONG, sentence)
+                if first == name
+                else Verdict(Outcome.SKIPPED, f"see the check {first!r}, which names what prevents this one")
+            )
+    return verdicts
 
 
 def _ok(detail: str) -> Verdict:
@@ -327,6 +339,8 @@ def _files(context: CheckContext) -> Verdict:
         weak_point = ownership.weakness(path)
         if weak_point is not None:
             raise StoreError(f"{path} can be changed by another user: {weak_point}")
+    pins = {each.pin.file for each in settings.tokens if each.pin.file is not None}  # root's, passed by systemd
+    ownership.check_usable("the installation's file", settings.data_dir, besides=pins)
     left = [each for each in settings.data_dir.iterdir() if each.name.startswith(_LEFTOVERS)]
     if left:
         return _warning(

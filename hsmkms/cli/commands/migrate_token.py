@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hsmkms.cli.api.confirmations import at_a_terminal
+from hsmkms.cli.commands import older_material
 from hsmkms.cli.commands.token import PANEL
 from hsmkms.cli.files.progress import progress
 from hsmkms.cli.options import Common, named, with_common
 from hsmkms.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hsmkms.service.operator.clones import Clone
+    from hsmkms.service.operator.migration import TokenStanding
+    from hsmkms.service.operator.older_material import OlderMaterial
     from hsmkms.service.operator.operator import Operator
 
 RENEW = (
@@ -34,16 +39,35 @@ def register(app: typer.Typer) -> None:
 def list_tokens(common: Common) -> None:
     """List the installation's tokens: which is the home, where keys are created, what each holds, and which are away.
 
-    Also lists the keys that still need a former home, and why. Status 1 if a token is away.
+    Tokens of the configuration that the installation does not use yet are listed too, without an id. Also lists the
+    keys that still need a former home, why, and how many encryptions their older material there has made. Status 1 if a
+    token is away.
 
     Example: hsmkms list-tokens
     """
     with common.open() as kms:
         standings = kms.operator.tokens()
         left = kms.operator.left_behind()
-    common.show({"Tokens": [named(each) for each in standings], "Left": [named(each) for each in left]})
-    if any(each.away for each in standings):
+        unused = _unused(common, kms.operator, standings)
+    shown = [*map(named, standings), *unused]
+    common.show({"Tokens": shown, "Left": [named(each) for each in left]})
+    if any(each["Away"] for each in shown):
         sys.exit(1)
+
+
+def _unused(common: Common, operator: "Operator", standings: "Sequence[TokenStanding]") -> list[dict[str, Any]]:
+    """Return rows for the tokens of the configuration that the installation does not use yet; each is tried."""
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
+    from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see above
+
+    settings = wiring.load_settings(common.config)
+    known = [(each.label, each.serial) for each in standings]
+    rows = []
+    for each in token_wiring.unused_tokens(settings, known, operator.check_target):
+        row = {"TokenId": None, "Label": each.label, "Serial": each.serial, "Home": False, "Objects": 0}
+        advice = each.refused or f"migrate-token --to {each.label or each.serial} makes it the home"
+        rows.append(row | {"Away": each.away, "Next": advice})
+    return rows
 
 
 @with_common("config", "output", "query")
@@ -137,33 +161,44 @@ def forget_token(
     token: Annotated[
         str, typer.Option("--token", metavar="TOKEN", help="Label or serial, as `hsmkms list-tokens` shows it.")
     ],
+    abandon_older_material: Annotated[
+        bool,
+        typer.Option("--abandon-older-material", help="No ciphertext needs the older key material on it any more."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove a former home token from the installation; refused with a list while anything needs it.
 
-    The installation's own keys on it are destroyed if it can be reached. Remove its [[token]] from the configuration
-    afterwards.
+    The installation's own keys on it are destroyed if it can be reached. With --abandon-older-material you state that
+    no ciphertext needs the older key material on it (list-older-material): such ciphertext is refused from then on. The
+    audit log records it, and nothing on the token is destroyed: a backup from before makes it usable again. Remove its
+    [[token]] from the configuration afterwards.
 
     Example: hsmkms forget-token --token old-hsm
     """
     with common.open() as kms:
-        row = kms.operator.find_forgettable(token)
+        row = kms.operator.find_forgettable(token, abandoning=abandon_older_material)
         if not yes:
-            _ask_to_forget(row.label, row.serial)
-        forgotten = kms.operator.forget_token(row)
+            _ask_to_forget(
+                row.label, row.serial, kms.operator.find_older_material(token) if abandon_older_material else []
+            )
+        forgotten = kms.operator.forget_token(row, abandoning=abandon_older_material)
     hint = f"remove the [[token]] with label {row.label!r} (serial {row.serial}) from the configuration"
     common.show(named(forgotten) | {"Next": hint})
 
 
-def _ask_to_forget(label: str, serial: str) -> None:
+def _ask_to_forget(label: str, serial: str, older: "Sequence[OlderMaterial]") -> None:
     if not at_a_terminal():
         raise ConfigurationError("forget-token asks at a terminal: run it there, or with --yes")
-    typer.confirm(
-        f"The installation's own keys on {label!r} (serial {serial}) are destroyed: no backup from before the "
-        "migration can be restored afterwards. Go on?",
-        abort=True,
-        err=True,
+    older_material.show(older)
+    effect = (
+        f"{len(older)} older key materials on {label!r} (serial {serial}) are abandoned: ciphertext that needs "
+        "them is refused from then on"
+        if older
+        else f"The installation's own keys on {label!r} (serial {serial}) are destroyed: no backup from before "
+        "the migration can be restored afterwards"
     )
+    typer.confirm(f"{effect}. Go on?", abort=True, err=True)
 
 
 def _ask_for_clone(clone: "Clone") -> None:

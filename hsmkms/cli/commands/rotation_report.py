@@ -10,8 +10,6 @@ from hsmkms.cli.output import OutputFormat, default_format
 
 PANEL: Final = "Upkeep"
 
-_BAD: Final = frozenset({"overdue", "waiting", "expiring"})
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -22,10 +20,13 @@ def register(app: typer.Typer) -> None:
 def rotation_report(
     common: Common,
     *,
-    only_problems: Annotated[bool, typer.Option("--only-problems", help="Leave out keys that rotate on time.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Status 1 if a key is overdue, waiting or expiring.")] = False,
+    only_problems: Annotated[bool, typer.Option("--only-problems", help="Show only keys that need action.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Status 1 if a key needs action.")] = False,
 ) -> None:
     """Show every key's age, backing keys, next rotation, last use, and why it is overdue or cannot rotate.
+
+    Keys that need action: overdue, waiting for key material, with material that expires within 30 days (expiring), or
+    enabled, without automatic rotation and with material older than the rotation period (aged).
 
     The table has the most important columns; --output json has all.
 
@@ -33,8 +34,8 @@ def rotation_report(
     """
     with common.open() as kms:
         rows = [named(each) for each in kms.operator.rotation_report(common.region)]
-    problems = [each for each in rows if each["Posture"] in _BAD]
-    shown = [each for each in rows if each["Posture"] != "ok"] if only_problems else rows
+    problems = [each for each in rows if each["Problem"]]
+    shown = problems if only_problems else rows
     if (common.output or default_format()) is OutputFormat.TABLE and common.query is None:
         shown = [_short(each) for each in shown]
     common.show({"Keys": shown, "Problems": len(problems)})

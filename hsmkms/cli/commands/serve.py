@@ -45,6 +45,9 @@ def serve(
         bool | None,
         typer.Option("--log-requests/--no-log-requests", help="Log a line for each request.", show_default=False),
     ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Share the port with a running server of this installation, to replace it.")
+    ] = False,
     until_stdin_ends: Annotated[
         bool, typer.Option("--until-stdin-ends", help="With --dev: stop when standard input is closed.")
     ] = False,
@@ -53,6 +56,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the API of AWS KMS over HTTP until stopped. Settings are in [serve] of the configuration.
+
+    A port that something listens on already is refused. To replace a running server of this installation without
+    downtime, start the new one with --join, and stop the old one once the new one prints that it is listening.
 
     --dev needs nothing: token, keys and databases are created for this run and deleted afterwards.
 
@@ -86,4 +92,4 @@ def serve(
         settings = wiring.load_settings(common.config)
         settings = replace(settings, serve=replace(settings.serve, **given))
         check(settings)
-    server.serve(settings, reread=partial(wiring.load_settings, common.config))
+    server.serve(settings, reread=partial(wiring.load_settings, common.config), join=join)

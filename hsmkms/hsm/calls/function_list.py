@@ -9,6 +9,7 @@ only through lists that were registered when their module was loaded.
 """
 
 from collections.abc import Callable
+from ctypes import c_size_t
 from typing import Any, Final
 
 from pkcs11._pkcs11 import HasFuncList  # type: ignore[attr-defined]
@@ -122,7 +123,6 @@ class MessageFunctions:
 
 
 _registered: Final[dict[int, Functions]] = {}
-_ADDRESSES: Final = ffi.typeof("uintptr_t *")
 
 
 def register(address: int) -> Functions:
@@ -133,7 +133,7 @@ def register(address: int) -> Functions:
 
 def functions_of(session: Session) -> Functions:
     """Return the functions of the list through which python-pkcs11 opened this session."""
-    return _registered[ffi.cast(_ADDRESSES, id(session) + _HEAD)[0]]
+    return _registered[c_size_t.from_address(id(session) + _HEAD).value]
 
 
 def newest_list_of(session: Session) -> int:

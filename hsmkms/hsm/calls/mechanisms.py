@@ -51,36 +51,45 @@ def _gcm(parameter: GCMParams) -> tuple[Any, ...]:
     return built, iv, aad
 
 
-class _Gcm(threading.local):
-    """AES-GCM with parameters of the usual lengths, built once for each thread: this is the hottest path."""
+class _Gcm:
+    """AES-GCM with parameters of the usual lengths, and their memory as Python sees it."""
+
+    __slots__ = ("aad", "built", "iv", "parameters")
 
     def __init__(self) -> None:
-        self.iv, self.aad = ffi.new("CK_BYTE[]", _GCM_IV_BYTES), ffi.new("CK_BYTE[]", _GCM_AAD_BYTES)
-        self.parameters = ffi.new("CK_GCM_PARAMS *")
-        self.parameters.pIv, self.parameters.pAAD = self.iv, self.aad
-        self.parameters.ulIvLen, self.parameters.ulIvBits = _GCM_IV_BYTES, 8 * _GCM_IV_BYTES
-        self.pointer = ffi.new("CK_MECHANISM *")
-        self.pointer.mechanism, self.pointer.pParameter = Mechanism.AES_GCM, self.parameters
-        self.pointer.ulParameterLen = ffi.sizeof(self.parameters[0])
-        self.built = BuiltMechanism(self.pointer, ())
+        iv, aad = ffi.new("CK_BYTE[]", _GCM_IV_BYTES), ffi.new("CK_BYTE[]", _GCM_AAD_BYTES)
+        self.iv, self.aad = ffi.buffer(iv), ffi.buffer(aad)
+        parameters = self.parameters = ffi.new("CK_GCM_PARAMS *")
+        parameters.pIv, parameters.ulIvLen, parameters.ulIvBits = iv, _GCM_IV_BYTES, 8 * _GCM_IV_BYTES
+        parameters.pAAD, parameters.ulTagBits = aad, _GCM_TAG_BITS
+        pointer = ffi.new("CK_MECHANISM *")
+        pointer.mechanism, pointer.pParameter = Mechanism.AES_GCM, parameters
+        pointer.ulParameterLen = ffi.sizeof(parameters[0])
+        self.built = BuiltMechanism(pointer, (parameters, iv, aad))
+
+
+class _OfThread(threading.local):
+    """What is built once for each thread: AES-GCM is the hottest path."""
+
+    def __init__(self) -> None:
+        self.gcm = _Gcm()
 
 
 _GCM_IV_BYTES: Final = 12
 _GCM_AAD_BYTES: Final = 1024
-_gcm_of_thread: Final = _Gcm()
+_GCM_TAG_BITS: Final = 128
+_of_thread: Final = _OfThread()
 
 
-def gcm(iv: bytes, aad: bytes, tag_bits: int) -> BuiltMechanism:
-    """Build AES-GCM with an IV of the caller's; valid until the same thread builds the next one."""
+def gcm(iv: bytes, aad: bytes) -> BuiltMechanism:
+    """Build AES-GCM with an IV of the caller's and a tag of 16 bytes; valid until the same thread builds the next."""
     size = len(aad)
     if size > _GCM_AAD_BYTES or len(iv) != _GCM_IV_BYTES:
-        return mechanism(Mechanism.AES_GCM, GCMParams(iv, aad, tag_bits))
-    own = _gcm_of_thread
-    ffi.memmove(own.iv, iv, _GCM_IV_BYTES)
-    ffi.memmove(own.aad, aad, size)
-    parameters = own.parameters
-    parameters.ulAADLen = size
-    parameters.ulTagBits = tag_bits
+        return mechanism(Mechanism.AES_GCM, GCMParams(iv, aad, _GCM_TAG_BITS))
+    own = _of_thread.gcm
+    own.iv[:] = iv
+    own.aad[:size] = aad
+    own.parameters.ulAADLen = size
     return own.built
 
 

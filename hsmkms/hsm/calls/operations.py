@@ -33,10 +33,11 @@ _ZEROS: Final = bytes(ROOM)
 
 
 class Scratch(threading.local):
-    """Memory that a thread uses again for each call."""
+    """Memory that a thread uses again for each call. ``written``: that of ``out`` as Python sees it."""
 
     def __init__(self) -> None:
         self.out = ffi.new("CK_BYTE[]", ROOM)
+        self.written = ffi.buffer(self.out)
         self.length = ffi.new("CK_ULONG *")
 
 
@@ -102,25 +103,44 @@ def _operate(  # noqa: PLR0913 - a call of two steps, and its buffer
     exact: bool = False,
 ) -> bytes:
     """Begin an operation and finish it; written out for speed, since every request comes through here."""
-    scratch, size = SCRATCH, len(data)
-    length = scratch.length
-    if room > ROOM:
-        out = ffi.new("CK_BYTE[]", room)
-    else:
-        out, room = scratch.out, room if exact else ROOM
     code = begin(session, by.pointer, key)
     if code != CKR_OK:
         raise error_of(code)
+    if room > ROOM:
+        return _finish_large(finish, session, data, room, wipe=wipe)
+    scratch = SCRATCH
+    out, length = scratch.out, scratch.length
+    if not exact:
+        room = ROOM
     length[0] = room
-    code = finish(session, data, size, out, length)
-    if code == CKR_BUFFER_TOO_SMALL and room < length[0] <= MOST:
+    try:
+        code = finish(session, data, len(data), out, length)
+        written = length[0]
+        if code == CKR_OK and (written != ROOM or exact):
+            if written > room:
+                raise BufferTooSmallError
+            output: bytes = scratch.written[:written]
+            return output
+    finally:
         if wipe:
             overwrite(out, room)
-        room = length[0]
-        out = ffi.new("CK_BYTE[]", room)
-        code = finish(session, data, size, out, length)
-    elif code == CKR_OK and length[0] == ROOM and not exact and out is scratch.out:
-        code = CKR_FUNCTION_FAILED  # it has written nothing: none of our outputs is as long as the whole buffer
+    if code == CKR_BUFFER_TOO_SMALL and room < written <= MOST:
+        return _finish_large(finish, session, data, written, wipe=wipe, again=True)
+    # Without an error it has written nothing: none of our outputs is as long as the whole buffer.
+    raise error_of(code if code != CKR_OK else CKR_FUNCTION_FAILED)
+
+
+def _finish_large(
+    finish: Callable[..., int], session: int, data: bytes, room: int, *, wipe: bool, again: bool = False
+) -> bytes:
+    """Finish an operation whose output needs a buffer of its own; ``again``: the token has named this size."""
+    out, length = ffi.new("CK_BYTE[]", room), SCRATCH.length
+    length[0] = room
+    code = finish(session, data, len(data), out, length)
+    if code == CKR_BUFFER_TOO_SMALL and room < length[0] <= MOST and not again:
+        if wipe:
+            overwrite(out, room)
+        return _finish_large(finish, session, data, length[0], wipe=wipe, again=True)
     return _taken(code, out, length[0], room, wipe=wipe)
 
 

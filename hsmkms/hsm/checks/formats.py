@@ -10,7 +10,7 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
 from hsmkms.hsm.objects.cbc_pairs import NO_GCM
 from hsmkms.hsm.objects.objects import handle_of
-from hsmkms.hsm.probing.cbc import check_cbc, computes
+from hsmkms.hsm.probing.cbc import check_cbc, computes, takes_longest
 from hsmkms.hsm.probing.profile import FORMATS
 from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.token_check import Outcome
@@ -25,6 +25,7 @@ CBC_VECTOR: Final = {
 }
 """NIST SP 800-38A, section F.2.5 (CBC-AES256.Encrypt)."""
 
+SHORT_DATA: Final = "works, but not for 4,096 bytes with an encryption context of 8,192 bytes (CKR_DATA_LEN_RANGE)"
 _ADVICE: Final = "nothing, if no key material is to be imported for symmetric keys; else use a token that has AES-GCM"
 
 
@@ -49,6 +50,8 @@ def cbc(bench: Bench) -> Finding:
     right = _vector(bench)
     if right is False:
         return Finding(Outcome.FAILED, "differs from the published vector")
+    if not takes_longest(bench.session, bench.support):
+        return Finding(Outcome.LIMITED, SHORT_DATA, "keep encryption contexts short, and encrypt data keys alone")
     compared = [name for name, was in (("an independent computation", exact), ("a published vector", right)) if was]
     if compared:
         return Finding(Outcome.WORKS, f"equals {' and '.join(compared)}; a changed message is refused")

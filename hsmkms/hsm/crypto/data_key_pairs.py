@@ -4,6 +4,8 @@ A backing key cannot wrap, so the private key of a data key pair comes into this
 its KMS key. It is generated as a sensitive session object and leaves the token wrapped (AES-KWP, RFC 5649) under a
 single-use transport key. Where the token cannot wrap such keys, the pair is generated readable and read by attribute.
 Which way works is found out by the first pair of each key type.
+A private key is returned only after it has proven to belong to its public key: in this process or, for a parameter set
+of ML-KEM that ``cryptography`` lacks, on the token, with a session key made of the seed alone.
 Source of the attributes: PKCS #11 3.2, sections on RSA, elliptic curve and ML-KEM private keys; PKCS #8 is RFC 5958,
 and RFC 9935 for ML-KEM, whose private keys are returned as seeds.
 """
@@ -30,6 +32,7 @@ from pkcs11.types import Object, Session
 
 from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.ckr_names import ckr_name
+from hsmkms.hsm.crypto.kem import decapsulate, encapsulate_on_token
 from hsmkms.hsm.faults import is_loss, is_trouble
 from hsmkms.hsm.objects.handle_keys import BorrowedKey, create_object, generate_key_pair
 from hsmkms.hsm.objects.key_specs import EncapsulationKey, KeyFacts, public_half, subject_public_key_info
@@ -55,6 +58,13 @@ class DecapsulationKey(Protocol):
         """Encode the key by its seed."""
 
 
+class MlKemSeed(NamedTuple):
+    """An ML-KEM private key of a parameter set that ``cryptography`` has not: its seed, and its DER PKCS #8."""
+
+    seed: bytes
+    info: bytes
+
+
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey | DecapsulationKey
 
 UNREADABLE: Final = "the token made a key pair and gave no usable private key of it: check it with `hsmkms token-check`"
@@ -75,6 +85,18 @@ _TRANSPORT: Final = {
     Attribute.WRAP: True,
 }
 """Template of the transport key, which can only wrap."""
+
+
+_OF_SEED: Final = {
+    Attribute.CLASS: ObjectClass.PRIVATE_KEY,
+    Attribute.KEY_TYPE: KeyType.ML_KEM,
+    Attribute.TOKEN: False,
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+    Attribute.DECAPSULATE: True,
+}
+"""Template of the private key that is made of a seed, which can only decapsulate."""
 
 
 class DataKeyPair(NamedTuple):
@@ -148,13 +170,29 @@ def _made(session: Session, facts: KeyFacts, way: Way) -> DataKeyPair:
             if way.wrapping is None:
                 key = _READ[facts.key_type](facts, private)
             else:
-                key = _wrapped_out(session, way.wrapping, private)
+                key = _wrapped_out(session, way.wrapping, facts, private)
         except (ValueError, InvalidUnwrap, UnsupportedAlgorithm) as exc:  # NSS names Ed25519 as a curve of ECDSA
             raise UnreadableError(UNREADABLE) from exc
-        info = subject_public_key_info(key.public_key())
-        if facts.public is None or facts.public(public) != info:
+        if facts.public is None:
             raise UnreadableError(UNREADABLE)
-    return DataKeyPair(private_key_info(key), info)
+        info = facts.public(public)
+        if isinstance(key, MlKemSeed):
+            belongs = _opens(session, facts, key.seed, info)
+        else:
+            belongs = subject_public_key_info(key.public_key()) == info
+        if not belongs:
+            raise UnreadableError(UNREADABLE)
+    return DataKeyPair(key.info if isinstance(key, MlKemSeed) else private_key_info(key), info)
+
+
+def _opens(session: Session, facts: KeyFacts, seed: bytes, info: bytes) -> bool:
+    """Return whether the key of a seed recovers on the token what was encapsulated to a public key. PKCS11Error."""
+    made = create_object(session, {**_OF_SEED, **facts.parameters, Attribute.SEED: seed})
+    try:
+        encapsulated = encapsulate_on_token(session, facts, info)
+        return decapsulate(session, made.handle, encapsulated.ciphertext) == encapsulated.secret
+    finally:
+        discard(made)
 
 
 @contextmanager
@@ -185,14 +223,17 @@ def _session_pair(session: Session, facts: KeyFacts, *, sensitive: bool) -> Iter
 # -- wrapped under a transport key ----------------------------------------------------------------------------------
 
 
-def _wrapped_out(session: Session, mechanism: Mechanism, private: Object) -> PrivateKey:
+def _wrapped_out(session: Session, mechanism: Mechanism, facts: KeyFacts, private: Object) -> PrivateKey | MlKemSeed:
     secret = os.urandom(_TRANSPORT_KEY_BYTES)
     transport = create_object(session, {**_TRANSPORT, Attribute.VALUE: secret})
     try:
         wrapped = BorrowedKey(session, transport.handle).wrap(private, mechanism=mechanism)
     finally:
         discard(transport)
-    key = load_der_private_key(first_element(aes_key_unwrap_with_padding(secret, wrapped)), None)
+    info = first_element(aes_key_unwrap_with_padding(secret, wrapped))
+    if facts.key_type is KeyType.ML_KEM and info == _seed_info(facts, seed := info[-_SEED_BYTES:]):
+        return _of_seed(facts, seed)
+    key = load_der_private_key(info, None)
     if not isinstance(key, PrivateKey):
         raise UnreadableError(UNREADABLE)
     return key
@@ -236,35 +277,33 @@ def _read_ed25519(facts: KeyFacts, private: Object) -> PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(value[-facts.size :])  # some tokens return a DER OCTET STRING
 
 
-def _read_ml_kem(facts: KeyFacts, private: Object) -> PrivateKey:
+def _read_ml_kem(facts: KeyFacts, private: Object) -> PrivateKey | MlKemSeed:
     return _of_seed(facts, private[Attribute.SEED])
 
 
-def _of_seed(facts: KeyFacts, seed: bytes) -> PrivateKey:
-    """Return the ML-KEM key of a seed. UnsupportedAlgorithm if ``cryptography`` has none of this parameter set."""
+def _of_seed(facts: KeyFacts, seed: bytes) -> PrivateKey | MlKemSeed:
+    """Return the ML-KEM key of a seed: the seed itself if ``cryptography`` has none of this parameter set."""
     if len(seed) != _SEED_BYTES:
         raise ValueError("no seed of ML-KEM")
-    choice = b"\x80" + bytes((_SEED_BYTES,)) + seed  # seed [0] IMPLICIT OCTET STRING (RFC 9935, section 6)
-    content = b"\x02\x01\x00" + facts.algorithm + b"\x04" + bytes((len(choice),)) + choice
-    key = load_der_private_key(b"\x30" + bytes((len(content),)) + content, None)
+    info = _seed_info(facts, seed)
+    try:
+        key = load_der_private_key(info, None)
+    except UnsupportedAlgorithm:
+        return MlKemSeed(seed, info)
     if not isinstance(key, DecapsulationKey):
         raise UnreadableError(UNREADABLE)
     return key
 
 
-def can_check(facts: KeyFacts) -> bool:
-    """Return whether this process can check that a private key of this kind belongs to its public key."""
-    if facts.key_type is not KeyType.ML_KEM:
-        return True
-    try:
-        _of_seed(facts, bytes(_SEED_BYTES))
-    except UnsupportedAlgorithm:
-        return False
-    return True
+def _seed_info(facts: KeyFacts, seed: bytes) -> bytes:
+    """Encode a seed as DER PKCS #8 (RFC 9935, section 6): seed [0] IMPLICIT OCTET STRING in the private key."""
+    choice = b"\x80" + bytes((len(seed),)) + seed
+    content = b"\x02\x01\x00" + facts.algorithm + b"\x04" + bytes((len(choice),)) + choice
+    return b"\x30" + bytes((len(content),)) + content
 
 
 _RSA_PARTS: Final = (Attribute.PRIVATE_EXPONENT, Attribute.PRIME_1, Attribute.PRIME_2)
-_READ: Final[Mapping[KeyType, Callable[[KeyFacts, Object], PrivateKey]]] = {
+_READ: Final[Mapping[KeyType, Callable[[KeyFacts, Object], PrivateKey | MlKemSeed]]] = {
     KeyType.RSA: _read_rsa,
     KeyType.EC: _read_ec,
     KeyType.EC_EDWARDS: _read_ed25519,

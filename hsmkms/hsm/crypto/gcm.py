@@ -18,7 +18,7 @@ def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes)
 
     Only for tokens that accept the caller's IV (see token_iv.py); TokenError if the output has another length.
     """
-    sealed = encrypt(session, handle, gcm(iv, aad, 8 * TAG_BYTES), plaintext, len(plaintext) + BUFFER_SLACK)
+    sealed = encrypt(session, handle, gcm(iv, aad), plaintext, len(plaintext) + BUFFER_SLACK)
     if len(sealed) != len(plaintext) + TAG_BYTES:
         raise TokenError(OTHER_ANSWER)
     return sealed
@@ -29,7 +29,7 @@ def open_sealed(session: Session, handle: int, iv: bytes, body: bytes, aad: byte
 
     TokenError if the plaintext has another length than the ciphertext: the token has not written it, or not all of it.
     """
-    opened = decrypt(session, handle, gcm(iv, aad, 8 * TAG_BYTES), body, len(body) + BUFFER_SLACK)
+    opened = decrypt(session, handle, gcm(iv, aad), body, len(body) + BUFFER_SLACK)
     if len(opened) != len(body) - TAG_BYTES:
         raise TokenError(OTHER_ANSWER)
     return opened

@@ -7,18 +7,18 @@ authenticated nothing.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
-from pkcs11.constants import MechanismFlag, ObjectClass
+from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import HsmKmsError, TokenError
+from hsmkms.errors import HsmKmsError, TokenError, TokenUnfitError
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, SecretTemplate
-from hsmkms.hsm.objects.objects import TokenObject, find, generate
+from hsmkms.hsm.objects.objects import ANOTHER_OBJECT, TokenObject, find, make_secret, read_back_secret, tell
 from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
 from hsmkms.model.cipher_format import mac_key_id, material_of_mac_key
 
@@ -34,22 +34,59 @@ NO_GCM: Final = (
 NO_MAC_KEY: Final = "it is not on the token, without which nothing of this material decrypts"
 
 
+class Both(NamedTuple):
+    """The two objects of a material."""
+
+    encrypting: Object
+    authenticating: Object
+
+
 def generate_both(
     session: Session, cka_id: bytes, label: str, support: AttributeSupport = STANDARD, *, store: bool = True
-) -> tuple[Object, Object]:
-    """Generate the encrypting and the HMAC key, each read back and compared; return them in this order.
+) -> Both:
+    """Generate the encrypting and the HMAC key, each read back and compared."""
+    both = make_both(session, cka_id, label, support, store=store)
+    read_back_both(both, cka_id, label, support, store=store)
+    return both
 
-    Nothing is left if the token refuses the second one; TokenError if it keeps the first one then.
+
+def make_both(
+    session: Session, cka_id: bytes, label: str, support: AttributeSupport = STANDARD, *, store: bool = True
+) -> Both:
+    """Call C_GenerateKey for each, the first half of ``generate_both``.
+
+    Nothing is left if the token refuses the second one; TokenError if the first one is kept then.
     """
     authenticating_id = mac_key_id(cka_id) or b""
     if store:
         _remove_left_over(session, authenticating_id)
-    authenticating = generate(session, CBC_MAC_KEY, authenticating_id, label, support, store=store)
+    authenticating = make_secret(session, CBC_MAC_KEY, authenticating_id, label, support, store=store)
     try:
-        return generate(session, AES_256_BACKING_KEY, cka_id, label, support, store=store), authenticating
+        return Both(make_secret(session, AES_256_BACKING_KEY, cka_id, label, support, store=store), authenticating)
     except HsmKmsError:
-        _undo(authenticating)
+        _undo(authenticating, authenticating_id)
         raise
+
+
+def read_back_both(
+    both: Both, cka_id: bytes, label: str, support: AttributeSupport = STANDARD, *, store: bool = True
+) -> Object:
+    """Compare what ``make_both`` made with the order; return the encrypting key.
+
+    TokenUnfitError if one of them is not as ordered; both are destroyed then.
+    """
+    authenticating_id = mac_key_id(cka_id) or b""
+    try:
+        read_back_secret(both.encrypting, AES_256_BACKING_KEY, cka_id, label, support, store=store)
+    except TokenUnfitError:
+        _undo(both.authenticating, authenticating_id)
+        raise
+    try:
+        read_back_secret(both.authenticating, CBC_MAC_KEY, authenticating_id, label, support, store=store)
+    except TokenUnfitError:
+        _undo(both.encrypting, cka_id)
+        raise
+    return both.encrypting
 
 
 def _remove_left_over(session: Session, authenticating_id: bytes) -> None:
@@ -60,8 +97,14 @@ def _remove_left_over(session: Session, authenticating_id: bytes) -> None:
             left_over.destroy()
 
 
-def _undo(made: Object) -> None:
+def _undo(made: Object, cka_id: bytes) -> None:
+    """Destroy one of two keys, of which the other failed. TokenError if it is kept.
+
+    An object with another CKA_ID is kept: on a token that was swapped meanwhile the handle is another object's.
+    """
     try:
+        if tell(made, (Attribute.ID,))[Attribute.ID] != cka_id:
+            raise TokenError(ANOTHER_OBJECT)
         made.destroy()
     except PKCS11Error as exc:
         # Not the class of the original error, which may claim that nothing was created.

@@ -9,7 +9,7 @@ or neither note (SoftHSM reads the files one after another): such a search is re
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pkcs11 import exceptions as ckr
 from pkcs11.constants import Attribute, ObjectClass
@@ -17,8 +17,8 @@ from pkcs11.types import Object, Session
 
 from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.faults import translated
-from hsmkms.hsm.objects.handle_keys import create_object
-from hsmkms.hsm.objects.objects import search, tell
+from hsmkms.hsm.objects.handle_keys import HandleObject, create_object
+from hsmkms.hsm.objects.objects import handle_of, search, tell
 
 Result = TypeVar("Result")
 
@@ -28,10 +28,27 @@ _ATTEMPTS: Final = 20
 _REFUSALS: Final = (ckr.AttributeTypeInvalid, ckr.AttributeValueInvalid, ckr.TemplateInconsistent)
 
 
-def read_notes(session: Session, prefix: str) -> dict[str, bytes]:
-    """Return the values of the notes whose label begins with ``prefix``, keyed by label."""
+class StoredNote(NamedTuple):
+    """A note on the token, and the handle under which it was read."""
+
+    label: str
+    value: bytes
+    handle: int
+
+
+def read_notes(session: Session, prefix: str) -> dict[str, StoredNote]:
+    """Return the notes whose label begins with ``prefix``, keyed by label."""
     with translated():
-        return _settled(lambda: _values(session, prefix)) or _settled(lambda: _values(session, prefix))
+        return _settled(lambda: _stored(session, prefix)) or _settled(lambda: _stored(session, prefix))
+
+
+def is_note_at(session: Session, handle: int, label: str, value: bytes) -> bool:
+    """Return True if the handle is that of a note with this label and value. One call; False proves nothing.
+
+    A note is a private object, so True also shows that the login is valid.
+    """
+    wanted = _template(label, value)
+    return tell(HandleObject(session, handle), tuple(wanted)) == wanted
 
 
 def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
@@ -39,22 +56,15 @@ def keep_note(session: Session, prefix: str, label: str, value: bytes) -> None:
 
     UnsupportedOperationException for a token that has no data objects.
     """
-    template = {
-        Attribute.CLASS: ObjectClass.DATA,
-        Attribute.TOKEN: True,
-        Attribute.PRIVATE: True,
-        Attribute.MODIFIABLE: False,
-        Attribute.APPLICATION: APPLICATION,
-        Attribute.LABEL: label,
-        Attribute.VALUE: value,
-    }
+    template = _template(label, value) | {Attribute.MODIFIABLE: False}
     with translated():
         others = [note for note_label, _, note in _settled(lambda: _find(session, prefix)) if note_label != label]
         try:
             create_object(session, template)
         except _REFUSALS as exc:
             raise UnsupportedOperationException(NO_NOTES) from exc
-    if read_notes(session, prefix).get(label) != value:
+    kept = read_notes(session, prefix).get(label)
+    if kept is None or kept.value != value:
         raise TokenError("the token does not give a data object back as it was made")
     with translated():
         for note in others:
@@ -76,8 +86,19 @@ def _settled(look: Callable[[], Result]) -> Result:
     return look()
 
 
-def _values(session: Session, prefix: str) -> dict[str, bytes]:
-    return {label: value for label, value, _ in _find(session, prefix)}
+def _template(label: str, value: bytes) -> dict[Attribute, Any]:
+    return {
+        Attribute.CLASS: ObjectClass.DATA,
+        Attribute.TOKEN: True,
+        Attribute.PRIVATE: True,
+        Attribute.APPLICATION: APPLICATION,
+        Attribute.LABEL: label,
+        Attribute.VALUE: value,
+    }
+
+
+def _stored(session: Session, prefix: str) -> dict[str, StoredNote]:
+    return {label: StoredNote(label, value, handle_of(note)) for label, value, note in _find(session, prefix)}
 
 
 def _find(session: Session, prefix: str) -> list[tuple[str, bytes, Object]]:

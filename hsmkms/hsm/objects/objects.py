@@ -194,10 +194,16 @@ def read_back_secret(
     return made
 
 
-def require_there(made: Object) -> Object:
-    """Raise TokenUnavailableError if an object that was read back before is not on the token any more."""
-    if tell(made, (Attribute.CLASS,))[Attribute.CLASS] is None:
+def require_there(made: Object, cka_id: bytes) -> Object:
+    """Raise TokenUnavailableError if an object that was read back before is not on the token any more.
+
+    TokenError if its handle is that of an object with another CKA_ID, as on a token that was swapped.
+    """
+    reported = tell(made, (Attribute.CLASS, Attribute.ID))
+    if reported[Attribute.CLASS] is None:
         raise TokenUnavailableError(AWAY)
+    if reported[Attribute.ID] not in (None, cka_id):
+        raise TokenError(ANOTHER_OBJECT)
     return made
 
 

@@ -11,7 +11,7 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Session
 
-from hsmkms.errors import RejectedDataError, TokenUnfitError
+from hsmkms.errors import RejectedDataError, TokenUnfitError, UnsupportedOperationException
 from hsmkms.hsm.calls.mechanisms import mechanism
 from hsmkms.hsm.calls.operations import decrypt, encrypt
 from hsmkms.hsm.crypto import cbc
@@ -24,6 +24,8 @@ _PROBE_ID: Final = bytes.fromhex("68736d6b6d738cbcb063626300000001")
 _PROBE_LABEL: Final = "hsmkms probe (a session object)"
 _PLAINTEXT: Final = b"hsmkms known answer test: 40 bytes long."
 _AAD: Final = b"additional authenticated data"
+_LONGEST_AAD: Final = 75 + 8192
+"""Bytes of a ciphertext's header and of the longest encryption context (rules/blob.py, rules/context.py)."""
 _UNFIT: Final = "the token's AES-CBC with HMAC-SHA-256"
 
 
@@ -48,6 +50,21 @@ def check_cbc(session: Session, support: AttributeSupport = STANDARD, *, exact: 
     finally:
         discard(encrypting)
         discard(authenticating)
+
+
+def takes_longest(session: Session, support: AttributeSupport = STANDARD) -> bool:
+    """Return whether the token encrypts the longest plaintext with the longest additional data, and decrypts it."""
+    both = generate_both(session, _PROBE_ID, _PROBE_LABEL, support, store=False)
+    keys, plaintext, aad = cbc.Keys(*map(handle_of, both)), bytes(cbc.LARGEST_PLAINTEXT), bytes(_LONGEST_AAD)
+    try:
+        with translated():
+            iv = session.generate_random(8 * cbc.IV_BYTES)
+            return cbc.open_sealed(session, keys, iv, cbc.seal(session, keys, iv, plaintext, aad), aad) == plaintext
+    except UnsupportedOperationException:
+        return False
+    finally:
+        for each in both:
+            discard(each)
 
 
 def computes(session: Session, key: int, iv: bytes, plaintext: bytes, ciphertext: bytes) -> bool:

@@ -29,13 +29,11 @@ from hsmkms.errors import (
     TokenUnfitError,
 )
 from hsmkms.hsm.allowed_acts import MAY_CHANGE_PIN
-from hsmkms.hsm.calls.messages import Messages
-from hsmkms.hsm.crypto.message_gcm import find_generator
 from hsmkms.hsm.faults import BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.objects.attributes import SecretTemplate
 from hsmkms.hsm.objects.objects import find, handle_of, make_secret, read_back_secret
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
-from hsmkms.hsm.probing.profile import mechanism_name, probe
+from hsmkms.hsm.probing.profile import mechanism_name
 from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.check_jobs import job_for
 from hsmkms.hsm.session.group_login import GroupLogin
@@ -75,15 +73,13 @@ class Connection(GroupLogin):
         super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
         self._turns = Turns(settings.state_dir)
         self._keeps: TokenUnavailableError | None = None
-        self.messages = Messages(None, None)
         self.caches: list[dict[bytes, Any]] = []
         """What the users of this connection know of objects, by CKA_ID; nothing of it outlives the login."""
         try:
-            with self.pool.session() as session:
-                self._require_shared_login(session)
-                self.profile = probe(self.token, session, module.description)
-                functions = module.cryptoki.message_functions()
-                self.messages = Messages(functions, find_generator(functions, session, self.profile.attributes))
+            if self.member is None:  # else it was probed before it was taken into use
+                with self.pool.session() as session:
+                    self._require_shared_login(session)
+                    self._prepare(session)
         except BaseException:
             self.close_sessions()
             raise
@@ -116,10 +112,13 @@ class Connection(GroupLogin):
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def use(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str = OTHER) -> Result:
-        """Run an idempotent call on a key; retry once after a lost session or an invalid handle."""
+    def use(self, cka_id: bytes, attempt: Callable[..., Result], call: str = OTHER, *arguments: Any) -> Result:  # noqa: ANN401
+        """Run an idempotent call on a key; retry once after a lost session or an invalid handle.
+
+        ``attempt``: called with a session, the key's handle, and the arguments.
+        """
         try:
-            return self._attempt(cka_id, attempt, call)
+            return self._attempt(cka_id, attempt, call, arguments)
         except (SessionLostError, ObjectLostError):
             self.handles.forget(cka_id)
             self.messages.forget_key(cka_id)
@@ -127,9 +126,9 @@ class Connection(GroupLogin):
         except TokenUnavailableError as exc:
             self._fail_over(exc)
         with self._suspected():
-            return self._attempt(cka_id, attempt, call)
+            return self._attempt(cka_id, attempt, call, arguments)
 
-    def _attempt(self, cka_id: bytes, attempt: Callable[[Session, int], Result], call: str) -> Result:
+    def _attempt(self, cka_id: bytes, attempt: Callable[..., Result], call: str, arguments: tuple[Any, ...]) -> Result:
         session = self.pool.take()
         started = perf_counter()
         try:
@@ -139,7 +138,7 @@ class Connection(GroupLogin):
             if handle is None:
                 self.messages.end(session)
                 handle = self._search(session, cka_id)
-            result = attempt(session, handle)
+            result = attempt(session, handle, *arguments)
         except PKCS11Error as exc:
             fault = translate(exc)
             if isinstance(fault, TokenFullError):  # the call stores no object, so its working memory is exhausted
@@ -296,7 +295,7 @@ class Connection(GroupLogin):
         They check the token as after a login: it may have been replaced by another copy of itself under open sessions.
         They are called before as well because SoftHSM, once it has changed such a copy, does not notice that the right
         one is back (Generation::commit). TokenUnavailableError if another member of the HA group has taken over
-        meanwhile: whether it has the object is not known, so it is not acknowledged.
+        meanwhile, be it for a moment: whether the one in use has the object is not known, so it is not acknowledged.
 
         What the connection itself has just seen on the token is not asked for again. Before the block that is the
         identity key, a private object, which shows that the login is valid as C_GetSessionInfo would. The block appends
@@ -304,7 +303,7 @@ class Connection(GroupLogin):
         than its attributes.
         """
         self._may_make(always=True, shown=self._logged_in())
-        member = self.member
+        takeovers = self.takeovers
         after: list[Shown] = []
         with self.turn(), self._suspected():
             yield after
@@ -312,11 +311,7 @@ class Connection(GroupLogin):
             self._may_make(always=True, shown=after[-1] if after else NOTHING_SHOWN)
         except PinError as exc:  # PinError would claim that nothing was created
             raise TokenUnavailableError(str(exc)) from exc
-        if self.member != member:
-            raise TokenUnavailableError(
-                f"the HA member with serial {self.member} took over from {member} while the object was being created: "
-                "try again; `hsmkms reconcile` shows what is left of this attempt"
-            )
+        self.require_no_takeover(takeovers)
 
     def _logged_in(self) -> Shown:
         """Make sure that the login is valid, since a call that is never retried must not run under a lost one.
@@ -355,11 +350,14 @@ class Connection(GroupLogin):
         cka_id: bytes,
         make: Callable[[Session], Made],
         read_back: Callable[[Session, Made], Object],
+        companions: tuple[bytes, ...] = (),
         parts: Mapping[bytes, int] = _NO_PARTS,
     ) -> None:
         """Create a key, and cache its handle if the login is still the one under which it was created.
 
-        ``parts``: handles by CKA_ID of the other objects that ``make`` creates; it fills in what it has made.
+        ``companions``: CKA_IDs of secret keys that are created with it. On an HA group, every member that could take
+        over must have them all before this returns; else they are destroyed, and TokenUnavailableError is raised.
+        ``parts``: their handles by CKA_ID, which ``read_back`` fills in.
 
         ``read_back`` compares the object with what was ordered, its CKA_ID included, and returns it. It is called after
         the token has proven its identity: a token that was swapped before that does not pass the proof, and one that
@@ -367,17 +365,29 @@ class Connection(GroupLogin):
         """
         with self.making() as shown:
 
-            def attempt(session: Session) -> int:
+            def attempt(session: Session) -> tuple[int, int]:
                 made = make(session)
                 shown.append(self.require_identity(session))
-                return handle_of(read_back(session, made))
+                return handle_of(read_back(session, made)), self.takeovers
 
             login = self.login
-            handle = self.once(attempt, "make")
+            handle, takeovers = self.once(attempt, "make")
+        try:
+            self.require_replicated((cka_id, *companions), takeovers)
+        except TokenUnavailableError:
+            self._take_back((cka_id, *companions))
+            raise
         with self.alone():
             if login is self.login:
                 for each, known in {cka_id: handle, **parts}.items():
                     self.handles.remember(each, known)
+
+    def _take_back(self, cka_ids: tuple[bytes, ...]) -> None:
+        """Destroy objects that were created just now and are not acknowledged, so that repeated attempts leave none."""
+        with suppress(HsmKmsError):  # reconcile shows what is left
+            for each in cka_ids:
+                self.destroy_object(each, None)
+                self.destroy_object(each, ObjectClass.PUBLIC_KEY)
 
     def keep_secret(self, template: SecretTemplate, cka_id: bytes, label: str) -> None:
         """Generate a secret key on the token; verified by reading its attributes back. Never repeated."""

@@ -3,9 +3,16 @@
 A configured token whose serial may be one of a list is an HA group: its members share their objects, and are different
 tokens for PKCS#11 (slots, sessions, object handles, logins). One of them is in use, until it fails; then the others are
 tried, each after the same checks as at the start. What was prepared for the one (its profile) must hold for the other.
+
+A member fails if its login is lost and cannot be restored, or if the probe of the start fails on it after a call did.
+All processes of an installation use the same member: one that has failed over records it, and the others follow.
 """
 
 import logging
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,15 +30,28 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.calls.messages import Messages
 from hsmkms.hsm.crypto.message_gcm import find_generator
-from hsmkms.hsm.faults import AWAY, OBJECT_LOST, translate
-from hsmkms.hsm.probing.profile import probe
+from hsmkms.hsm.faults import OBJECT_LOST, translate
+from hsmkms.hsm.probing.profile import TokenProfile, probe
 from hsmkms.hsm.serials import serial_of
+from hsmkms.hsm.session.identity import Candidate, Identity, Listener
 from hsmkms.hsm.session.last_member import LastMember
-from hsmkms.hsm.session.login import StaleModuleError, has_usable_pin
-from hsmkms.hsm.session.token_choice import candidates, tokens
+from hsmkms.hsm.session.login import StaleModuleError, has_usable_pin, log_in
+from hsmkms.hsm.session.replicas import Replicas
+from hsmkms.hsm.session.token_choice import candidates, choose, tokens
 from hsmkms.hsm.session.token_login import DRAIN_SECONDS, TokenLogin
 
 log = logging.getLogger("hsmkms.hsm")
+
+SELF_TEST_PAUSE_SECONDS: Final = 5.0
+"""Pause between two probes of a member that answers while calls fail on it, so that they do not slow it down."""
+
+BUSY_CALLS: Final = "calls to the member that is in use have not ended: try again"
+
+FOLLOW_PAUSE_SECONDS: Final = 5.0
+"""Pause after the member that another process uses could not be reached."""
+
+REPLICA_PAUSE_SECONDS: Final = 0.05
+"""Pause between two looks whether the other members have a new object."""
 
 
 class MemberState(Struct, frozen=True, kw_only=True):
@@ -48,7 +68,21 @@ class GroupLogin(TokenLogin):
     member: str | None = None
     """Serial of the member of the HA group that is in use; None without a group."""
 
+    takeovers: int = 0
+    """How often another member has taken over: what was made before may not be on the one in use."""
+
     messages: Messages
+
+    _last_before: str | None = None
+    """Serial of the member that was recorded when this process chose its first one."""
+    _wanted: str | None = None
+    """Serial of the member that another process uses, while this one follows it."""
+    _failing: str | None = None
+    """Serial of the member that failed the probe while it was in use: it is tried last."""
+    _doubted: bool = False
+    """True if a call has failed since the member in use was probed."""
+    _next_probe = _next_follow = 0.0
+    """When the member in use may be probed again, and when another process may be followed again."""
 
     def member_states(self) -> list[MemberState]:
         """Return the state of each member of the HA group, in the order of the settings; none without a group."""
@@ -61,26 +95,39 @@ class GroupLogin(TokenLogin):
             for each in self.settings.choice.serials
         ]
 
+    def require(self, identity: Identity, logged_in: Listener) -> None:
+        """Require an identity, as ``TokenLogin.require``; once it is proven, the member counts as the one in use."""
+        super().require(identity, logged_in)
+        if self.settings.choice.is_group and self.member is not None and self._last.read() == self._last_before:
+            self._last.write(self.member)
+
+    # -- the member in use ---------------------------------------------------------------------------------------------
+
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         """Log in to the token, or to the first member that answers, proves its identity, and works like the one before.
 
-        A refused PIN ends the search: all members have the same one. Else raises the error of the first candidate.
+        A refused PIN ends the search: all members have the same one. A member to which no PIN is sent is passed over.
+        Else raises the error of the first candidate.
         """
         group = self.settings.choice
         if not group.is_group:
             super()._log_in(accept_final_try=accept_final_try)
             return
-        present = candidates(self.module, group, self.member or self.settings.first_member or self._last.read())
+        self._replicas.close()
+        if self.member is None:
+            self._last_before = self._last.read()
+        first = self._wanted or self.member or self.settings.first_member or self._last_before
+        present = candidates(self.module, group, first)
         usable = [each for each in present if has_usable_pin(each, accept_final_try=accept_final_try)]
         faults: list[HsmKmsError] = []
-        for serial in map(serial_of, usable or present[:1]):
+        for serial in sorted(map(serial_of, usable or present[:1]), key=lambda each: each == self._failing):
             try:
                 self._require_no_calls(serial)
                 self._log_in_to(replace(group, serial=serial), accept_final_try=accept_final_try)
                 self._use_member(serial)
             except (HsmKmsError, PKCS11Error) as exc:
                 self._leave_member()
-                if isinstance(exc, PinError | StaleModuleError | ClosedError | StoreError):
+                if isinstance(exc, StaleModuleError | ClosedError | StoreError) or self._is_refusal(exc, serial):
                     raise  # not the fault of this member
                 fault = exc if isinstance(exc, HsmKmsError) else translate(exc)
                 log.warning("the HA member with serial %s is not used: %s", serial, fault)
@@ -89,15 +136,13 @@ class GroupLogin(TokenLogin):
                 return
         raise faults[0]
 
+    def _is_refusal(self, error: Exception, serial: str) -> bool:
+        """Return True if a member has refused the PIN, now or earlier; False if none was sent for another reason."""
+        return isinstance(error, PinError) and self.gate.mark(serial) is not None
+
     @property
     def _last(self) -> LastMember:
         return LastMember(self.settings.state_dir, self.settings.choice.serials)
-
-    def _prove(self, session: Session) -> frozenset[bytes]:
-        proven = super()._prove(session)
-        if self._identities and self.settings.choice.is_group:
-            self._last.write(serial_of(self.token))
-        return proven
 
     def _require_no_calls(self, serial: str) -> None:
         """Wait for calls in progress before another member is used; TokenUnavailableError if they do not end in time.
@@ -105,19 +150,37 @@ class GroupLogin(TokenLogin):
         A session of the one must never be used with an object handle of the other, which may be another key there.
         """
         if self.member not in (None, serial) and not self.pool.drain(DRAIN_SECONDS):
-            raise TokenUnavailableError(AWAY)
+            self._doubted, self._next_probe = True, 0.0  # the next call that fails tries again
+            raise TokenUnavailableError(BUSY_CALLS)
 
     def _use_member(self, serial: str) -> None:
-        """Use the member that is logged in; TokenUnfitError if it works in another way than the one before."""
-        if self.member not in (None, serial):
+        """Use the member that is logged in; TokenUnfitError if it does not work, or in another way than the one before.
+
+        The first one is probed here, so that another one can be tried if it fails the probe.
+        """
+        if self.member is None:
+            self._prepare(self._login)
+        elif serial != self.member:
             self._require_alike()
             log.warning("the HA member with serial %s has taken over from %s", serial, self.member)
             self.profile = replace(self.profile, label=self.token.label, serial=serial)
+            self.takeovers += 1
+            if self._identities:
+                self._last.write(serial)
         self.member = serial
+
+    def _prepare(self, session: Session) -> None:
+        """Probe the token that is logged in, and adapt to what it can do."""
+        self.profile = self._probe(session)
+        functions = self.module.cryptoki.message_functions()
+        self.messages = Messages(functions, find_generator(functions, session, self.profile.attributes))
+
+    def _probe(self, session: Session) -> TokenProfile:
+        return probe(self.token, session, self.module.description)
 
     def _require_alike(self) -> None:
         """Probe the member that is to take over; TokenUnfitError if what was prepared for the other does not hold."""
-        profile = probe(self.token, self._login, self.module.description)
+        profile = self._probe(self._login)
         generator = find_generator(self.module.cryptoki.message_functions(), self._login, profile.attributes)
         if generator is not self.messages.generator or not profile.can_replace(self.profile):
             raise TokenUnfitError(
@@ -134,9 +197,121 @@ class GroupLogin(TokenLogin):
     def _fail_over(self, fault: TokenUnavailableError) -> None:
         """Log in to another member of the group if the login with the one in use is lost; else raise ``fault``."""
         if not self.settings.choice.is_group or self.is_away or self.module.cryptoki.logged_in(self.login_handle):
-            self._comeback.begin()
+            self._suspect()
             raise fault
         self._recover()
+
+    def _suspect(self) -> None:
+        self._doubted = self.settings.choice.is_group
+        super()._suspect()
+
+    def _answers(self) -> bool:
+        return super()._answers() and self._works()
+
+    def _works(self) -> bool:
+        """Return False if calls have failed on the member in use, and it fails the probe that it passed at the start.
+
+        A call alone proves nothing: some tokens answer CKR_GENERAL_ERROR to data that a client has sent. If no other
+        member can take over, this one stays in use, and is probed again after a pause.
+        """
+        if not self._doubted or time.monotonic() < self._next_probe:
+            return True
+        self._doubted, self._next_probe = False, time.monotonic() + SELF_TEST_PAUSE_SECONDS
+        try:
+            self._probe(self._login)
+        except (HsmKmsError, PKCS11Error) as exc:
+            log.warning("the HA member with serial %s answers, but fails the probe: %s", self.member, exc)
+            self._failing = self.member
+            return False
+        return True
+
+    def _recover(self) -> None:
+        self.guard.check()
+        self._follow()
+        super()._recover()
+
+    def _follow(self) -> None:
+        """Log in to the member that another process has failed over to: what that has made may not be on this one yet.
+
+        This member stays in use if that one cannot be reached from here.
+        """
+        if not self.settings.choice.is_group or not self._identities or self.is_away:
+            return
+        last = self._last.read()
+        if last in (None, self.member) or time.monotonic() < self._next_follow:
+            return
+        with self.alone(), self._suspected():
+            if last != self.member:
+                self._next_follow = time.monotonic() + FOLLOW_PAUSE_SECONDS
+                self._wanted = last
+                try:
+                    with self.pool.held(), self._else_away():
+                        self._log_in_again()
+                finally:
+                    self._wanted = None
+
+    # -- the other members ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _replicas(self) -> Replicas:
+        return Replicas(self.module.cryptoki, self._log_in_beside)
+
+    def _log_in_beside(self, serial: str) -> Session:
+        """Log in to a member that is not in use; WrongTokenError unless it proves its identity."""
+        choice = replace(self.settings.choice, serial=serial)
+        session = log_in(
+            lambda: choose(self.module, choice), self._read_pin, self.gate, loaded_at=self.module.loaded_at
+        )
+        try:
+            profile = replace(self.profile, label=session.token.label, serial=serial)
+            self._identities.check(Candidate(session, profile, self.members))
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def require_replicated(self, cka_ids: Sequence[bytes], takeovers: int) -> None:
+        """Wait until every other member of the group that could take over has these new objects.
+
+        TokenUnavailableError if one lacks them after the configured time, or if another member has taken over from the
+        one on which they were made, which was at that count of ``takeovers``: then they are not acknowledged.
+        """
+        deadline = time.monotonic() + self.settings.replication_seconds
+        waits = self.settings.choice.is_group and self.settings.replication_seconds > 0
+        while waits and (lacking := self._lacking(cka_ids)):
+            if time.monotonic() > deadline:
+                raise TokenUnavailableError(
+                    f"the new key is on the HA member with serial {self.member}, and not on {', '.join(lacking)} after "
+                    f"{self.settings.replication_seconds:g} s (token.replication_seconds), so it is not acknowledged: "
+                    "check the replication of the group, then try again; `hsmkms reconcile` shows what is left of this "
+                    "attempt"
+                )
+            time.sleep(REPLICA_PAUSE_SECONDS)
+        self.require_no_takeover(takeovers)
+
+    def _lacking(self, cka_ids: Sequence[bytes]) -> list[str]:
+        with self.alone():  # the module is not finalised meanwhile
+            others = [each for each in self.settings.choice.serials if each != self.member]
+            return self._replicas.lacking(others, cka_ids)
+
+    def require_no_takeover(self, takeovers: int) -> None:
+        """Raise TokenUnavailableError if another member has taken over since that count of ``takeovers``."""
+        if self.takeovers != takeovers:
+            raise TokenUnavailableError(
+                f"the HA member with serial {self.member} took over while the object was being created: try again; "
+                "`hsmkms reconcile` shows what is left of this attempt"
+            )
+
+    def login_died(self) -> None:
+        """Record that the module was renewed, which closed all sessions."""
+        super().login_died()
+        self._replicas.forget()
+
+    def close_sessions(self) -> None:
+        """Log out, and close all that is open."""
+        if not self.guard.foreign:
+            self._replicas.close()
+        super().close_sessions()
 
     def _missing(self, cka_id: bytes) -> ObjectLostError:
         """Return the error for an object that is not on the token, though that has proven its identity."""

@@ -135,6 +135,11 @@ class Identities:
         self._proofs = proofs
         return _keys_of(proofs)
 
+    def check(self, candidate: Candidate) -> None:
+        """Challenge a token that is not in use for every identity; WrongTokenError if one does not match."""
+        for each in list(self._required):
+            each.prove(candidate)
+
     def shown(self, session: Session, handles: HandleIndex) -> frozenset[bytes]:
         """Repeat the latest proofs; return the CKA_IDs of their keys if the token's responses are the same.
 

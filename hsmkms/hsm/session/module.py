@@ -99,8 +99,7 @@ class Module:
             )
         if code != CKR_OK:
             raise ModuleError(
-                f"{self.path} refused to start (C_Initialize: CKR 0x{code:08x}): "
-                "check token.environment and the module's own configuration file"
+                f"{self.path} refused to start (C_Initialize: CKR 0x{code:08x}): {_unreadable(self.environment)}"
             )
 
     @property
@@ -162,6 +161,14 @@ class Module:
         """Finalise the module, except in a forked child, which did not initialise it."""
         if not self._guard.foreign:
             self.cryptoki.finalize()
+
+
+def _unreadable(environment: Mapping[str, str]) -> str:
+    """Say what keeps a module from starting: a file of its environment that cannot be read, or else what to check."""
+    for name, value in environment.items():
+        if value.startswith("/") and not os.access(value, os.R_OK, effective_ids=True):
+            return f"{name} of token.environment names {value}, which is missing or cannot be read by this user"
+    return "check token.environment, token.init_reserved and the module's own configuration file"
 
 
 class _Registry:

@@ -47,6 +47,7 @@ class PinMark(Struct, frozen=True, kw_only=True):
     """A refused PIN: by which token, when, and where the PIN came from (empty if unknown).
 
     ``unsettled``: the token has accepted no PIN since. ``members``: the serials of its HA group, which has one PIN.
+    ``alone``: another member of the group has accepted this PIN, so that the refusal counts for this token only.
     """
 
     label: str
@@ -57,6 +58,7 @@ class PinMark(Struct, frozen=True, kw_only=True):
     comparable: bool = False
     unsettled: bool = False
     members: tuple[str, ...] = ()
+    alone: bool = False
 
     def counts_for(self, serials: frozenset[str]) -> bool:
         """True if the PIN was refused by one of these tokens, or by a member of the same HA group."""
@@ -141,15 +143,18 @@ class PinMarks:
             yield leave
 
     def settle(self, serial: str, origin: PinOrigin | None) -> None:
-        """Close the mark of the token and its group, since it accepted a PIN; the refused source stays listed."""
+        """Close the mark of the token and its group, since it accepted a PIN; the refused source stays listed.
+
+        A PIN that another member has refused stays listed for that one, though this token has accepted the same PIN.
+        """
         group = self._group(serial)
         closed = [path for path in self._paths() if _read_mark(path).counts_for(group)]
         listed = self._list()
         refused = [*listed, *map(_read_mark, closed)]
         kept = [
-            replace(each, unsettled=False) if each.counts_for(group) else each
+            replace(each, unsettled=False, alone=each.alone or each.is_of(origin)) if each.counts_for(group) else each
             for each in refused
-            if not each.counts_for(group) or not each.is_of(origin)
+            if not each.counts_for(group) or not each.is_of(origin) or each.serial != serial
         ]
         if kept != listed:
             self._write_list(kept)
@@ -175,7 +180,8 @@ class PinMarks:
     def _listed_of(self, serial: str, origin: PinOrigin | None) -> PinMark | None:
         """Return a listed refusal of this source: of any version until the token accepts a PIN, then of this one."""
         group = self._group(serial)
-        known = [each for each in self._list() if each.counts_for(group)]
+        listed = self._list()
+        known = [each for each in listed if (each.serial == serial if each.alone else each.counts_for(group))]
         return next((each for each in known if each.is_of(origin) or (each.unsettled and each.may_be_of(origin))), None)
 
     def _group(self, serial: str) -> frozenset[str]:

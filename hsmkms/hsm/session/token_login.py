@@ -71,6 +71,8 @@ class DeviceSettings(Struct, frozen=True, kw_only=True):
     host_unwrap: bool = False
     first_member: str | None = None
     """Serial of the member of an HA group to try first; None: the one that answered last."""
+    replication_seconds: float = 0.0
+    """How long a creation waits until every member of an HA group that could take over has the object; 0: no wait."""
 
 
 class TokenLogin:
@@ -210,8 +212,12 @@ class TokenLogin:
         try:
             yield
         except (TokenUnavailableError, PinError):
-            self._comeback.begin()
+            self._suspect()
             raise
+
+    def _suspect(self) -> None:
+        """Have the token checked, in the reconnect thread: it may be away."""
+        self._comeback.begin()
 
     # -- the login -----------------------------------------------------------------------------------------------------
 

@@ -61,10 +61,15 @@ class _TooLongError(Exception):
 
 
 class _Members(Struct, frozen=True):
-    """The recordable members of a type (no bytes, no secrets): CloudTrail's names, and the function that reads them."""
+    """The recordable members of a type (no bytes, no secrets): CloudTrail's names, and the function that reads them.
+
+    ``map_at``: the place of the only map among them, which differs from request to request; ``map_key``: its JSON key.
+    """
 
     names: tuple[str, ...]
     read: Callable[[Struct], tuple[Any, ...]]
+    map_at: int | None
+    map_key: bytes
 
 
 def parameters(value: Struct | None) -> Raw:
@@ -72,10 +77,13 @@ def parameters(value: Struct | None) -> Raw:
     if value is None:
         return _NULL
     kind = type(value)
-    values = _members(kind).read(value)
+    members = _members(kind)
+    values, at = members.read(value), members.map_at
     try:
-        return _cached_json(kind, *values)
-    except (TypeError, _TooLongError):  # TypeError: a list or a map among them
+        if at is None or values[at] is None:
+            return _cached_json(kind, *values)
+        return _with_map(_cached_json(kind, *values[:at], None, *values[at + 1 :]), members.map_key, values[at])
+    except (TypeError, _TooLongError):  # TypeError: a list among them
         return _members_json(kind, values)
 
 
@@ -90,24 +98,45 @@ def _cached_json(kind: type[Struct], *values: Any) -> Raw:  # noqa: ANN401 - any
     return encoded
 
 
+def _with_map(encoded: Raw, key: bytes, pairs: Mapping[str, Any]) -> Raw:
+    """Add a map to the JSON of the other members; _TooLongError if it is long."""
+    added = encode(pairs)
+    if len(added) > MAX_KEPT:
+        raise _TooLongError
+    others = bytes(encoded)
+    return Raw(b"{%b%b}" % (key, added) if others == _NOTHING else b"%b,%b%b}" % (others[:-1], key, added))
+
+
+_NOTHING: Final = b"null"
+
+
 def _members_json(kind: type[Struct], values: tuple[Any, ...]) -> Raw:
     return Raw(encode(limited(_shown_members(kind, values) or None)))
 
 
 @cache
 def _members(kind: type[Struct]) -> _Members:
-    shown = [each for each in msgspec.structs.fields(kind) if each.name not in _SECRET and not _is_bytes(each.type)]
+    shown = [
+        each
+        for each in msgspec.structs.fields(kind)
+        if each.name not in _SECRET and not _is_a(each.type, msgspec.inspect.BytesType)
+    ]
     read: Callable[[Struct], Any] = attrgetter(*(each.name for each in shown)) if shown else lambda _: ()
+    names = tuple(each.encode_name[0].lower() + each.encode_name[1:] for each in shown)
+    maps = [at for at, each in enumerate(shown) if _is_a(each.type, msgspec.inspect.DictType)]
     return _Members(
-        tuple(each.encode_name[0].lower() + each.encode_name[1:] for each in shown),
+        names,
         read if len(shown) != 1 else lambda value: (read(value),),
+        maps[0] if len(maps) == 1 else None,
+        encode(names[maps[0]]) + b":" if len(maps) == 1 else b"",
     )
 
 
-def _is_bytes(hint: Any) -> bool:  # noqa: ANN401 - a type
-    kind = msgspec.inspect.type_info(hint)
-    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-    return any(isinstance(each, msgspec.inspect.BytesType) for each in kinds)
+def _is_a(hint: Any, kind: type[msgspec.inspect.Type]) -> bool:  # noqa: ANN401 - a type
+    """Return True if values of a member may be of that kind."""
+    found = msgspec.inspect.type_info(hint)
+    kinds = found.types if isinstance(found, msgspec.inspect.UnionType) else (found,)
+    return any(isinstance(each, kind) for each in kinds)
 
 
 _PLAIN: Final = frozenset({str, bool, int, dict})

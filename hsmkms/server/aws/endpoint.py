@@ -11,7 +11,7 @@ from typing import Any, Final, Never
 from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import HsmKmsError, InvalidSignatureException
 from hsmkms.kms import Kms
-from hsmkms.model.caller import MAX_USER_AGENT, AuthenticatedCaller, Caller
+from hsmkms.model.caller import MAX_USER_AGENT, Caller
 from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.sizes import largest_request
@@ -89,7 +89,7 @@ class Endpoint:
         members: Any = decode_request(operation, request.body)
         handled.key_id = getattr(members, "key_id", None)
         user_agent = request.headers.get("user-agent")  # cut as in the audit log, since policies match it with patterns
-        caller = AuthenticatedCaller(
+        caller = Caller(
             principal=credential.principal,
             region=scope.region,
             source_address=source.address,

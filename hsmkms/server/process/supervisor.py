@@ -1,6 +1,6 @@
 """Supervise the workers of one server: start them, and replace those that die or hang.
 
-Each worker has a place with a listening socket of its own on the same port (SO_REUSEPORT). The supervisor keeps the
+Each worker has a place with a listening socket of its own on the same port (ports.py). The supervisor keeps the
 sockets open, so that no client is refused while a worker is replaced. If that takes long, since the token is away or
 hangs, a stand-in answers at the place that the token is away, until a worker has opened it.
 """
@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -20,8 +21,8 @@ from typing import Final
 from msgspec import Struct, field
 
 from hsmkms.config.settings import ServeSettings
-from hsmkms.errors import ConfigurationError
 from hsmkms.server.heartbeat import Heartbeat, HeartbeatTimer
+from hsmkms.server.process.ports import PortOwner, listeners
 
 START_REFUSED: Final = 78
 """Exit status where starting again cannot help (EX_CONFIG): a refused PIN, a wrong setting, a wrong token."""
@@ -42,9 +43,6 @@ STAND_IN_SECONDS: Final = 3.0
 LOOK_SECONDS: Final = 0.5
 START_FACTOR: Final = 3
 """A worker may take longer to open the token than to answer."""
-
-BUFFER_BYTES: Final = 64 * 1024
-"""What the kernel keeps of a connection's data in either direction; it counts twice as much, for its own needs."""
 
 KILL_SECONDS: Final = 1.0
 """A process that a kernel keeps in a call to a device ends after that call only; nobody waits for it longer."""
@@ -68,6 +66,9 @@ class Slot(Struct, frozen=True):
     others: Inherited
 
 
+Ready = Callable[[int, str], None]
+"""Called with the port and what the first worker that answers serves."""
+
 Life = Callable[[Slot], None]
 """Main function of a child process."""
 
@@ -81,12 +82,17 @@ class Lives(Struct, frozen=True):
 
 
 class _Worker(Struct):
-    """A process, the pipe on which it reports that it is ready, and the time since its last heartbeat."""
+    """A process, the pipe on which it reports that it is ready, and the time since its last heartbeat.
+
+    ``started_at``: by ``time.time()``. ``serves``: the installation and the token that it serves, as it reported them.
+    """
 
     process: BaseProcess
     pipe: Pipe
     timer: HeartbeatTimer
     ready: bool = False
+    started_at: float = field(default_factory=time.time)
+    serves: str = ""
 
 
 class _Place(Struct):
@@ -105,7 +111,11 @@ class _Place(Struct):
 
 
 class Workers:
-    """The workers of one server. ``replaced`` counts those that hung; ``lifeline``: see ``serve``.
+    """The workers of one server. ``replaced`` counts those that hung; ``lifeline`` and ``owner``: see ``serve``.
+
+    ``ready`` is called once a worker answers, with the port and what that worker serves.
+
+    ``hung`` is called before a worker that hung is replaced, with the time when that was started.
 
     ``proven`` beats once a worker has opened the installation. A first worker that ends before ends the server, unless
     it was for a token that is away: then stand-ins answer, and another one tries again.
@@ -116,15 +126,19 @@ class Workers:
         settings: ServeSettings,
         lives: Lives,
         replaced: Heartbeat,
-        ready: Callable[[int], None],
+        ready: Ready,
         lifeline: int | None,
         proven: Heartbeat,
+        hung: Callable[[float], None],
+        owner: PortOwner,
     ) -> None:
         self._settings = settings
         self._lives = lives
         self._replaced = replaced
+        self._hung = hung
         self._ready = ready
         self._proven = proven
+        self._owner = owner
         self._announced = self._away = False
         self._places: list[_Place] = []
         self._leaving: list[BaseProcess] = []
@@ -137,7 +151,11 @@ class Workers:
         """Start all, then look after them."""
         for number in SIGNALS:
             signal.signal(number, self._note)
-        self._places = [_Place(each) for each in listeners(self._settings)]
+        with listeners(self._settings, self._owner) as sockets:
+            self._places = [_Place(each) for each in sockets]
+            self._run_places()
+
+    def _run_places(self) -> None:
         for place in self._places:
             place.worker = self._start_worker(place)
         try:
@@ -180,7 +198,7 @@ class Workers:
             os.read(self._wake_read, 4096)
         for each in workers:
             if each.pipe in happened:
-                each.ready = each.pipe.poll() and _reports_ready(each.pipe)
+                _read_report(each)
 
     # -- looking after a place --------------------------------------------------------------------------------------
 
@@ -195,9 +213,10 @@ class Workers:
                 place.worker = self._start_worker(place)
             self._fill_gap(place, now)
         self._leaving = [each for each in self._leaving if each.is_alive()]
-        if not self._announced and any(place.served for place in self._places):
+        answering = next((each for each in self._workers() if each.ready), None)
+        if not self._announced and answering is not None:
             self._announced = True
-            self._ready(self._places[0].listener.getsockname()[1])
+            self._ready(self._places[0].listener.getsockname()[1], answering.serves)
 
     def _end_hung(self, place: _Place, elapsed: float) -> None:
         """Kill a worker whose heartbeat has stopped; the next one takes its place at once."""
@@ -211,6 +230,7 @@ class Workers:
         self._replaced.beat()
         worker.process.kill()
         worker.process.join(KILL_SECONDS)
+        self._hung(worker.started_at)
         self._leaving.append(worker.process)
         place.worker, place.again_at = None, 0.0
 
@@ -285,8 +305,10 @@ class Workers:
         while not worker.ready and worker.process.is_alive():
             if limit and time.monotonic() > deadline:
                 worker.process.kill()
+                worker.process.join(KILL_SECONDS)
+                self._hung(worker.started_at)
             if worker.pipe.poll(0.1):
-                worker.ready = _reports_ready(worker.pipe)
+                _read_report(worker)
         return worker.ready
 
     def _stop_all(self) -> None:
@@ -312,31 +334,9 @@ def _say(text: str) -> None:
     sys.stderr.write(f"hsmkms: {text}\n")
 
 
-def _reports_ready(pipe: Pipe) -> bool:
-    """Read a worker's report: True when it is ready, False for a closed pipe."""
-    try:
-        return bool(pipe.recv())
-    except EOFError:
-        return False
-
-
-def listeners(serve: ServeSettings) -> list[socket.socket]:
-    """Open one listening socket for each worker, all on one port."""
-    port = serve.port
-    made = []
-    try:
-        for _ in range(serve.workers):
-            family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
-            listener = socket.socket(family)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            # Inherited by connections: by itself the kernel keeps megabytes of what a worker or a client does not read.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-            listener.bind((serve.host, port))
-            listener.listen(4096)
-            port = listener.getsockname()[1]
-            made.append(listener)
-    except OSError as exc:
-        raise ConfigurationError(f"cannot listen on {serve.host} port {port}: {exc.strerror}") from exc
-    return made
+def _read_report(worker: _Worker) -> None:
+    """Read a worker's report that it is ready, with what it serves; a closed pipe reports nothing."""
+    with suppress(EOFError):
+        if worker.pipe.poll():
+            worker.serves = worker.pipe.recv()
+            worker.ready = True

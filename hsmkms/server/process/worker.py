@@ -17,8 +17,8 @@ from hsmkms.server.process import memory
 from hsmkms.server.process.acceptor import Acceptor
 from hsmkms.server.process.connection import LINGER_SECONDS, Connection, Handler
 from hsmkms.server.process.connections import Connections, connections_of
+from hsmkms.server.process.ports import BACKLOG
 
-BACKLOG: Final = 4096
 TRIM_SECONDS: Final = 2.0
 """Pause between two checks whether memory can be given back to the system."""
 

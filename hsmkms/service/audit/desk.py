@@ -51,6 +51,7 @@ class AuditDesk:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sealer = Sealer(core)
+        self._freshness = Freshness(core)
         self._unauthenticated = TokenBucket(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE, time.monotonic())
         self._unauthenticated_lock = threading.Lock()
         self._rows_next = time.monotonic() + ROWS_AFTER_SECONDS
@@ -81,8 +82,12 @@ class AuditDesk:
             return self._unauthenticated.take(time.monotonic())
 
     def look_after(self) -> None:
-        """Do periodic work: move records of dead processes from the outbox to the log, seal, and check all rows."""
+        """Do periodic work: move records of dead processes from the outbox to the log, seal, and check all rows.
+
+        A token that was found to be an older copy of itself is checked again, whether or not a log is kept.
+        """
         book = self._core.audit
+        self._freshness.look_again()
         book.recover_others()
         if book.used:
             book.tidy()
@@ -136,7 +141,7 @@ class AuditDesk:
         with core.audit.acting("AcceptStore", self.region, details):
             pass
         core.audit.flush()
-        Freshness(core).accept()
+        self._freshness.accept()
         core.seals.seal_all(again=True)
         self._sealer.accept((*verdict.accepted, *verdict.faults, *verdict.unproven))
         return verdict

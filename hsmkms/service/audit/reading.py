@@ -2,67 +2,46 @@
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.service.audit.filters import Fields, Seen, Wanted
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
 
+_Found = tuple[Fields, bytes]
 
-class _Named(Struct):
-    arn: str = field(name="ARN", default="")
-
-
-class _Fields(Struct):
-    """The searchable fields of a record."""
-
-    event_time: str = field(name="eventTime", default="")
-    event_name: str = field(name="eventName", default="")
-    event_id: str = field(name="eventID", default="")
-    request_id: str = field(name="requestID", default="")
-    resources: list[_Named] = []
+_decode = msgspec.json.Decoder(Fields).decode
 
 
-_Found = tuple[_Fields, bytes]
+class Export(Struct):
+    """Matching records in the order of their times, and what was looked at to find them. Iterates over the records."""
 
-_decode = msgspec.json.Decoder(_Fields).decode
+    found: Iterator[_Found]
+    seen: Seen
 
-
-class Wanted(Struct, frozen=True, kw_only=True):
-    """Filter of records. Times as in the records (2026-01-02T03:04:05Z); ``key``: a part of an ARN."""
-
-    start_time: str | None = None
-    end_time: str | None = None
-    event_name: str | None = None
-    key: str | None = None
-
-    def fits(self, fields: _Fields) -> bool:
-        """Return True for a record that matches."""
-        return (
-            (self.start_time is None or fields.event_time >= self.start_time)
-            and (self.end_time is None or fields.event_time < self.end_time)
-            and (self.event_name is None or fields.event_name == self.event_name)
-            and (self.key is None or any(self.key in each.arn for each in fields.resources))
-        )
+    def __iter__(self) -> Iterator[bytes]:
+        return (record for _, record in self.found)
 
 
-def export(folder: Path, wanted: Wanted) -> Iterator[bytes]:
-    """Yield matching records as written, ordered by time: JSON without a line feed."""
-    runs = [run for parts in audit_files.segments(folder).values() for run in _ascending(parts, wanted)]
-    return (record for _, record in heapq.merge(*runs, key=_time_of))
+def export(folder: Path, wanted: Wanted) -> Export:
+    """Return matching records as written, ordered by time: JSON without a line feed."""
+    seen = Seen()
+    runs = [run for parts in audit_files.segments(folder).values() for run in _ascending(parts, wanted, seen)]
+    return Export(heapq.merge(*runs, key=_time_of), seen)
 
 
 def tail(folder: Path, count: int) -> list[dict[str, Any]]:
     """Return the newest records, the oldest of them first."""
-    newest: list[tuple[_Fields, bytes]] = []
+    newest: list[tuple[Fields, bytes]] = []
     for parts in audit_files.segments(folder).values():
-        last: deque[tuple[_Fields, bytes]] = deque(maxlen=count)
+        last: deque[tuple[Fields, bytes]] = deque(maxlen=count)
         last.extend(_records(parts[-2:]))
         newest += last
     newest.sort(key=lambda both: both[0].event_time)
@@ -82,7 +61,29 @@ def show(folder: Path, wanted_id: str) -> list[dict[str, Any]]:
     return [msgspec.json.decode(record) for _, record in sorted(matches)]
 
 
-def _ascending(segments: list[Segment], wanted: Wanted) -> tuple[Iterator[_Found], list[_Found]]:
+def last_uses(folder: Path, material_ids: Collection[str]) -> dict[str, str]:
+    """Return the time of the newest record that each key material has been used in. Reads the whole log."""
+    sought = {each.encode() for each in material_ids}
+    newest: dict[str, str] = {}
+    for segments in audit_files.segments(folder).values():
+        for segment in segments:
+            lines = (line for line in audit_files.lines(segment.path) if _MATERIAL in line)
+            for fields, record in _readable(line for line in lines if any(each in line for each in sought)):
+                for each in _materials(record).intersection(material_ids):
+                    newest[each] = max(newest.get(each, ""), fields.event_time)
+    return newest
+
+
+def _materials(record: bytes) -> set[str]:
+    """Return the ids of the materials that a cryptographic operation has used."""
+    more = msgspec.json.decode(record).get("additionalEventData") or {}
+    return {str(value) for name, value in more.items() if name.casefold().endswith("keymaterialid")}
+
+
+_MATERIAL: Final = b"eyMaterialId"
+
+
+def _ascending(segments: list[Segment], wanted: Wanted, seen: Seen) -> tuple[Iterator[_Found], list[_Found]]:
     """Split the matching records of a lane into two runs that are ordered by time.
 
     A record is written when its request ends and has the time at which it began, so that a long request stands behind
@@ -92,6 +93,7 @@ def _ascending(segments: list[Segment], wanted: Wanted) -> tuple[Iterator[_Found
     count, newest = 0, ""
     for fields, record in _records(segments):
         count += 1
+        seen.note(fields)
         if fields.event_time < newest and wanted.fits(fields):
             late.append((fields, record))
         newest = max(newest, fields.event_time)
@@ -112,12 +114,12 @@ def _time_of(found: _Found) -> str:
     return found[0].event_time
 
 
-def _records(segments: list[Segment]) -> Iterator[tuple[_Fields, bytes]]:
+def _records(segments: list[Segment]) -> Iterator[tuple[Fields, bytes]]:
     for segment in segments:
         yield from _readable(audit_files.lines(segment.path))
 
 
-def _readable(lines: Iterator[bytes]) -> Iterator[tuple[_Fields, bytes]]:
+def _readable(lines: Iterator[bytes]) -> Iterator[tuple[Fields, bytes]]:
     """Yield the records that can be parsed, with their fields; `hsmkms audit verify` names the others."""
     for line in lines:
         record = audit_chain.record_of(line)

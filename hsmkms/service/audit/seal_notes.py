@@ -8,7 +8,7 @@ import hmac
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -37,6 +37,14 @@ _READABLE_AGAIN: Final = (
 )
 
 
+class _StoredNote(NamedTuple):
+    """A note as it is on a token."""
+
+    note: Note
+    label: str
+    text: bytes
+
+
 class SealNotes:
     """Reads and writes the notes of an open installation. Writers hold the seal lock."""
 
@@ -44,6 +52,8 @@ class SealNotes:
         self._core = core
         self._folder = core.audit.folder
         self._prefix = f"hsmkms/{core.installation.short_id}/{KeyPurpose.AUDIT_SEAL}/"
+        self._newest_proven: dict[str, _StoredNote] = {}
+        """The newest note of each token by its id, as it was read and verified last."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -60,7 +70,7 @@ class SealNotes:
 
     def on(self, token_id: str) -> list[Note]:
         """Return the verified notes on a token."""
-        return self._proven(self._read_on(token_id))
+        return self._proven(each.note for each in self._read_on(token_id))
 
     def newest(self) -> Note | None:
         """Return the newest verified note of all, or None."""
@@ -72,26 +82,38 @@ class SealNotes:
 
     def older(self, token_id: str, noted: int) -> str | None:
         """Return how a token proves to be an older copy, if the note of seal ``noted`` was written to it; or None."""
-        if not noted:
+        if not noted or self._still_holds(token_id, noted):
             return None
         notes = self._read_on(token_id)
         try:
-            proven = self._proven(notes)
+            proven = self._proven(each.note for each in notes)
         except ObjectLostError:  # the verification of the log reports what cannot be verified
             return None
         if token_id != self._core.tokens.home_id and any(each.token for each in proven):
             return None  # a former home, on which nothing has been created since its note
         newest_note = audit_seal.newest(proven)
         newest = newest_note.number if newest_note is not None else 0
-        # A note that cannot be verified does not show how old the token is.
-        if newest >= noted or (newest_note is None and notes):
+        if newest >= noted:
+            self._newest_proven[token_id] = next(each for each in notes if each.note == newest_note)
             return None
+        if newest_note is None and notes:  # a note that cannot be verified does not show how old the token is
+            return None
+        device = self._core.tokens.of(token_id)
+        in_group = "wait until the HA group has brought this member up to date, or " if device.connection.member else ""
         return (
-            f"the token {self._core.tokens.of(token_id).profile.label!r} is an older copy of itself: it remembers seal "
+            f"the token {device.profile.label!r} is an older copy of itself: it remembers seal "
             f"{newest or 'none'} of the audit log, and the note of seal {noted} was written to it. Keys created since "
-            "then are not on it: put the newer token, or a newer backup of it, back. If there is none, `hsmkms "
-            "reconcile` shows what is lost, and `hsmkms accept-store` accepts the token as it is"
+            f"then are not on it: {in_group}put the newer token, or a newer backup of it, back. If there is none, "
+            "`hsmkms reconcile` shows what is lost, and `hsmkms accept-store` accepts the token as it is"
         )
+
+    def _still_holds(self, token_id: str, noted: int) -> bool:
+        """Return True if a note of seal ``noted`` or a newer one, verified before, is on the token now. One call."""
+        known = self._newest_proven.get(token_id)
+        if known is None or known.note.number < noted:
+            return False
+        own = self._core.tokens.of(token_id).own
+        return own.holds_note(own_permit(OperatorAct.SEAL), known.label, known.text)
 
     def older_home(self) -> str | None:
         """Return how the home proves to be an older copy of itself, or None."""
@@ -192,9 +214,10 @@ class SealNotes:
 
     # -- where they are -----------------------------------------------------------------------------------------------
 
-    def _read_on(self, token_id: str) -> list[Note]:
-        texts = self._core.tokens.of(token_id).own.notes(own_permit(OperatorAct.SEAL), self._prefix).values()
-        return [note for note in map(audit_seal.read_note, texts) if note is not None]
+    def _read_on(self, token_id: str) -> list[_StoredNote]:
+        texts = self._core.tokens.of(token_id).own.notes(own_permit(OperatorAct.SEAL), self._prefix)
+        read = [(audit_seal.read_note(text), label, text) for label, text in texts.items()]
+        return [_StoredNote(note, label, text) for note, label, text in read if note is not None]
 
     def _lines_elsewhere(self) -> list[Note]:
         """Read the notes in the file elsewhere, one per line, not verified."""

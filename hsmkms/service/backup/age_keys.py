@@ -128,6 +128,11 @@ def read_recipients(name: str, data: bytes, person: Person = Nobody()) -> list[R
 
     ConfigurationError if there is none, or one that cannot be used.
     """
+    if is_identity_file(data) or _PRIVATE in data:
+        raise ConfigurationError(
+            f"{name} holds a private key: give its public key instead (`age-keygen -y PRIVATE`, the file of ssh-keygen "
+            "that ends with .pub, or `openssl pkey -in PRIVATE -pubout -out PUBLIC`)"
+        )
     if data.lstrip().startswith(_PEM):
         return [_of_pem(name, data)]
     try:
@@ -137,7 +142,7 @@ def read_recipients(name: str, data: bytes, person: Person = Nobody()) -> list[R
     recipients = [read_recipient(line, person) for line in lines if line.startswith(WRITTEN_OUT)]
     if not recipients or any(line and not line.startswith((*WRITTEN_OUT, "#")) for line in lines):
         raise ConfigurationError(
-            f"{name} holds no public key: give PEM (`openssl pkey -in PRIVATE -pubout -out {name}`), an SSH public key "
+            f"{name} holds no public key: give PEM (`openssl pkey -in PRIVATE -pubout -out PUBLIC`), an SSH public key "
             "(ed25519, rsa), or age recipients (`age-keygen -y PRIVATE`)"
         )
     return recipients
@@ -148,7 +153,7 @@ def _of_pem(name: str, pem: bytes) -> Recipient:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise ConfigurationError(
-            f"{name} holds no public key in PEM: `openssl pkey -in PRIVATE -pubout -out {name}` writes one"
+            f"{name} holds no public key in PEM: `openssl pkey -in PRIVATE -pubout -out PUBLIC` writes one"
         ) from exc
     if isinstance(key, X25519PublicKey):
         return read_recipient(encode("age", key.public_bytes_raw()))
@@ -172,6 +177,20 @@ def _no_plugin(name: str) -> ConfigurationError:
 # -- identities -------------------------------------------------------------------------------------------------
 
 
+def check_private(name: str, data: bytes) -> None:
+    """Raise ConfigurationError for a file that holds no private key but something else that is easily confused."""
+    if data.startswith(_ENCRYPTED):
+        raise ConfigurationError(f"{name} is a file that age has encrypted, perhaps the backup itself: {_GIVE}")
+    if _PUBLIC in data or data.lstrip().startswith(tuple(each.encode() for each in WRITTEN_OUT)):
+        raise ConfigurationError(f"{name} holds a public key, which cannot decrypt: {_GIVE}")
+
+
+_ENCRYPTED: Final = b"age-encryption.org/"
+_PUBLIC: Final = b"PUBLIC KEY-----"
+_PRIVATE: Final = b"PRIVATE KEY-----"
+_GIVE: Final = "give the private key that belongs to the public key to which the backup was sealed"
+
+
 def is_identity_file(data: bytes) -> bool:
     """Return True for a private key file in age's or SSH's format, as opposed to OpenSSL's PEM or DER."""
     return data.lstrip().startswith(_OPENSSH) or any(each.encode() in data for each in _IDENTITIES)
@@ -188,7 +207,10 @@ def read_identities(name: str, data: bytes, person: Person = Nobody()) -> Privat
         lines = [line.strip() for line in data.decode().splitlines()]
         return _identities([line for line in lines if line and not line.startswith("#")], person)
     except (pyrage.IdentityError, ValueError):
-        fault = f"{name} cannot be read as private keys of age or SSH: give a file of age-keygen or ssh-keygen"
+        fault = (
+            f"{name} cannot be read as private keys of age or SSH: give a file of age-keygen or ssh-keygen, without a "
+            "passphrase (`ssh-keygen -p -N '' -f COPY` removes it from a copy)"
+        )
     raise ConfigurationError(fault)  # outside the handler, so that no chained exception contains parts of the file
 
 

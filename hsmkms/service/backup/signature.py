@@ -55,7 +55,7 @@ def read_verifying_key(name: str, pem: bytes) -> VerifyingKey:
     if not isinstance(key, VerifyingKey) or not _is_strong(key):
         raise ConfigurationError(
             f"{name} holds no public half of a signing key: give {_KINDS}, in PEM "
-            f"(`openssl pkey -in PRIVATE -pubout -out {name}`)"
+            f"(`openssl pkey -in PRIVATE -pubout -out PUBLIC`)"
         )
     return key
 

@@ -38,13 +38,14 @@ HOME_MOVED: Final = "The installation moves to another token just now: try again
 
 def generated(core: Core, key_id: str, kind: Kind, sequence: int, state: MaterialState) -> MaterialRecord:
     """Return the record of a backing key that the token is about to generate."""
-    cka_id = new_cka_id(core.device.profile.cipher_format) if kind == SYMMETRIC else new_cka_id()
+    home_id = core.tokens.home_id
+    cka_id = new_cka_id(core.tokens.of(home_id).profile.cipher_format) if kind == SYMMETRIC else new_cka_id()
     return MaterialRecord(
         material_id=material.material_id(key_id, cka_id),
         sequence=sequence,
         state=state,
         created_at=core.clock(),
-        token_id=core.tokens.home_id,
+        token_id=home_id,
         cka_id=cka_id,
     )
 

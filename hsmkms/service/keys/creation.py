@@ -12,6 +12,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.errors import KMSInternalException
+from hsmkms.hsm.objects.backing_keys import SYMMETRIC
+from hsmkms.model.cipher_format import format_of
 from hsmkms.model.enums import KeyManager, KeySpec, KeyState, KeyUsage, MaterialState, Origin
 from hsmkms.model.ids import key_arn, new_key_id
 from hsmkms.model.permit import Permit
@@ -89,21 +91,22 @@ def make(
     core: Core,
     record: KeyRecord,
     tags: Mapping[str, str],
-    permit: Permit,
+    permit_for: Callable[[bytes], Permit],
     *,
     alias: str | None = None,
     check: Check = unchecked,
-) -> bool:
+) -> KeyRecord | None:
     """Create a key whose backing key is generated on the token and never leaves it, with an alias if one is named.
 
-    ``permit`` covers the backing key. ``check`` is called in the transaction of the intent, and may refuse. False if
-    the alias was created concurrently: then there is no key. If the home moves to another token meanwhile, the new
-    backing key is destroyed and generated there.
+    ``permit_for`` makes the permit for the backing key's CKA_ID. ``check`` is called in the transaction of the intent,
+    and may refuse. Return the key's record; None if the alias was created concurrently: then there is no key. If the
+    home moves to another token meanwhile, the new backing key is destroyed and generated there.
     """
     for _ in range(ATTEMPTS):
-        outcome = _make(core, _at_home(core, record), tags, permit, alias, check)
+        record = _at_home(core, record)
+        outcome = _make(core, record, tags, permit_for(record.materials[0].cka_id), alias, check)
         if outcome is not _Outcome.HOME_MOVED:
-            return outcome is _Outcome.MADE
+            return record if outcome is _Outcome.MADE else None
         core.tokens.may_have_moved()
     raise KMSInternalException(HOME_MOVED)
 
@@ -116,8 +119,12 @@ class _Outcome(Enum):
 
 
 def _at_home(core: Core, record: KeyRecord) -> KeyRecord:
-    """Return the record with its backing key on the present home token."""
-    return replace(record, materials=(replace(record.materials[0], token_id=core.tokens.home_id),))
+    """Return the record with its backing key on the present home token, in the ciphertext format of that token."""
+    backing_key, home_id = record.materials[0], core.tokens.home_id
+    cipher_format = core.tokens.of(home_id).profile.cipher_format
+    if record.kind == SYMMETRIC and format_of(backing_key.cka_id) is not cipher_format:
+        backing_key = generated(core, record.key_id, record.kind, backing_key.sequence, backing_key.state)
+    return replace(record, materials=(replace(backing_key, token_id=home_id),))
 
 
 def _make(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
-from hsmkms.model.cipher_format import new_cka_id
+from hsmkms.model.cipher_format import format_of, new_cka_id
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
@@ -168,10 +168,28 @@ def _made(
     if not present:
         if was_made(core, key):
             raise lost(key)
+        key = _in_format_of_token(core, key)
         make(key, label_of(core, key))
     with core.audited_and_sealed() as tx:
         made = installation.note_made(tx, key, core.clock())
         return made if present or installation.is_home(tx, key.token_id) else None
+
+
+def _in_format_of_token(core: Core, key: InstallationKeyRow) -> InstallationKeyRow:
+    """Return an intent in the ciphertext format that its token has now; one that was for another format is replaced.
+
+    What an interrupted creation has left of that one is destroyed.
+    """
+    device = core.tokens.of(key.token_id)
+    possible = device.profile.cipher_format
+    if key.purpose not in _ENCRYPTING or format_of(key.cka_id) is possible:
+        return key
+    device.keys.destroy(own_permit(OperatorAct.MAINTAIN, key.cka_id), key.cka_id)
+    with core.audited_and_sealed() as tx:
+        installation.delete_installation_key(tx, key)
+        return installation.insert_installation_key(
+            tx, key.purpose, key.version, key.token_id, new_cka_id(possible), core.clock()
+        )
 
 
 def _is_there(core: Core, key: InstallationKeyRow) -> bool:

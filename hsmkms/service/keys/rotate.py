@@ -112,7 +112,7 @@ def rotate_restored(core: Core, key_id: str, region: str, material_id: str) -> N
 
 def rotate_format(core: Core, key_id: str, region: str, material_id: str) -> None:
     """Rotate generated material in whose format its token cannot encrypt any more."""
-    log.warning("key material %s of key %s is for AES-GCM, which its token has no more: rotating", material_id, key_id)
+    log.warning("the token cannot encrypt any more as key material %s of key %s needs: rotating", material_id, key_id)
     _rotate_or_log(core, key_id, region, lambda fresh: must_be_current(fresh, material_id))
 
 
@@ -135,8 +135,9 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
     """Finish an interrupted rotation; return its kind, or None if it could not be completed (or was an import).
 
     An object that is present with the right attributes becomes the current backing key, if its key is still Enabled.
-    Any other object is marked for destruction, as are those of an interrupted import (which its caller repeats) and
-    those on a former home. If no object was created, the intent is removed.
+    Any other object is marked for destruction, as are those of an interrupted import (which its caller repeats), those
+    on a former home, and the parts of a key that was not created completely. If no object was created, the intent is
+    removed. TokenUnavailableError if a member of an HA group that could take over lacks the object.
     """
     if unfinished.token_id != core.tokens.home_id:
         with core.audited_and_sealed() as tx:
@@ -144,13 +145,13 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
         return None
     device = core.tokens.of(unfinished.token_id)
     if not device.keys.holds(unfinished.cka_id):
-        with core.audited_and_sealed() as tx:
-            rotation.drop(tx, unfinished.token_id, unfinished.cka_id)
-        log.info("dropped an interrupted change of key %s: no object had been created", unfinished.key_id)
+        _drop(core, unfinished, in_parts=device.keys.is_in_parts(unfinished.cka_id))
         return None
     _, deviations = device.keys.attest(unfinished.cka_id)
+    kind = unfinished.rotation_type
+    if kind is not None:
+        device.keys.require_replicated(unfinished.cka_id)
     with core.audited_and_sealed() as tx:
-        kind = unfinished.rotation_type
         record = keys.fetch(tx, unfinished.region, unfinished.key_id)
         fit = not deviations and installation.is_home(tx, unfinished.token_id)
         if kind is None or not fit or record is None or record.state is not KeyState.ENABLED:
@@ -160,6 +161,17 @@ def finish(core: Core, unfinished: Unfinished) -> RotationType | None:
             log.info("finished an interrupted rotation of key %s", unfinished.key_id)
             return kind
     return None
+
+
+def _drop(core: Core, unfinished: Unfinished, *, in_parts: bool) -> None:
+    """Remove an intent whose object was not created; ``in_parts``: mark what was created of it for destruction."""
+    with core.audited_and_sealed() as tx:
+        if in_parts:
+            materials.doom(tx, unfinished.token_id, unfinished.cka_id)
+        else:
+            rotation.drop(tx, unfinished.token_id, unfinished.cka_id)
+    made = "only a part of its object" if in_parts else "no object"
+    log.info("dropped an interrupted change of key %s: %s had been created", unfinished.key_id, made)
 
 
 def _record_rotation(core: Core, record: KeyRecord, material_id: str, kind: RotationType) -> None:

@@ -1,6 +1,7 @@
 """Create service-managed keys at the first use of ``alias/aws/NAME``, without a CreateKey request."""
 
 import logging
+from functools import partial
 from typing import Final
 
 from hsmkms.model.enums import KeyManager
@@ -30,6 +31,5 @@ def draft(core: Core, region: str, alias_name: str) -> KeyRecord:
 
 def make(core: Core, record: KeyRecord, alias_name: str) -> None:
     """Create the key of a service and its alias, unless another process has just done so."""
-    permit = own_permit(OperatorAct.MAINTAIN, record.materials[0].cka_id)
-    if creation.make(core, record, {}, permit, alias=alias_name):
+    if creation.make(core, record, {}, partial(own_permit, OperatorAct.MAINTAIN), alias=alias_name) is not None:
         log.info("made the key %s for %s at its first use", record.arn, alias_name)

@@ -7,12 +7,11 @@ API Reference, Encrypt and Decrypt.
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import InvalidCiphertextException, RejectedDataError
+from hsmkms.errors import InvalidCiphertextException, KMSInvalidStateException, RejectedDataError
 from hsmkms.hsm.ports import Device
 from hsmkms.model.cipher_format import format_of
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, Origin
@@ -69,8 +68,8 @@ def _ready(call: Call, by: Keyed) -> tuple[CachedKey, Permit, Device]:
     """Return the key ready to encrypt, and its token, after rotating generated material that must not encrypt any more.
 
     That is material older than a restored backup (its number of encryptions since the backup is unknown, and AES-GCM
-    has a limit), material on a former home, and material whose token has lost AES-GCM. If the rotation fails now, the
-    key encrypts with its present material, and the rotation is tried again at its next encryption.
+    has a limit), material on a former home, and material whose token has lost the mechanism for it. If the rotation
+    fails now, the key encrypts with its present material, and the rotation is tried again at its next encryption.
     """
     core, key, permit = call.core, by.key, by.permit
     if key.current_token_id != core.tokens.home_id and rotates(key.record):
@@ -118,7 +117,7 @@ def _seal_symmetric(call: Call, by: Keyed, plaintext: bytes, bound: bytes) -> Se
         key.current_cka_id,
         plaintext,
         key.current_header + bound,
-        count=partial(leases.spend, material_id),
+        count=leases.counter(material_id),
     )
     call.core.uses.note(call, key)
     if material_id in leases.nearly_spent:
@@ -145,6 +144,10 @@ def _open_symmetric(call: Call, by: Keyed, ciphertext: bytes, parsed: blob.Blob 
     material = by.key.record.material(parsed.material_id)
     if material is None or format_of(material.cka_id) is not parsed.cipher_format:
         raise InvalidCiphertextException
+    if not material.present:
+        raise KMSInvalidStateException(
+            f"The key material {material.material_id} of {by.key.record.arn} that the ciphertext needs was destroyed."
+        )
     try:
         device = call.core.tokens.of(material.token_id)
         plaintext = device.ciphers.decrypt(by.permit, material.cka_id, parsed.iv, parsed.body, parsed.header + bound)

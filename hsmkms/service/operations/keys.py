@@ -78,7 +78,7 @@ def create_key(call: Call, request: CreateKeyRequest) -> CreateKeyResponse:
     if nature.origin is Origin.EXTERNAL:
         creation.make_empty(core, record, new_tags, check)
     else:
-        creation.make(core, record, new_tags, call.new_objects(record.materials[0].cka_id), check=check)
+        record = creation.make(core, record, new_tags, call.new_objects, check=check) or record
     call.resources.append(record.arn)
     return CreateKeyResponse(key_metadata=metadata(call, record))
 

@@ -23,8 +23,9 @@ from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
 NO_EXTERNAL_MU: Final = (
-    "PKCS#11 tokens hash the message by themselves: sign it with MessageType RAW instead of EXTERNAL_MU. "
-    "The signature is the same kind, and Verify takes it with either."
+    "PKCS#11 has no signing of an external mu, since tokens hash the message by themselves: sign the message itself, "
+    "of at most 4,096 bytes, with MessageType RAW instead of EXTERNAL_MU. The signature is the same kind, and Verify "
+    "takes it with either."
 )
 _OLDER_SPECS: Final = frozenset(each.value for each in CustomerMasterKeySpec)
 

@@ -1,7 +1,8 @@
 """Remove a former home token from the installation, once nothing needs it any more.
 
 If the token can be reached, the installation's own keys on it and the notes there are destroyed: afterwards a database
-from before the migration cannot be opened with it, nor a backup that it has sealed. After an interruption, repeat it.
+from before the migration cannot be opened with it, nor a backup that it has sealed. If older key material on it is
+abandoned, nothing on it is destroyed. After an interruption, repeat it.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ from hsmkms.process import exclusive
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import verify
 from hsmkms.service.keys.installation_keys import versions, witness
-from hsmkms.service.operator import key_rotation, migration
+from hsmkms.service.operator import key_rotation, migration, older_material
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, objects
@@ -26,6 +27,7 @@ from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 
 _LOCK: Final = "migration.lock"
 _LOCK_SECONDS: Final = 60.0
+_LEFT: Final = "left as it is, with the older key material on it: erase it with the token's own tool"
 
 _KEYS, _WRAPPING = ObjectPurpose.BACKING_KEY, ObjectPurpose.WRAPPING_KEY
 _NEEDED_BY: Final = {
@@ -41,7 +43,8 @@ _NEEDED_BY: Final = {
 class Forgotten(Struct, frozen=True, kw_only=True):
     """A token that was forgotten. ``destroyed``: how many of the installation's own keys on it were destroyed.
 
-    ``away``: why it could not be reached, so that they still exist, or None.
+    ``away``: why it was left as it is, so that they still exist, or None. ``abandoned``: how many older key materials
+    on it were abandoned.
     """
 
     token_id: str
@@ -49,43 +52,57 @@ class Forgotten(Struct, frozen=True, kw_only=True):
     serial: str
     destroyed: int
     away: str | None
+    abandoned: int = 0
 
 
-def find(core: Core, name: str) -> TokenRow:
-    """Return the token of that label or serial if it may be forgotten.
-
-    ConfigurationError if it is no token of the installation, or its home, or still needed, with what needs it.
-    """
+def named(core: Core, name: str) -> TokenRow:
+    """Return the token of the installation with that label or serial. Raises ConfigurationError."""
     rows = core.tokens.rows()
     fitting = [each for each in rows if name in (each.label, each.serial)]
     if len(fitting) != 1:
         names = ", ".join(f"{each.label!r} (serial {each.serial})" for each in rows)
         raise ConfigurationError(f"name one token of the installation by its label or serial: {names}")
-    (row,) = fitting
+    return fitting[0]
+
+
+def find(core: Core, name: str, *, abandoning: bool = False) -> TokenRow:
+    """Return the token of that label or serial if it may be forgotten, ``abandoning`` older key material on it or not.
+
+    ConfigurationError if it is no token of the installation, or its home, or still needed, with what needs it.
+    """
+    row = named(core, name)
     if row.id == core.tokens.home_id:
         raise ConfigurationError(
             f"the token {row.label!r} is the home, where keys are created: migrate to another first"
         )
-    needs = _needs(core, row)
+    needs = _needs(core, row, abandoned=len(older_material.find(core, row)) if abandoning else 0)
     if needs:
         raise ConfigurationError(f"the token {row.label!r} is still needed: {'; '.join(needs)}")
     return row
 
 
-def forget(core: Core, row: TokenRow) -> Forgotten:
-    """Forget a token that ``find`` returned; it is checked again under the lock."""
+def forget(core: Core, row: TokenRow, *, abandoning: bool = False) -> Forgotten:
+    """Forget a token that ``find`` returned; it is checked again under the lock.
+
+    ``abandoning``: ciphertext that needs older key material on it is refused from then on. The token is left as it is
+    then: with a backup from before, it can be used again.
+    """
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
-        row = find(core, row.serial or row.label)
+        row = find(core, row.serial or row.label, abandoning=abandoning)
+        older = older_material.find(core, row) if abandoning else []
         device, away = _reached(core, row)
         if device is not None:
             _accept_at_home(core, row)
+        if older:
+            device, away = None, _LEFT
 
         # 1. Device: the installation's own keys, the one that identifies the token last.
         destroyed = _destroy_own(core, row, device) if device is not None else 0
         core.reached("forget 1: device")
 
         # 2. Result.
-        with core.store.atomic() as tx:
+        with core.audited_and_sealed() as tx:
+            older_material.abandon(core, tx, row, older)
             for each in installation.installation_keys(tx, row.id):
                 installation.delete_installation_key(tx, each)
             objects.move_ended(tx, row.id, core.tokens.home_id)
@@ -93,12 +110,20 @@ def forget(core: Core, row: TokenRow) -> Forgotten:
         core.reached("forget 2: result")
         core.witnesses.pop(row.id, None)
         core.tokens.drop(row.id)
-    return Forgotten(token_id=row.id, label=row.label, serial=row.serial, destroyed=destroyed, away=away)
+    return Forgotten(
+        token_id=row.id,
+        label=row.label,
+        serial=row.serial,
+        destroyed=destroyed,
+        away=away,
+        abandoned=len(older),
+    )
 
 
-def _needs(core: Core, row: TokenRow) -> list[str]:
+def _needs(core: Core, row: TokenRow, *, abandoned: int) -> list[str]:
     with core.store.reading() as conn:
         count = Counter(objects.standing(conn, row.id))
+    count[_KEYS, ObjectStatus.PRESENT] -= abandoned
     needs = [reason.format(count[kind]) for kind, reason in _NEEDED_BY.items() if count[kind]]
     if not key_rotation.is_at_home(core):
         needs.append(

@@ -34,11 +34,11 @@ from hsmkms.rules.rotation import rotates
 from hsmkms.service.audit.seal_notes import SealNotes
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.keys import rotate as rotating
-from hsmkms.service.operator import key_rotation
+from hsmkms.service.operator import key_rotation, older_material
 from hsmkms.service.runtime import binding, row_seals
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.store import installation, keys, objects, rotation
+from hsmkms.store import installation, keys, leases, objects, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import InstallationKeyRow, TokenRow
 
@@ -60,7 +60,11 @@ class Stays(StrEnum):
     NEXT_USE = "not Enabled now: it is rotated before its next encryption"
     WAITING = "still to be rotated: run migrate-token again"
     DELETION = "to be deleted: the token is needed until then"
-    OLDER = "older ciphertext: re-encrypt what it has encrypted (re-encrypt-files, ReEncrypt), or keep the token"
+    OLDER = (
+        "older ciphertext: re-encrypt what it has encrypted (re-encrypt-files, ReEncrypt), or keep the token; "
+        "once nothing needs it, forget-token --abandon-older-material"
+    )
+    UNUSED = "older material that has encrypted nothing: forget-token --abandon-older-material"
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
@@ -79,13 +83,17 @@ class Moved(Struct, frozen=True, kw_only=True):
 
 
 class Left(Struct, frozen=True, kw_only=True):
-    """A key that needs a former home token; ``token`` is the label of that token."""
+    """A key that needs a former home token; ``token`` is the label of that token.
+
+    ``encryptions``: how many its older material there has made at most; None if unknown, and for other reasons.
+    """
 
     key_id: str
     region: str
     key_spec: KeySpec
     token: str
     reason: Stays
+    encryptions: int | None = None
 
 
 class TokenStanding(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -310,13 +318,31 @@ def _move(core: Core, key: Waiting) -> str | None:
 def left(core: Core, home_id: str) -> list[Left]:
     """Return the keys that need other tokens than ``home_id``: a row for each key and reason."""
     labels = {row.id: row.label for row in core.tokens.rows()}
+    counts = leases.beyond(core.store, 1)
+    rows = []
     with core.store.reading() as conn:
-        return [
-            Left(key_id=record.key_id, region=region, key_spec=record.spec, token=labels[token_id], reason=reason)
-            for region in core.installation.regions
-            for record in keys.every(conn, region, home_id)
-            for token_id, reason in _reasons(record, home_id)
-        ]
+        for region in core.installation.regions:
+            for record in keys.every(conn, region, home_id):
+                for token_id, reason in _reasons(record, home_id):
+                    used = _encryptions(core, record, token_id, counts) if reason is Stays.OLDER else None
+                    rows.append(
+                        Left(
+                            key_id=record.key_id,
+                            region=region,
+                            key_spec=record.spec,
+                            token=labels[token_id],
+                            reason=Stays.UNUSED if used == 0 else reason,
+                            encryptions=used,
+                        )
+                    )
+    return rows
+
+
+def _encryptions(core: Core, record: KeyRecord, token_id: str, counts: dict[str, int]) -> int | None:
+    """Return how many encryptions a key's older material on a token has made at most; None if that is unknown."""
+    older = [each for each in record.materials if older_material.is_older(record, each, token_id)]
+    used = [older_material.encryptions(core, each, counts) for each in older]
+    return None if not used or None in used else sum(each or 0 for each in used)
 
 
 def _reasons(record: KeyRecord, home_id: str) -> Iterator[tuple[str, Stays]]:

@@ -65,6 +65,11 @@ class Watch:
         """The regions that are served."""
         return self._core.installation.regions
 
+    def title(self) -> str:
+        """Name the installation and the token on which keys are made, for the line of a server that has started."""
+        home = next(each for each in self._core.tokens.rows() if each.id == self._core.tokens.home_id)
+        return f"installation {self._core.installation.id} on token {home.label!r} (serial {home.serial})"
+
     def check_token(self) -> None:
         """Raise the token's fault if it cannot be used or the installation's own key is not visible on it."""
         self._core.device.connection.ready()

@@ -34,6 +34,7 @@ from hsmkms.service.operator import (
     key_renewal,
     key_rotation,
     migration,
+    older_material,
     reconcile,
     rotation_report,
     simulation,
@@ -47,6 +48,7 @@ from hsmkms.service.operator.key_renewal import Loss
 from hsmkms.service.operator.key_rotation import RotatedKey
 from hsmkms.service.operator.migration import Left, Moved, TokenStanding, Waiting
 from hsmkms.service.operator.monitoring import Watch
+from hsmkms.service.operator.older_material import OlderMaterial
 from hsmkms.service.operator.policy_notes import PolicyNotes
 from hsmkms.service.operator.reconcile import Finding, Mended
 from hsmkms.service.operator.recorded import recorded
@@ -115,12 +117,15 @@ class Operator:
     def token_info(self, device: Device | None = None) -> TokenInfo:
         """Return profile, limits and mechanisms of a token; by default of the home."""
         device = device or self._core.device
+        mechanisms = (
+            device.connection.mechanisms()
+        )  # first, since another member of an HA group may take over meanwhile
         profile = device.profile
         quirks = dict.fromkeys((*profile.quirks, *profile.attributes.quirks, *device.imports.quirks()))
         return TokenInfo(
             profile=replace(profile, quirks=tuple(quirks)),
             limits=device.connection.limits(),
-            mechanisms=device.connection.mechanisms(),
+            mechanisms=mechanisms,
             members=device.connection.member_states(),
         )
 
@@ -264,15 +269,19 @@ class Operator:
         """Return the ids of the keys that a member of an HA group lacks; see ``service/operator/group_members.py``."""
         return group_members.missing(self._core, device)
 
-    def find_forgettable(self, name: str) -> TokenRow:
+    def find_forgettable(self, name: str, *, abandoning: bool = False) -> TokenRow:
         """Return the token of that label or serial, if nothing needs it; see ``service/operator/forgetting.py``."""
-        return forgetting.find(self._core, name)
+        return forgetting.find(self._core, name, abandoning=abandoning)
 
-    def forget_token(self, row: TokenRow) -> Forgotten:
-        """Remove a former home that nothing needs from the installation."""
-        details = {"label": row.label, "serial": row.serial}
+    def forget_token(self, row: TokenRow, *, abandoning: bool = False) -> Forgotten:
+        """Remove a former home that nothing needs from the installation, or nothing but what is abandoned."""
+        details = {"label": row.label, "serial": row.serial, "abandoning": abandoning}
         with self._core.audit.acting("ForgetToken", self._core.installation.default_region, details):
-            return forgetting.forget(self._core, row)
+            return forgetting.forget(self._core, row, abandoning=abandoning)
+
+    def find_older_material(self, name: str) -> list[OlderMaterial]:
+        """Return the older material on the former home of that label or serial, with its last use by the audit log."""
+        return older_material.find(self._core, forgetting.named(self._core, name), search_log=True)
 
     def find_clone(self, device: Device) -> Clone:
         """Describe an open token as a clone; the installation must have been opened to accept it.

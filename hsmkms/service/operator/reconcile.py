@@ -15,21 +15,20 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import KMSInvalidStateException, ObjectLostError, TokenUnavailableError, ValidationException
+from hsmkms.errors import KMSInvalidStateException, TokenUnavailableError, ValidationException
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC
-from hsmkms.hsm.objects.backing_keys import Kind as BackingKind
 from hsmkms.hsm.objects.objects import TokenObject
-from hsmkms.model.enums import KeyManager, KeyState, MaterialState, Origin
-from hsmkms.model.ids import is_multi_region, key_arn
+from hsmkms.model.cipher_format import mac_key_id
+from hsmkms.model.enums import KeyState
 from hsmkms.model.permit import OperatorAct
-from hsmkms.model.records import KeyRecord, MaterialRecord
-from hsmkms.rules.iam import policies
 from hsmkms.rules.material import LabelParts, material_id, parse_label
+from hsmkms.service.keys import destruction
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.keys.installation_keys import witness
+from hsmkms.service.operator.adoption import adopt, check_genuine
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.store import deletion, installation, keys, leases, materials, objects, regions, rotation
+from hsmkms.store import deletion, installation, keys, leases, materials, objects, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import TokenRow
 from hsmkms.store.objects import BackingObject
@@ -44,7 +43,10 @@ class Kind(StrEnum):
     """The kinds of differences."""
 
     UNFINISHED = "unfinished"
-    """A creation, rotation or import was interrupted before its object was created; no client got a response."""
+    """A creation, rotation or import was interrupted before its object was created; no client got a response.
+
+    Of an object that consists of two (hsm/objects/cbc_pairs.py, key pairs) one may be on the token.
+    """
     UNACKNOWLEDGED = "unacknowledged"
     """A creation, rotation or import was interrupted after its object was created; no client got a response."""
     ORPHAN = "orphan"
@@ -62,7 +64,7 @@ class Kind(StrEnum):
 
 
 REMEDIES: Final = {
-    Kind.UNFINISHED: "forget the intent: nothing is on the token",
+    Kind.UNFINISHED: "forget the intent: no complete key is on the token",
     Kind.UNACKNOWLEDGED: "adopt it (as a Disabled key, if its key is new), or remove it",
     Kind.ORPHAN: "adopt it as a Disabled key, or remove it",
     Kind.MISSING: "none here: restore the token's own backup; imported material can be deleted and imported again",
@@ -71,6 +73,7 @@ REMEDIES: Final = {
     Kind.RETURNED: "remove it again",
     Kind.AWAY: "bring the token back, or name it as a [[token]] of the configuration",
 }
+_ONLY_A_PART: Final = "remove it: it is only a part of a key, which is of no use"
 MENDABLE: Final = frozenset({Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.ORPHAN})
 REMOVABLE: Final = frozenset({Kind.UNACKNOWLEDGED, Kind.ORPHAN, Kind.DOOMED, Kind.RETURNED})
 
@@ -170,7 +173,7 @@ def _of_token(core: Core, token_id: str) -> list[Finding]:
     # Rows that have changed while the token was read prove nothing.
     others = {cka_id: row for cka_id, row in rows.items() if cka_id not in first_seen and known.get(cka_id) == row}
     kinds = {each.cka_id: _kind(known.get(each.cka_id), each.cka_id in doomed, count[each.cka_id]) for each in labelled}
-    return [*_of_objects(token_id, labelled, kinds, first_seen), *_of_rows(token_id, others, count)]
+    return [*_of_objects(token_id, labelled, kinds, first_seen, count), *_of_rows(token_id, others, count)]
 
 
 def _doomed(conn: Connection, token_id: str) -> set[bytes]:
@@ -197,18 +200,28 @@ def _is_live(row: BackingObject | None) -> bool:
 
 
 def _kind(row: BackingObject | None, doomed: bool, count: int) -> Kind:  # noqa: FBT001 - three facts of one object
-    """Classify an object on the token without a live key."""
+    """Classify an object on the token without a live key; a ``count`` of 0 means that only parts of a key are there."""
     if count > 1:
         return Kind.DUPLICATE
     if doomed:
         return Kind.DOOMED
     if row is None:
         return Kind.ORPHAN
+    if not count and _is_intended(row):
+        return Kind.UNFINISHED
     return Kind.RETURNED if row.status is ObjectStatus.DESTROYED else Kind.UNACKNOWLEDGED
 
 
+def _is_intended(row: BackingObject) -> bool:
+    return row.lifecycle is Lifecycle.INTENDED or row.status is ObjectStatus.INTENDED
+
+
 def _of_objects(
-    token_id: str, labelled: list[_Object], kinds: Mapping[bytes, Kind], first_seen: Mapping[bytes, datetime]
+    token_id: str,
+    labelled: list[_Object],
+    kinds: Mapping[bytes, Kind],
+    first_seen: Mapping[bytes, datetime],
+    count: Mapping[bytes, int],
 ) -> Iterator[Finding]:
     """Yield the objects on the token without a live key."""
     for each in {each.cka_id: each for each in labelled}.values():
@@ -223,14 +236,14 @@ def _of_objects(
                 cka_id=each.cka_id.hex(),
                 label=each.label,
                 first_seen=first_seen[each.cka_id],
-                remedy=REMEDIES[kind],
+                remedy=_remedy(kind, each.cka_id, count[each.cka_id]),
             )
 
 
 def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[bytes, int]) -> Iterator[Finding]:
     """Yield the rows whose object is missing on the token, or is there more than once."""
     for cka_id, row in rows.items():
-        unfinished = row.lifecycle is Lifecycle.INTENDED or row.status is ObjectStatus.INTENDED
+        unfinished = _is_intended(row)
         if count[cka_id] == 1 or (row.status in _ENDED and not unfinished):
             continue
         kind = Kind.DUPLICATE if count[cka_id] else Kind.UNFINISHED if unfinished else Kind.MISSING
@@ -243,8 +256,18 @@ def _of_rows(token_id: str, rows: Mapping[bytes, BackingObject], count: Mapping[
             cka_id=cka_id.hex(),
             label=row.label,
             first_seen=None,
-            remedy=REMEDIES[kind],
+            remedy=_remedy(kind, cka_id, count[cka_id]),
         )
+
+
+def _remedy(kind: Kind, cka_id: bytes, count: int) -> str:
+    """Return what to do about a finding; of a material of two objects it names the other CKA_ID to look for as well."""
+    if kind is Kind.ORPHAN and not count:
+        return _ONLY_A_PART
+    authenticating_id = mac_key_id(cka_id)
+    if authenticating_id is None or kind not in (Kind.MISSING, Kind.DUPLICATE):
+        return REMEDIES[kind]
+    return f"{REMEDIES[kind]} (the material has an HMAC key too, with CKA_ID {authenticating_id.hex()})"
 
 
 # -- mending ----------------------------------------------------------------------------------------------------
@@ -286,8 +309,15 @@ def _finish(core: Core, begun: Unfinished) -> Mended:
 
 
 def _forget(core: Core, finding: Finding) -> Mended:
-    with core.store.atomic() as tx:
+    """Drop the intent of a new key, so that it cannot be completed, and destroy the part of it that was created."""
+    cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
+    in_parts = core.tokens.of(token_id).keys.is_in_parts(cka_id)
+    with core.audited_and_sealed() as tx:
         dropped = keys.drop_intent(tx, finding.key_id, finding.region or "")
+        if dropped and in_parts:
+            objects.doom(tx, token_id, cka_id, finding.label, core.clock())
+    if dropped and in_parts:
+        destruction.discard(core, token_id, cka_id)
     return Mended.FORGOTTEN if dropped else Mended.GONE
 
 
@@ -341,7 +371,7 @@ def _check_grace(core: Core, finding: Finding) -> None:
 
 def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
     cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
-    kind = _check_genuine(core, finding, cka_id)
+    kind = check_genuine(core, finding)
     where = finding.region or region or core.installation.default_region
     if finding.kind is Kind.ORPHAN and kind == SYMMETRIC:
         # Before the key can be used: after a crash in between its count must not start at zero.
@@ -351,7 +381,7 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
             return Mended.GONE
         row = objects.fetch(tx, token_id, cka_id)
         if row is None:
-            mended = _adopt_orphan(tx, core, finding, kind, where)
+            mended = Mended.ADOPTED if adopt(tx, core, finding, kind, where) else Mended.ADDED
         elif keys.complete(tx, row.key_id, row.region, KeyState.DISABLED):
             keys.hand_over(tx, row.key_id)  # for a service's key whose alias was never created
             mended = Mended.ADOPTED
@@ -359,91 +389,3 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
             mended = Mended.GONE
         objects.forget_seen(tx, token_id, cka_id)
     return mended
-
-
-def _check_genuine(core: Core, finding: Finding, cka_id: bytes) -> BackingKind:
-    """Return the object's spec and usage; refuse one that hsmkms cannot have created.
-
-    Anyone who has the PIN can write a label. But CKA_LOCAL, that the token generated the key, and that it was never
-    extractable cannot be forged. On a token that does not report CKA_LOCAL no object is genuine.
-    """
-    device = core.tokens.of(finding.token_id)
-    if device.profile.attributes.local:
-        raise KMSInvalidStateException(
-            f"the object {finding.cka_id} is not adopted: this token does not report which keys it generated itself "
-            "(CKA_LOCAL), so the object could have been brought in. Restore a backup of the database that has its key"
-        )
-    try:
-        kind = device.keys.identify(cka_id)
-    except ObjectLostError as exc:
-        raise KMSInvalidStateException(f"the object {finding.cka_id} is only a part of a key: remove it") from exc
-    deviations = (
-        device.keys.attest(cka_id, kind or SYMMETRIC)[1] + device.keys.attest_public(cka_id, kind or SYMMETRIC)[1]
-    )
-    if kind is None or deviations:
-        raise KMSInvalidStateException(
-            f"the object {finding.cka_id} is not as hsmkms creates keys ({'; '.join(deviations)}), so it is not adopted"
-        )
-    return kind
-
-
-def _adopt_orphan(tx: Connection, core: Core, finding: Finding, kind: BackingKind, region: str) -> Mended:
-    """Rebuild the row of a backing key from its label and CKA_ID: a new key, or one more material of a known key.
-
-    The material with the highest sequence is the newest, so it becomes current. The labels of a multi-Region set's
-    materials may name several regions, where the primary key once was: they are added to it where it is now.
-    """
-    region = regions.primary_region(tx, finding.key_id) or region
-    cka_id = bytes.fromhex(finding.cka_id)
-    known = keys.fetch(tx, region, finding.key_id)
-    if known is not None and (known.kind != kind or kind != SYMMETRIC):
-        raise KMSInvalidStateException(
-            f"the object {finding.cka_id} is of spec {kind[0]}, and the key {finding.key_id} is known with another "
-            "backing key: only symmetric encryption keys have several"
-        )
-    if known is None and keys.exists_anywhere(tx, finding.key_id):
-        raise KMSInvalidStateException(
-            f"the key {finding.key_id} of the object {finding.cka_id} is known, but not as a key of {region}: "
-            "name its region with --region, or mend its other findings first"
-        )
-    taken = {each.sequence for each in known.materials} if known else set()
-    newest = max(taken, default=0)
-    adopted = MaterialRecord(
-        material_id=material_id(finding.key_id, cka_id),
-        # If taken: the key was rotated, its database restored, and rotated again. Both materials are needed.
-        sequence=newest + 1 if finding.sequence in taken else finding.sequence,
-        state=MaterialState.CURRENT if finding.sequence > newest else MaterialState.NON_CURRENT,
-        created_at=core.clock(),
-        token_id=finding.token_id,
-        cka_id=cka_id,
-    )
-    if known is not None:
-        if adopted.state is MaterialState.CURRENT:
-            keys.retire_materials(tx, finding.key_id)
-        keys.insert_material(tx, finding.key_id, adopted, finding.label, ObjectStatus.PRESENT)
-        return Mended.ADDED
-    keys.insert_intent(tx, _rebuilt(core, finding.key_id, region, kind, adopted), {}, finding.label)
-    keys.complete(tx, finding.key_id, region)
-    return Mended.ADOPTED
-
-
-def _rebuilt(core: Core, key_id: str, region: str, kind: BackingKind, first: MaterialRecord) -> KeyRecord:
-    spec, usage = kind
-    account = core.installation.account
-    return KeyRecord(
-        key_id=key_id,
-        region=region,
-        arn=key_arn(account, region, key_id),
-        spec=spec,
-        usage=usage,
-        origin=Origin.AWS_KMS,
-        manager=KeyManager.CUSTOMER,
-        multi_region=is_multi_region(key_id),
-        primary_region=region if is_multi_region(key_id) else None,
-        state=KeyState.DISABLED,
-        description=f"adopted from the token at {core.clock():%Y-%m-%d %H:%M:%S} UTC",
-        policy=policies.default_policy(account),
-        creation_date=core.clock(),
-        version=0,
-        materials=(first,),
-    )

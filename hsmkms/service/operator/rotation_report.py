@@ -16,12 +16,16 @@ from hsmkms.store.usage import LastUse
 
 
 class KeyPosture(Struct, frozen=True, kw_only=True):
-    """The report on one key. Ages are in whole days; ``encryptions`` counts those of the current key material."""
+    """The report on one key. Ages are in whole days; ``encryptions`` counts those of the current key material.
+
+    ``problem``: whether the posture calls for action.
+    """
 
     key_id: str
     region: str
     aliases: list[str]
     posture: Posture
+    problem: bool
     reason: str
     next_rotation: datetime | None
     last_rotation: datetime | None
@@ -74,6 +78,7 @@ def _row(
         region=record.region,
         aliases=names,
         posture=verdict.posture,
+        problem=verdict.posture in posture.PROBLEMS,
         reason=verdict.reason,
         next_rotation=status[1] if status is not None else None,
         last_rotation=max(dates, default=None),

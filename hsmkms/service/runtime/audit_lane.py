@@ -1,11 +1,14 @@
 """Append records to one lane of the audit log, in order, with group commit: many records share one fsync.
 
 A thread that needs its record on disk calls ``flush``. The first one writes all records added so far; threads that
-arrive meanwhile wait, and then find their records on disk or write the next batch.
+arrive meanwhile wait, and then find their records on disk or write the next batch. Whoever writes after others have
+waited first lets the others finish their requests, for a part of the time that writing takes: otherwise the threads
+that have just been answered would always miss the next batch, and a batch would hold half of them.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -22,6 +25,11 @@ log = logging.getLogger("hsmkms.service")
 MAX_UNWRITTEN: Final = 50_000
 """Limit of records in memory while the log cannot be written; beyond it requests are refused."""
 
+GATHER_SHARE: Final = 0.05
+"""How long a writing thread lets others add records, as a share of the time that the last write took."""
+
+MOST_GATHER_SECONDS: Final = 0.002
+
 
 class Journal:
     """Appends records to a lane of its own, locked at the first record. Thread-safe; raises in a forked child.
@@ -37,6 +45,7 @@ class Journal:
         newest: Callable[[], int],
         segment_bytes: int,
         only: str | None = None,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._folder = folder
         self._installation_id = installation_id
@@ -49,6 +58,9 @@ class Journal:
         self._adding = threading.Lock()
         self._turn = threading.Condition()
         self._writing = False
+        self._others_waited = False
+        self._write_seconds = 0.0
+        self._pause = pause
         self._lane: LaneFile | None = None
         self._previous = ""
         self._added = 0
@@ -97,10 +109,14 @@ class Journal:
         while self._safe < wanted:
             with self._turn:
                 if self._writing:
+                    self._others_waited = True
                     self._turn.wait()
                     continue
                 self._writing = True
+                gathers, self._others_waited = self._others_waited, False
             try:
+                if gathers:
+                    self._pause(min(self._write_seconds * GATHER_SHARE, MOST_GATHER_SECONDS))
                 self._write()
             finally:
                 with self._turn:
@@ -125,7 +141,7 @@ class Journal:
         previous, lines = audit_chain.extend(self._previous, lane.lane, self._safe + 1, epoch, records)
         if lane.size >= self._segment_bytes:
             lane.begin_segment()
-        before = lane.size
+        before, began = lane.size, time.monotonic()
         try:
             lane.write(b"".join(lines))
             try:
@@ -138,6 +154,7 @@ class Journal:
                 self._unwritten[:0] = records
             self.broken = True
             raise
+        self._write_seconds = time.monotonic() - began
         self._previous = previous
         self._safe += len(records)
         self.broken = False

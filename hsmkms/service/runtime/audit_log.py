@@ -47,8 +47,10 @@ class _Act:
         self.row_id: int | None = None
 
 
-class _Thread(threading.local):
-    """State of one thread."""
+class _State:
+    """What one thread is doing."""
+
+    __slots__ = ("act", "begun_here", "doing", "event_id", "event_ids", "noted", "rows")
 
     def __init__(self) -> None:
         self.doing: tuple[RecordedCall, Struct] | None = None
@@ -58,6 +60,13 @@ class _Thread(threading.local):
         self.noted: list[tuple[str, bytes]] = []
         self.rows: list[int] = []
         self.begun_here: bool = False
+
+
+class _Threads(threading.local):
+    """The state of each thread, in one object: each look at an attribute of ``threading.local`` takes 0.1 µs."""
+
+    def __init__(self) -> None:
+        self.state = _State()
 
 
 class AuditBook:
@@ -92,7 +101,7 @@ class AuditBook:
         """True if a response may be sent only after its record is on disk."""
         self._guard = ForkGuard()
         self._journal = self._new_journal()
-        self._here = _Thread()
+        self._threads = _Threads()
         self._moving = threading.Lock()
         self._moved: dict[int, int] = {}
         self._recovered = False
@@ -110,7 +119,7 @@ class AuditBook:
         """Begin a request. KMSInternalException if it must be refused, since it could not be recorded."""
         if not self._on:
             return
-        here = self._here
+        here = self._threads.state
         if not here.event_ids:
             here.event_ids = uuids.block()
         here.doing, here.act, here.event_id = (call, request), None, here.event_ids.pop()
@@ -121,7 +130,7 @@ class AuditBook:
         """Record the end of a request. KMSInternalException if its response must not be sent without a record."""
         if not self._on:
             return
-        here = self._here
+        here = self._threads.state
         act, here.doing, here.act = here.act, None, None
         event = _event_of(call, request, here.event_id)
         used = audit_record.materials(response, call.material_id)
@@ -179,8 +188,8 @@ class AuditBook:
 
         if self._journal.broken:
             self._try_again(name)
-        before, act = self._here.act, _Act(build, uuids.new())
-        self._here.act = act
+        before, act = self._threads.state.act, _Act(build, uuids.new())
+        self._threads.state.act = act
         fault: HsmKmsError | None = None
         try:
             yield
@@ -191,7 +200,7 @@ class AuditBook:
             fault = KMSInternalException(type(exc).__name__)
             raise
         finally:
-            self._here.act = before
+            self._threads.state.act = before
             try:
                 self._add(audit_record.encode(build(act.event_id, fault)), act.row_id)
             except StoreError as exc:
@@ -221,7 +230,7 @@ class AuditBook:
         )
         record = audit_record.encode(made)
         if self._store.meta.writing_here:
-            self._here.noted.append((made.event_id, record))
+            self._threads.state.noted.append((made.event_id, record))
             return
         try:
             self._add(record, None)
@@ -232,7 +241,7 @@ class AuditBook:
 
     def before_commit(self, tx: Connection) -> None:
         """Write the records of the change to the outbox, in its own transaction; remove records that the log has."""
-        here = self._here
+        here = self._threads.state
         lane = self._take()
         here.rows = [outbox.put(tx, lane, event_id, record) for event_id, record in here.noted]
         act = self._current_act()
@@ -243,7 +252,7 @@ class AuditBook:
 
     def after_commit(self) -> None:
         """Move the records of the transaction to the log."""
-        here = self._here
+        here = self._threads.state
         noted, here.noted, here.begun_here = here.noted, [], False
         try:
             for (_, record), row_id in zip(noted, here.rows, strict=True):
@@ -255,14 +264,14 @@ class AuditBook:
 
     def rolled_back(self) -> None:
         """Drop the records of the transaction."""
-        here = self._here
+        here = self._threads.state
         here.noted = []
         if here.begun_here and here.act is not None:
             here.act.row_id = None
         here.begun_here = False
 
     def _current_act(self) -> _Act | None:
-        here = self._here
+        here = self._threads.state
         if here.act is None and here.doing is not None:
             call, request = here.doing
             here.act = _Act(lambda event_id: self._begun(call, request, event_id), here.event_id)

@@ -1,20 +1,10 @@
-"""Authorise requests: collect the policies and grants for a decision, decide, and refuse.
-
-Most callers use most keys under statements without conditions, so that every request of a caller for a key has the same
-decision. Such permissions are cached for the key and caller objects that the record cache returned: after any change it
-returns new objects, and the decision is made again. This saves 4 µs per request.
-"""
-
-from typing import Final
+"""Authorise requests: collect the policies and grants for a decision, decide, and refuse."""
 
 from hsmkms.model.enums import KeyManager
 from hsmkms.rules.iam import access, managed, policies
 from hsmkms.rules.iam.access import BY_POLICY, RESOURCE_BASED, Decision
-from hsmkms.rules.iam.question import Identity, Question
+from hsmkms.rules.iam.question import Question
 from hsmkms.service.runtime.record_cache import CachedKey, RecordCache
-
-MAX_KEPT: Final = 20_000
-"""Cache limit in decisions; when it is reached the cache is cleared."""
 
 
 class Access:
@@ -24,19 +14,17 @@ class Access:
         self._cache = cache
         self._account = account
         self._unknown = policies.read_key_policy(policies.default_policy(account), account)
-        self._allowed: dict[tuple[str, str, str], tuple[object, Identity]] = {}
 
-    def __call__(self, question: Question) -> None:
-        """Raise AccessDeniedException unless the request is allowed."""
-        key, what = question.key, (question.action, question.identity.arn, question.resource)
-        known_key, known_caller = self._allowed.get(what, (None, None))
-        if known_key is key and known_caller is question.identity and question.retired is None:
-            return
+    def __call__(self, question: Question) -> bool:
+        """Raise AccessDeniedException unless the request is allowed.
+
+        Return True if so is every request of the caller for the key, until a change: if no statement on the action has
+        conditions. A grant asks for the encryption context.
+        """
         decision = self.decide(question)
         if decision.allowed:
-            if decision.kind in BY_POLICY:  # a grant asks for the encryption context
-                self._keep(question, what)
-            return
+            return decision.kind in BY_POLICY and self._is_general(question)
+        key = question.key
         if key is not None and key.record.manager is KeyManager.AWS and decision.kind == RESOURCE_BASED:
             managed.check_use(question.operation, key.record, question.caller)
         raise access.refusal(question, decision)
@@ -55,15 +43,9 @@ class Access:
             return access.decide_retiring(question, key.policy(), own, question.retired)
         return access.decide(question, key.policy(), own, key.grants)
 
-    def _keep(self, question: Question, what: tuple[str, str, str]) -> None:
-        """Cache a permission that depends on the caller and the key only."""
+    def _is_general(self, question: Question) -> bool:
         key = question.key
         if not isinstance(key, CachedKey) or question.retired is not None:
-            return
-        caller = self._cache.identity(question.caller.principal, self._account, just_looked=True)
-        if caller.identity is not question.identity:
-            return  # the caller has changed, and another thread has read the change
-        if not access.asks_more(question.action, key.policy(), caller.own):
-            if len(self._allowed) >= MAX_KEPT:
-                self._allowed.clear()
-            self._allowed[what] = (key, question.identity)
+            return False
+        own = self._cache.identity(question.caller.principal, self._account, just_looked=True).own
+        return not access.asks_more(question.action, key.policy(), own)

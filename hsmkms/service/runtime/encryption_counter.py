@@ -7,6 +7,7 @@ one and a busy server writes rarely.
 """
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from hsmkms.errors import LimitExceededException
@@ -26,12 +27,27 @@ class Share(NamedTuple):
 class _Lease:
     """Encryptions under one material that this process may do before it needs another lease."""
 
-    __slots__ = ("last_grant", "lock", "remaining")
+    __slots__ = ("_book", "_material_id", "last_grant", "lock", "remaining")
 
-    def __init__(self) -> None:
+    def __init__(self, book: "LeaseBook", material_id: str) -> None:
+        self._book = book
+        self._material_id = material_id
         self.lock = threading.Lock()
         self.remaining = 0
         self.last_grant = 0
+
+    def spend(self) -> None:
+        """Count one encryption, before it is done. LimitExceededException when the material's 2^32 are used up."""
+        book, lock = self._book, self.lock
+        if book.guard.foreign:
+            book.guard.refuse()
+        lock.acquire()  # on the path of every request, where a with statement takes longer
+        try:
+            if not self.remaining:
+                book.renew(self._material_id, self)
+            self.remaining -= 1
+        finally:
+            lock.release()
 
 
 class LeaseBook:
@@ -42,23 +58,18 @@ class LeaseBook:
         self._leases: dict[str, _Lease] = {}
         self.nearly_spent: dict[str, Share] = {}
         """Materials beyond half of their budget; the next encryption removes the entry and rotates or warns."""
-        self._guard = ForkGuard()
+        self.guard = ForkGuard()
 
-    def spend(self, material_id: str) -> None:
-        """Count one encryption, before it is done. LimitExceededException when the material's 2^32 are used up."""
-        if self._guard.foreign:
-            self._guard.refuse()
+    def counter(self, material_id: str) -> Callable[[], None]:
+        """Return the function that counts one encryption under a material (``_Lease.spend``)."""
         lease = self._leases.get(material_id)
         if lease is None:
-            lease = self._leases.setdefault(material_id, _Lease())
-        with lease.lock:
-            if not lease.remaining:
-                self._renew(material_id, lease)
-            lease.remaining -= 1
+            lease = self._leases.setdefault(material_id, _Lease(self, material_id))
+        return lease.spend
 
     def give_back(self) -> None:
         """Return unused leases to the store: for a clean exit, after the last encryption."""
-        if self._guard.foreign:
+        if self.guard.foreign:
             return
         for material_id, lease in list(self._leases.items()):  # a late call may add one
             with lease.lock:
@@ -66,7 +77,8 @@ class LeaseBook:
             if unused:
                 stored.give_back(self._store, material_id, unused)
 
-    def _renew(self, material_id: str, lease: _Lease) -> None:
+    def renew(self, material_id: str, lease: _Lease) -> None:
+        """Reserve more encryptions for a lease; its lock is held."""
         want = budget.next_lease(lease.last_grant)
         used, granted = stored.reserve(self._store, material_id, lambda used: budget.grant(used, want))
         if not granted:

@@ -44,8 +44,12 @@ class UsageBook:
         record = key.record
         call.material_id = key.current_material_id or None
         subject = (record.key_id, record.region)
-        with self._noting:
-            self._unwritten[subject] = (call.operation, call.now, call.caller.request_id)
+        use, lock = (call.operation, call.now, call.caller.request_id), self._noting
+        lock.acquire()  # on the path of every request, where a with statement takes longer
+        try:
+            self._unwritten[subject] = use
+        finally:
+            lock.release()
         written_at = self._written_at.get(subject)
         if written_at is None or time.monotonic() - written_at >= WRITE_EVERY_SECONDS:
             self.write()

@@ -22,8 +22,8 @@ Checkpoint = Callable[[str], None]
 class Authoriser(Protocol):
     """Decides all requests."""
 
-    def __call__(self, question: Question) -> None:
-        """Raise AccessDeniedException unless the request is allowed."""
+    def __call__(self, question: Question) -> bool:
+        """Raise AccessDeniedException unless the request is allowed; True if so is any other of the caller's for it."""
 
     def decide(self, question: Question) -> Decision:
         """Return the decision with its reason."""

@@ -1,8 +1,8 @@
 """Key records and aliases in the process, dropped at the next call after anybody changed them.
 
-The change signal costs a few microseconds: has any other connection committed to the control-plane database? Only
-then is the change log asked what changed, and only those records are dropped. A record that was read before a change
-and would be kept after it is recognised by the epoch at which it was read.
+The change signal costs a fraction of a microsecond: has any other connection committed to the control-plane database?
+Only then is the change log asked what changed, and only those records are dropped. A record that was read before a
+change and would be kept after it is recognised by the epoch at which it was read.
 """
 
 import logging
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.cipher_format import format_of
-from hsmkms.model.enums import KeyManager
+from hsmkms.model.enums import KeyManager, Operation
 from hsmkms.model.ids import root_arn, user_arn
 from hsmkms.model.records import AliasRecord, GrantRecord, KeyRecord
 from hsmkms.process import ForkGuard
@@ -53,6 +53,10 @@ _GROUP_SEALED: Final = f"{NOTED}{group_subject('')}"
 
 CheckRows = Callable[..., ProvenRows]
 """Called with a connection and subjects: their rows; KMSInternalException unless they are as they were sealed."""
+
+
+AdmissionKey = tuple[str, bool, str | None, Operation, str, str]
+"""KeyId, whether an alias is taken, the action if it is not the operation, operation, principal, region."""
 
 
 class CachedKey:
@@ -134,6 +138,13 @@ class CachedKey:
         return held
 
 
+class Admission(Struct, frozen=True):
+    """A key that a caller may use for an operation, whatever the rest of the request is and whenever it comes."""
+
+    key: CachedKey
+    identity: Identity
+
+
 class CachedIdentity(Struct, frozen=True):
     """A user, or the root, with the parsed policies of the user and their groups."""
 
@@ -153,12 +164,13 @@ class RecordCache:
         self._signal = changes.ChangeSignal(store)
         self._lock = threading.Lock()
         self._owed = False
-        self._begun = 0
-        self._done = 0
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         self._access_keys: dict[str, AccessKeyRow] = {}
         self._identities: dict[str, CachedIdentity] = {}
+        self.admissions: dict[AdmissionKey, Admission] = {}
+        """Admissions since the last change, by all that they depend on. Take it before reading what they are made of:
+        a change replaces it, so that an admission from before the change is put into the old one."""
         try:
             with store.reading() as conn:
                 self.epoch = changes.latest(conn)
@@ -167,10 +179,9 @@ class RecordCache:
             self._signal.close()
             raise
 
-    def key(self, region: str, key_id: str, *, just_looked: bool = False) -> CachedKey | None:
-        """Return the KMS key as it is now, or None. ``just_looked``: this request has read the change log already."""
-        if not just_looked:
-            self.look()
+    def key(self, region: str, key_id: str) -> CachedKey | None:
+        """Return the KMS key as it is now, or None."""
+        self.look()
         cached = self._keys.get((region, key_id))
         return cached if cached is not None else self._load_key(region, key_id)
 
@@ -190,7 +201,10 @@ class RecordCache:
         return cached if cached is not None else self._load_access_key(access_key_id)
 
     def identity(self, principal: str, account: str, *, just_looked: bool = False) -> CachedIdentity:
-        """Return the identity of a principal (an ARN) now; a user who does not exist has neither tags nor policies."""
+        """Return the identity of a principal (an ARN) now; a user who does not exist has neither tags nor policies.
+
+        ``just_looked``: not later than what this request has read before.
+        """
         if not just_looked:
             self.look()
         subject = _subject_of(principal)
@@ -209,27 +223,25 @@ class RecordCache:
         return CachedKey(record, self._store, self._check, new_tags)
 
     def close(self) -> None:
-        """Close the connection of the change signal."""
-        self._signal.close()
+        """Close the connection of the change signal, unless it belongs to the parent of a forked child."""
+        if not self._guard.foreign:
+            with self._lock:
+                self._signal.close()
 
     def look(self) -> None:
-        """Drop entries that were changed before this call, by any process.
-
-        Threads that wait for the lock share one read of the signal: any read that began after their call suffices.
-        """
+        """Drop entries that were changed before this call, by any process."""
         if self._guard.foreign:
             self._guard.refuse()
-        begun_before = self._begun
-        with self._lock:
-            if self._done > begun_before:
-                return
-            self._begun += 1
+        lock = self._lock
+        lock.acquire()  # on the path of every request, where a with statement takes longer
+        try:
             # Owed until it is done: the signal reports a change only once.
-            self._owed = self._signal.moved() or self._owed
-            if self._owed:
+            if self._signal.moved() or self._owed:
+                self._owed = True
                 self._drop_changed()
                 self._owed = False
-            self._done = self._begun
+        finally:
+            lock.release()
 
     def _drop_changed(self) -> None:
         with self._store.reading() as conn:
@@ -244,6 +256,7 @@ class RecordCache:
                 if subject == installation.SUBJECT:
                     self._installation_changed()
                 self.epoch = epoch
+        self.admissions = {}  # after what they are made of
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:

@@ -1,4 +1,4 @@
-"""Changes the PIN while somebody else has changed it with the token's own tool; prints what is said."""
+"""Change the PIN after another tool has changed it on the token; print the error."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Gives the installation's token a wrong PIN, as a program of somebody else might."""
+"""Send a wrong PIN to the installation's token, as another program might."""
 
 import contextlib
 import os

@@ -12,7 +12,7 @@ folder, label, pin = sys.argv[1:4]
 module = softhsm.find_module()
 made = softhsm.create(module, Path(folder), label=label, user_pin=pin, so_pin="battery staple")
 if sys.argv[4:]:
-    # A second one of the same label, which nothing could tell from the first by its label.
+    # A second one of the same label: the label alone does not distinguish it from the first.
     softhsm._initialise(module, made.environment, label, "battery staple")
     with suppress(TokenNotFoundError):
         softhsm._set_user_pin(module, made.environment, label, pin, "battery staple")

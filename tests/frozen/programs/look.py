@@ -1,4 +1,4 @@
-"""Open an installation, and tell as JSON what an old one has to show: CONFIG EXPECTED."""
+"""Open an installation, and print as JSON what the expected file lists. Arguments: CONFIG EXPECTED."""
 
 import base64
 import json
@@ -28,10 +28,10 @@ with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
         return found.plaintext.decode()
 
     found = {
-        "opened": [opened(each) for each in told["ciphertexts"]],
+        "opened": [opened(ciphertext) for ciphertext in told["ciphertexts"]],
         "aliases": {alias: encrypted_by(alias)[-36:] for alias in told["aliases"]},
         "disabled": [encrypted_by(key) for key in told["disabled"]],
-        "users": [each.user_name for each in kms.operator.credentials.list_users()],
+        "users": [user.user_name for user in kms.operator.credentials.list_users()],
         "differences": len(kms.operator.find_differences()),
         "faults": len(kms.operator.audit.verify().faults) + len(kms.operator.audit.verify_rows()),
     }

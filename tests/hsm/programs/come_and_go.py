@@ -8,7 +8,7 @@ from hsmkms.model.permit import OperatorAct
 
 
 def main() -> None:
-    """Go on for some seconds; report how many keys came and went."""
+    """Make and destroy keys for some seconds; report how many there were."""
     token, passed = arguments()
     device = token.open()
     wait_for_start()

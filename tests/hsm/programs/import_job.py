@@ -17,7 +17,7 @@ IMPORT = Operation.IMPORT_KEY_MATERIAL
 def bring(
     device: TokenDevice, key: bytes, public_key: bytes, algorithm: WrappingAlgorithm, secret: bytes
 ) -> dict[str, Any]:
-    """Import by one algorithm; what to look for in the log, and whether the key works."""
+    """Import by one algorithm; return what to search for in the log, and whether the key works."""
     new = os.urandom(16)
     material = WrappedMaterial(key, algorithm, wrapped.wrap(public_key, algorithm, secret))
     shown = permit(IMPORT, key, new)
@@ -51,11 +51,14 @@ def main() -> None:
     public_key = device.imports.generate_wrapping_key(
         permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "hsmkms spied wrapping key", 2048
     )
-    told = {each: bring(device, key, public_key, each, secret) for each in device.imports.wrapping_algorithms()}
+    imported = {
+        algorithm: bring(device, key, public_key, algorithm, secret)
+        for algorithm in device.imports.wrapping_algorithms()
+    }
     refusal = refuse(device, key)
     device.imports.destroy_wrapping_key(permit(Operation.IMPORT_KEY_MATERIAL, key), key)
     device.close()
-    report({"told": told, "refusal": refusal, "secret": secret.hex()})
+    report({"told": imported, "refusal": refusal, "secret": secret.hex()})
 
 
 if __name__ == "__main__":

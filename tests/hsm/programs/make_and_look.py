@@ -1,4 +1,4 @@
-"""Make keys in step with other processes, and look for what they have made."""
+"""Make keys in step with other processes, and check that theirs are visible."""
 
 import os
 import time
@@ -17,7 +17,7 @@ def main() -> None:
         (folder / f"{number}.{made.hex()}").touch()
         while len(others := list(folder.glob(f"{number}.*"))) < passed["processes"]:
             time.sleep(0.0005)
-        unseen += sum(not device.keys.holds(bytes.fromhex(each.suffix[1:])) for each in others)
+        unseen += sum(not device.keys.holds(bytes.fromhex(other.suffix[1:])) for other in others)
         (folder / f"seen-{number}.{os.getpid()}").touch()
         while len(list(folder.glob(f"seen-{number}.*"))) < passed["processes"]:
             time.sleep(0.0005)  # or the next key would make up for what is not seen

@@ -1,4 +1,4 @@
-"""Another process that destroys a key, and makes one with the same CKA_ID again if told so."""
+"""In another process, destroy a key, and on request create one with the same CKA_ID again."""
 
 from devices import arguments, permit, report
 

@@ -13,7 +13,7 @@ from hsmkms.wiring import core as wiring
 with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
     operators = (kms.operator.credentials, kms.operator.identities)
     acts = [
-        getattr(next(each for each in operators if hasattr(each, method)), method)(**arguments)
+        getattr(next(operator for operator in operators if hasattr(operator, method)), method)(**arguments)
         for method, arguments in map(json.loads, sys.argv[2:])
     ]
 sys.stdout.buffer.write(msgspec.json.encode(acts))

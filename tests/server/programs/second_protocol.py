@@ -31,7 +31,7 @@ LARGE = 100_000
 
 
 class Echo:
-    """Answers with what was sent. Large bodies are for nobody."""
+    """Echo requests; large bodies are not accepted."""
 
     def operation_of(self, request: RawRequest) -> str | None:
         """It has none."""

@@ -1,4 +1,4 @@
-"""One act at a given instant; may be killed, or wait for a line, at a step of it. Tells what came of it.
+"""Do one act at a given instant; it may be killed, or wait for a line, at one of its steps. Prints the outcome.
 
 Arguments: configuration, instant (ISO), what happens at which step (``kill rotate 2``, ``wait rotate 1``, or nothing),
 then ``maintain``, ``rotate-own`` and a purpose (and ``destroy``), or an operation and the body of its request. Ready
@@ -27,7 +27,7 @@ logging.getLogger("hsmkms").addHandler(logging.NullHandler())
 
 
 def pause() -> None:
-    """Let the test know, and go on at its word."""
+    """Report the step to the test, and wait for its line."""
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -42,11 +42,11 @@ def reached(done: str) -> None:
         pause()
 
 
-def act(kms: Kms) -> Any:  # noqa: ANN401 - anything that JSON can tell
+def act(kms: Kms) -> Any:  # noqa: ANN401 - any JSON value
     """Do it."""
     if what == "maintain":
         done = kms.operator.maintain()
-        return {"busy": done.busy, "outcomes": [each.outcome for each in done.steps]}
+        return {"busy": done.busy, "outcomes": [step.outcome for step in done.steps]}
     if what == "rotate-own":
         done = kms.operator.rotate_installation_key(body[0], destroy_older="destroy" in body)
         return {"version": done.version, "outcome": done.outcome, "kept": [each.kept for each in done.older]}

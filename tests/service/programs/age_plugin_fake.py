@@ -1,6 +1,6 @@
 """A plugin of age for a key that protects nothing: it shows the message to the person, and wraps a file's key as it is.
 
-The protocol is C2SP's age-plugin: stanzas on standard input and output, first all of the client's, then ours.
+The protocol is C2SP's age-plugin: stanzas on standard input and output, first the client's, then the plugin's.
 """
 
 import base64
@@ -21,7 +21,7 @@ def read() -> Stanza:
 
 
 def write(kind: str, *arguments: str, body: bytes = b"") -> None:
-    """Send a stanza, and wait until it is heard, but for the last one."""
+    """Send a stanza, and wait for its acknowledgement, but for the last one."""
     text = base64.b64encode(body).decode().rstrip("=")
     lines = [text[start : start + 64] for start in range(0, len(text) + 1, 64)]
     sys.stdout.write("\n".join([" ".join(["->", kind, *arguments]), *lines]) + "\n")

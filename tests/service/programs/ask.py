@@ -1,4 +1,4 @@
-"""Opens an installation and does what it is told, a line each; tells how each ended, in JSON."""
+"""Open an installation and run the commands on standard input, one a line; print the outcome of each as JSON."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Encrypts on several threads, and tells the request id of each answer, until it is killed. Argument: configuration."""
+"""Encrypt on several threads, and print the request id of each response, until killed. Argument: configuration."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ THREADS = 4
 
 
 def work(kms: Kms, key_id: str, *, changing: bool) -> None:
-    """Ask and tell, for ever."""
+    """Encrypt and print request ids, for ever."""
     while True:
         caller = kms.caller("eu-central-1")
         if changing:
@@ -28,7 +28,7 @@ with Kms.open(sys.argv[1]) as opened:
         threading.Thread(target=work, args=(opened, made), kwargs={"changing": number == 0})
         for number in range(THREADS)
     ]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

@@ -1,4 +1,4 @@
-"""Encrypts under one key and tells the number of encryptions after each, until it is killed."""
+"""Encrypt under one key and print the number of encryptions after each, until killed."""
 
 import itertools
 import sys

@@ -1,4 +1,4 @@
-"""A forked child uses its parent's Kms, in every way, and then one of its own; the parent goes on. Tells what came."""
+"""Use the parent's Kms in a forked child, in every way, then a new one; the parent goes on. Prints the outcomes."""
 
 import json
 import os
@@ -61,7 +61,7 @@ with Kms.open(Path(file)) as kms:
         told = json.loads(pipe.read() or "{}")
     _, status = os.waitpid(child, 0)
     sealed += [seal(kms, key_id) for _ in range(100)]
-    parent = all(unseal(kms, each) == b"secret" for each in sealed)
+    parent = all(unseal(kms, ciphertext) == b"secret" for ciphertext in sealed)
     childs = [bytes.fromhex(each) for each in told.pop("sealed", [])]
     from_child = all(unseal(kms, each) == b"secret" for each in childs)
 ivs = {blob.parse(each).iv for each in (*sealed, *childs)}

@@ -1,4 +1,4 @@
-"""Mixed operations from several threads: tells failures, the numbers of operations, and the IVs of all ciphertexts.
+"""Run mixed operations on several threads: print failures, the numbers of operations, and the IVs of ciphertexts.
 
 Arguments: configuration, threads, operations of each, name of the alias that is moved about. Waits for a line on
 standard input, so that several of them can be let go at one instant.
@@ -43,8 +43,8 @@ def work(kms: Kms, keys: list[str], seed: int) -> None:
             sealed.append((seal(kms, key, plaintext, encryption_context=context), plaintext, context))
             mine.append(blob.parse(sealed[-1][0]).iv.hex())
         elif what == "decrypt":
-            ciphertext, plaintext, told = chance.choice(sealed)
-            assert unseal(kms, ciphertext, encryption_context=told) == plaintext
+            ciphertext, plaintext, encryption_context = chance.choice(sealed)
+            assert unseal(kms, ciphertext, encryption_context=encryption_context) == plaintext
         elif what == "describe":
             assert kms.describe_key(DescribeKeyRequest(key_id=chance.choice(keys))).key_metadata.enabled
         elif what == "data key":
@@ -63,7 +63,7 @@ def work(kms: Kms, keys: list[str], seed: int) -> None:
 
 
 def guarded(kms: Kms, keys: list[str], seed: int) -> None:
-    """Whatever goes wrong in a thread is told."""
+    """Collect the exceptions of all threads."""
     try:
         work(kms, keys, seed)
     except BaseException:  # noqa: BLE001 - the test wants to see everything
@@ -78,8 +78,8 @@ with Kms.open(Path(file)) as kms:
     new_alias(kms, alias, keys[0])
     begun = time.monotonic()
     workers = [threading.Thread(target=guarded, args=(kms, keys, seed)) for seed in range(int(threads))]
-    for each in workers:
-        each.start()
-    for each in workers:
-        each.join()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     report({"failures": failures, "done": done.total(), "ivs": ivs, "seconds": time.monotonic() - begun})

@@ -1,4 +1,4 @@
-"""The main job: create a key, name it, encrypt, decrypt, make a data key. Tells what must not show on the token."""
+"""The main job: create a key, name it, encrypt, decrypt, make a data key. Prints what must not show on the token."""
 
 import sys
 from pathlib import Path
@@ -14,6 +14,6 @@ with Kms.open(Path(file)) as kms:
     made = new_key(kms)
     new_alias(kms, "alias/spied", made.key_id)
     sealed = [seal(kms, "alias/spied", PLAINTEXT, encryption_context={"a": "1"}) for _ in range(3)]
-    opened = [unseal(kms, each, encryption_context={"a": "1"}) for each in sealed]
+    opened = [unseal(kms, ciphertext, encryption_context={"a": "1"}) for ciphertext in sealed]
     data_key = kms.generate_data_key(GenerateDataKeyRequest(key_id="alias/spied", key_spec="AES_256"))
     report({"key": made.key_id, "opened": opened == [PLAINTEXT] * 3})
