@@ -89,8 +89,8 @@ def modules_table(results: Results) -> str:
     lines = ["| Module | Version | Capabilities | Device tests | Date |", "|---|---|---|---|---|"]
     for row in MODULES:
         if row.name not in results:
-            why = row.absent or ("built elsewhere, not run" if row.built else "not run")
-            lines.append(f"| {row.title} | | {why} | | |")
+            why = row.absent or ("not run: Debian has no package of it" if row.built else "not run")
+            lines.append(f"| {row.title} | {row.built} | {why} | | |")
             continue
         result = results[row.name]
         worked = sum(each.outcome == WORKS for each in result.capabilities.values())

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,92 +17,25 @@ from xml.etree import ElementTree as ET
 
 import devices
 import msgspec
+from token_packages import install, version
 from token_results import FAILS, REFUSED, ROOT, WORKS, DeviceTests, Result, Tried, load, save
 from token_table import MODULES, Row
 from tokens.capabilities import CAPABILITIES
 from tokens.driver import LABEL, Driver, NotInstalledError, Token
-from tokens.nss import FOLDER_VARIABLE
 from tokens.table import DRIVERS
 
-UNPACKED: Final = ROOT / ".token-modules"
-ARCHIVE_KEYS: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 TRY: Final = ROOT / "tests" / "tokens" / "try_capabilities.py"
 CANNOT: Final = 77
 TEST_SECONDS: Final = 3000
 TRY_SECONDS: Final = 900
-INSTALL_SECONDS: Final = 900
 NAMES: Final = ("init", *CAPABILITIES)
 QUICK: Final = [
     f"tests/hsm/test_hsm_{name}.py" for name in ("gcm", "objects", "loss", "login", "post_quantum", "post_quantum_api")
 ]
 MARK: Final = "token-matrix result: "
 """Before the JSON of a result that a run in another root folder prints."""
-
-
-# -- installing -------------------------------------------------------------------------------------------------
-
-
-def install(row: Row) -> dict[str, str]:
-    """Install a module; the variables that a process needs to load it. NotInstalledError if it cannot be had."""
-    if row.unpacked:
-        return unpack(row)
-    if row.debian:
-        quiet([str(ROOT / "scripts" / "setup"), "--packages", *row.debian])
-    return {}
-
-
-def unpack(row: Row) -> dict[str, str]:
-    """Unpack a package into a folder of the checkout; for modules whose program nobody needs here."""
-    folder = UNPACKED / row.name
-    if not folder.exists():
-        shutil.rmtree(folder.with_suffix(".new"), ignore_errors=True)
-        new = folder.with_suffix(".new")
-        new.mkdir(parents=True)
-        options = options_of(row.release, new) if row.release else []
-        quiet(["apt-get", *options, "download", "--quiet", row.debian[0]], new)
-        (package,) = new.glob("*.deb")
-        quiet(["dpkg-deb", "--extract", str(package), str(new)])
-        (new / "version").write_text(package.name.split("_")[1].replace("%3a", ":"))
-        package.unlink()
-        for name in ("lists", "cache"):
-            shutil.rmtree(new / name, ignore_errors=True)
-        new.rename(folder)
-    (library,) = folder.rglob("libsoftokn3.so")
-    return {FOLDER_VARIABLE: str(library.parent), "LD_LIBRARY_PATH": str(library.parent)}
-
-
-def options_of(release: str, folder: Path) -> list[str]:
-    """Options with which apt-get knows this release of Debian alone, from the archive that this machine uses."""
-    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Origin: Debian", "Created-By: Packages"]
-    archives = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-    if not archives:
-        raise NotInstalledError(f"apt-get knows no archive of Debian that could have {release}")
-    sources = folder / "sources.list"
-    sources.write_text(f"deb [signed-by={ARCHIVE_KEYS}] {archives[0]} {release} main\n")
-    for name in ("lists", "cache/archives"):
-        (folder / name / "partial").mkdir(parents=True)
-    options = [f"-oDir::Etc::sourcelist={sources}", "-oDir::Etc::sourceparts=/dev/null"]
-    options += [f"-oDir::State::lists={folder}/lists", f"-oDir::Cache={folder}/cache"]
-    quiet(["apt-get", *options, "update", "--quiet"])
-    return options
-
-
-def quiet(command: list[str], folder: Path | None = None) -> None:
-    """Run an installer; NotInstalledError with its last line if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=INSTALL_SECONDS)
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines() or ["it printed nothing"]
-        raise NotInstalledError(f"{Path(command[0]).name} cannot install it: {words[-1]}")
-
-
-def version(row: Row) -> str:
-    """The version of the package that has the module."""
-    if row.unpacked:
-        return (UNPACKED / row.name / "version").read_text()
-    if not row.debian:
-        return ""
-    command = ["dpkg-query", "--show", "--showformat=${Version}", row.debian[0]]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+CANNOT_RUN: Final = re.compile(r"[\w-]+: not run\b")
+"""The line in which scripts/bare-machine, or this program, says what is missing."""
 
 
 # -- running ----------------------------------------------------------------------------------------------------
@@ -111,11 +43,12 @@ def version(row: Row) -> str:
 
 def run(row: Row, module: Path | None, paths: list[str]) -> Result:
     """Run capabilities and device tests on a module."""
-    if row.suite and suite_here() != row.suite:
+    if row.suite and not row.unpacked and suite_here() != row.suite:
         return run_in_suite(row, paths)
-    environment = install(row)
+    environment, unpacked = install(row)
     if environment and not environment.items() <= os.environ.items():
         return run_again(row, environment, paths)  # the loader reads LD_LIBRARY_PATH when a process starts
+    module = module or unpacked
     description, capabilities = try_capabilities(DRIVERS[row.driver](module))
     fit = capabilities["init"].outcome == WORKS
     return Result(
@@ -145,12 +78,22 @@ def run_in_suite(row: Row, paths: list[str]) -> Result:
 
 
 def printed(command: list[str], environment: dict[str, str] | None = None) -> Result:
-    """Run a command that prints a result."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if not lines:
-        raise NotInstalledError(f"{Path(command[0]).name} ended with status {done.returncode} and no result")
-    return msgspec.json.decode(lines[-1].removeprefix(MARK), type=Result)
+    """Run a command that prints a result; NotInstalledError with the reason that it printed if there is none."""
+    with tempfile.TemporaryFile("w+") as output:
+        reason = ""
+        with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            for line in process.stderr or ():
+                sys.stderr.write(line)
+                reason = line.strip() if CANNOT_RUN.match(line) else reason
+        output.seek(0)
+        lines = output.read().splitlines()
+    found = [line for line in lines if line.startswith(MARK)]
+    if not found:
+        refusals = [line for line in lines if CANNOT_RUN.match(line)]
+        raise NotInstalledError(
+            (reason, *refusals)[-1] or f"{Path(command[0]).name} ended with status {process.returncode}"
+        )
+    return msgspec.json.decode(found[-1].removeprefix(MARK), type=Result)
 
 
 @contextmanager
@@ -243,7 +186,8 @@ def main() -> int:
 def outcome(row: Row, asked: argparse.Namespace) -> int:
     """Run a module and write or print what came of it; the status: 0, 1 if something fails, 77 if it was not run."""
     if row.absent or (row.built and asked.module is None):
-        print(f"{row.name}: not run: {row.absent or 'name its file with --module'}")
+        built = "Debian has no package of it: build it, and name its file with --module"
+        print(f"{row.name}: not run: {row.absent or built}")
         return CANNOT
     try:
         result = run(row, asked.module, asked.tests)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """A module. ``driver``: its class in tests/tokens.
 
-    ``debian``: packages that are installed; the first has the version. ``unpacked``: they are only unpacked;
-    ``release``: from this release of Debian instead of this machine's. ``suite``: the Debian that has the wanted
-    version, run in a root folder of its own. ``built``: it is built elsewhere and named by its path. ``absent``: why it
-    is not run at all.
+    ``debian``: packages that are installed; the first has the version. ``unpacked``: the first is only unpacked.
+    ``suite``: the Debian that has the wanted version: it is run in a root folder of its own, or unpacked from there.
+    ``built``: Debian has no package, so it is built elsewhere and named by its path; the version that was tried so, and
+    what came of it. ``absent``: why it is not run at all.
     """
 
     name: str
@@ -17,19 +17,34 @@ class Row(NamedTuple):
     driver: str
     debian: tuple[str, ...] = ()
     unpacked: bool = False
-    release: str = ""
     suite: str = ""
-    built: bool = False
+    built: str = ""
     absent: str = ""
 
 
+_EARLIER = "(an earlier measurement, not this table's)"
 P11_KIT = ("p11-kit", "p11-kit-modules", "softhsm2")
 
 MODULES: tuple[Row, ...] = (
     Row("softhsm", "SoftHSM", "softhsm", ("softhsm2",)),
     Row("nss", "NSS softokn", "nss", ("libnss3",)),
+    Row(
+        "nss-forky",
+        "NSS softokn of Debian testing",
+        "nss",
+        ("libnss3", "libnspr4", "libsqlite3-0"),
+        unpacked=True,
+        suite="forky",
+    ),
+    Row(
+        "nss-unstable",
+        "NSS softokn of Debian unstable",
+        "nss",
+        ("libnss3", "libnspr4", "libsqlite3-0"),
+        unpacked=True,
+        suite="unstable",
+    ),
     Row("firefox", "NSS softokn of Firefox", "firefox", ("firefox-esr",), unpacked=True),
-    Row("nss-unstable", "NSS softokn of Debian unstable", "firefox", ("libnss3",), unpacked=True, release="unstable"),
     Row("p11-kit", "p11-kit remote before SoftHSM", "p11-kit", P11_KIT),
     Row("p11-kit-trixie", "p11-kit remote of Debian 13", "p11-kit", P11_KIT, suite="trixie"),
     Row("opencryptoki", "opencryptoki, software token", "opencryptoki", ("opencryptoki",)),
@@ -40,8 +55,15 @@ MODULES: tuple[Row, ...] = (
         ("opencryptoki",),
         suite="trixie",
     ),
+    Row(
+        "opencryptoki-forky",
+        "opencryptoki of Debian testing, software token",
+        "opencryptoki",
+        ("opencryptoki",),
+        suite="forky",
+    ),
     Row("tpm2", "tpm2-pkcs11 on swtpm", "tpm2", ("libtpm2-pkcs11-1", "swtpm", "libtss2-tcti-swtpm0")),
-    Row("softhsm-main", "SoftHSM, main branch", "softhsm", built=True),
-    Row("kryoptic", "kryoptic", "kryoptic", built=True),
-    Row("freehsm", "freehsm", "", absent="Debian has no package of it"),
+    Row("softhsm-main", "SoftHSM, main branch", "softhsm", built=f"main branch: 38 of 40 steps {_EARLIER}"),
+    Row("kryoptic", "kryoptic", "kryoptic", built=f"1.5.2: 36 of 40 steps {_EARLIER}"),
+    Row("freehsm", "freehsm-c of Debian testing", "freehsm", ("freehsm-c",), suite="forky"),
 )

@@ -47,6 +47,7 @@ class MainJob(Struct, frozen=True, kw_only=True):
     """What the main job reported, and what the spy saw of it."""
 
     key: str
+    cipher_format: str
     opened: str
     deviations: list[str]
     calls: list[SpyCall]

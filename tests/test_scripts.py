@@ -247,6 +247,18 @@ def test_bare_machine_without_the_suite(tools: Path) -> None:
     assert not any((tools.parent / "work").iterdir())
 
 
+def test_bare_machine_of_a_suite_that_debootstrap_does_not_know(tools: Path) -> None:
+    """A suite that is newer than debootstrap is made by the script of unstable."""
+    release = tools / "mirror" / "dists" / "newer" / "InRelease"
+    release.parent.mkdir(parents=True)
+    release.touch()
+    stand_in(tools, "unshare", f'[[ "$*" == *debootstrap* ]] || exit 0; echo "$*" >{tools}/made; exit 1')
+    with bare_machine(tools, "--mirror", f"file://{tools}/mirror", "newer") as process:
+        said, _ = process.communicate(timeout=60)
+    assert "debootstrap failed" in said
+    assert (tools / "made").read_text().endswith(f" file://{tools}/mirror sid\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_bare_machine_interrupted(tools: Path, number: signal.Signals) -> None:
     """Interrupted, it ends what it has started at once, and removes what it has made."""

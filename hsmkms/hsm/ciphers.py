@@ -14,12 +14,13 @@ from pkcs11.types import Session
 
 from hsmkms.errors import ObjectLostError, RejectedDataError, UnsupportedOperationException
 from hsmkms.hsm.allowed_acts import MAY_DECRYPT, MAY_DRAW_RANDOM, MAY_ENCRYPT
+from hsmkms.hsm.calls.messages import TAG_BYTES
 from hsmkms.hsm.crypto import cbc, gcm
 from hsmkms.hsm.crypto.decrypt_faults import explain_refusal, is_ambiguous, is_refusal
 from hsmkms.hsm.crypto.gcm_from_blocks import open_from_blocks
 from hsmkms.hsm.crypto.iv import IvSource
 from hsmkms.hsm.crypto.token_iv import IvOrigin, seal_by_token
-from hsmkms.hsm.faults import OBJECT_LOST, translate
+from hsmkms.hsm.faults import OBJECT_LOST, REJECTED, translate
 from hsmkms.hsm.ports import uncounted
 from hsmkms.hsm.session.connection import ENCRYPT, Connection
 from hsmkms.model.cipher_format import CipherFormat, format_of, mac_key_id
@@ -97,6 +98,8 @@ class GcmCipher:
     ) -> bytes:
         """Decrypt; from single AES blocks if the token has lost AES-GCM."""
         iv, body = sealed
+        if len(body) < TAG_BYTES:  # opencryptoki 3.23 answers CKR_BUFFER_TOO_SMALL, and leaves the operation active
+            raise RejectedDataError(REJECTED)
         if not self._has_gcm:
             return open_from_blocks(session, handle, iv, body, aad)
         try:

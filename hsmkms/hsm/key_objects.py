@@ -15,7 +15,7 @@ from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, UNSUPPORTED
 from hsmkms.hsm.import_profiles import ImportProfiles
 from hsmkms.hsm.imports.unwrapping import tolerated
 from hsmkms.hsm.objects.backing_keys import SYMMETRIC, Kind, PairTemplate, kinds, template_of
-from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY, NO_MAC_KEY, as_one, make_both, read_back_both
+from hsmkms.hsm.objects.cbc_pairs import CBC_MAC_KEY, NO_MAC_KEY, Both, as_one, make_both, read_back_both
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, public_half
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import (
@@ -23,6 +23,7 @@ from hsmkms.hsm.objects.objects import (
     attest,
     differences,
     find,
+    handle_of,
     is_at,
     list_keys,
     quirks_of,
@@ -83,11 +84,18 @@ class KeyObjects:
                 lambda session, made: read_back_pair(session, made, pair, cka_id, label, support),
             )
         elif (authenticating_id := mac_key_id(cka_id)) is not None:
+            parts: dict[bytes, int] = {}
+
+            def read_back(_: Session, made: Both) -> Object:
+                parts[authenticating_id] = handle_of(made.authenticating)
+                return read_back_both(made, cka_id, label, support)
+
             self._connection.keep(
                 cka_id,
                 lambda session: make_both(session, cka_id, label, support),
-                lambda _, made: read_back_both(made, cka_id, label, support),
+                read_back,
                 (authenticating_id,),
+                parts,
             )
         else:
             self._connection.keep_secret(template, cka_id, label)

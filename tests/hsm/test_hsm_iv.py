@@ -12,6 +12,7 @@ from hsmkms.errors import TokenError
 from hsmkms.hsm.crypto.iv import BLOCK, IV_BYTES, IvSource
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session.login import open_session
+from hsmkms.model.cipher_format import LAYOUTS
 
 
 def test_none_twice_among_threads(device: TokenDevice) -> None:
@@ -88,6 +89,7 @@ def test_none_twice_among_processes(token: Token, programs: Path) -> None:
     )
     assert told == [20_000] * 4
     written = b"".join(file.read_bytes() for file in token.folder.glob("*.ivs"))
-    ivs = {written[at : at + IV_BYTES] for at in range(0, len(written), IV_BYTES)}
-    assert len(written) == 80_000 * IV_BYTES
+    size = LAYOUTS[device.profile.cipher_format].iv
+    ivs = {written[at : at + size] for at in range(0, len(written), size)}
+    assert len(written) == 80_000 * size
     assert len(ivs) == 80_000

@@ -260,12 +260,12 @@ def test_lost_login_reads_the_pin_once(token: Token, lose: Callable[[TokenDevice
 
 def test_login_after_a_change_of_the_pin(token: Token, lose: Callable[[TokenDevice], None]) -> None:
     """A process that is logged in goes on after a change, and takes the new PIN when its login is lost later."""
-    settings, reader = token.settings(), Reader(token.pin, "another PIN")
+    settings, reader = token.settings(), Reader(token.pin, token.new_pin)
     device = TokenDevice.open(settings, reader)
     key = new_key(device)
     gate = LoginGate(settings.state_dir)
     with gate.exclusive():
-        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), token.pin, "another PIN")
+        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), token.pin, token.new_pin)
         gate.note_change()
     assert device.keys.holds(key)
     assert reader.asked == 1
@@ -284,7 +284,7 @@ def test_login_that_is_lost_before_a_change(token: Token, lose: Callable[[TokenD
     lose(device)
     gate = LoginGate(settings.state_dir)
     with gate.exclusive(), gate.mark_at_hand(token.label, device.profile.serial, None) as leave_mark:
-        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), token.pin, "another PIN")
+        device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), token.pin, token.new_pin)
         leave_mark()
     device.close()
     assert gate.mark() is not None
@@ -294,7 +294,7 @@ def test_pin_that_the_token_does_not_take(token: Token) -> None:
     """A PIN that is too short, or a wrong present one, changes nothing, and leaves no mark."""
     settings = token.settings()
     device = TokenDevice.open(settings, Reader(token.pin))
-    for old, new in ((token.pin, "x"), (WRONG, "another PIN")):
+    for old, new in ((token.pin, "x"), (WRONG, token.new_pin)):
         with pytest.raises(PinError):
             device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), old, new)
     device.close()

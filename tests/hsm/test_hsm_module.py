@@ -112,7 +112,7 @@ def test_symbolic_links_are_one_module(token: Token, tmp_path: Path) -> None:
     link = tmp_path / "link.so"
     link.symlink_to(token.module)
     first = token.load()
-    assert modules.acquire(link, environment=token.environment) is first
+    assert modules.acquire(link, environment=token.environment, reserved=token.reserved) is first
 
 
 def test_module_of_others_is_refused(token: Token) -> None:

@@ -9,13 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA65PrivateKey, MLDSA87PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from devices import NewToken
+from devices import NewToken, require_copyable
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import AttributeSensitive
 from pkcs11.types import Session
 
 from hsmkms.errors import TokenError, TokenUnfitError, UnsupportedOperationException
 from hsmkms.hsm.crypto import pairs
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.backing_keys import PairTemplate, template_of
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, der_octet_string, subject_public_key_info
 from hsmkms.hsm.objects.objects import find, tell
@@ -54,28 +55,41 @@ USAGES = {
 
 
 @pytest.fixture(scope="module")
-def session(new_token: NewToken) -> Iterator[Session]:
-    """A session with a token that the tests of this module share."""
+def device(new_token: NewToken) -> Iterator[TokenDevice]:
+    """A token that the tests of this module share."""
     device = new_token("pairs").open()
-    with device.connection.pool.session() as borrowed:
-        yield borrowed
+    yield device
     device.close()
 
 
-def pair_template(spec: KeySpec, usage: KeyUsage) -> PairTemplate:
-    """The template of generated keys."""
+@pytest.fixture(scope="module")
+def session(device: TokenDevice) -> Iterator[Session]:
+    """A session with it."""
+    with device.connection.pool.session() as borrowed:
+        yield borrowed
+
+
+def pair_template(device: TokenDevice, spec: KeySpec, usage: KeyUsage) -> PairTemplate:
+    """The template of generated keys; UnsupportedOperationException if the token has no such keys."""
+    device.keys.check_kind((spec, usage))
     template = template_of(spec, usage)
     assert isinstance(template, PairTemplate)
-    return template
+    return PairTemplate(device.keys._trials.facts(spec), template.capabilities)
 
 
 @pytest.mark.parametrize(("spec", "usage", "private_uses", "public_uses"), PAIRS)
 def test_both_halves_are_as_ordered(
-    session: Session, spec: KeySpec, usage: KeyUsage, private_uses: set[Attribute], public_uses: set[Attribute]
+    device: TokenDevice,
+    session: Session,
+    spec: KeySpec,
+    usage: KeyUsage,
+    private_uses: set[Attribute],
+    public_uses: set[Attribute],
 ) -> None:
     """Both halves carry one CKA_ID and label, can do what their usage needs and nothing else, and hide the secret."""
+    require_copyable(device)
     cka_id = os.urandom(16)
-    pairs.generate_pair(session, pair_template(spec, usage), cka_id, "a pair")
+    pairs.generate_pair(session, pair_template(device, spec, usage), cka_id, "a pair")
     private = find(session, ObjectClass.PRIVATE_KEY, cka_id)
     public = find(session, ObjectClass.PUBLIC_KEY, cka_id)
     assert private is not None
@@ -94,11 +108,11 @@ def test_both_halves_are_as_ordered(
 
 
 @pytest.mark.parametrize(("spec", "usage"), [each[:2] for each in PAIRS])
-def test_public_halves(session: Session, spec: KeySpec, usage: KeyUsage) -> None:
+def test_public_halves(device: TokenDevice, session: Session, spec: KeySpec, usage: KeyUsage) -> None:
     """A public half reads as SubjectPublicKeyInfo of its spec, and only its own private half proves it."""
-    template = pair_template(spec, usage)
-    public, private = pairs.make_pair(session, template, b"one", "", store=False)
-    other, _ = pairs.make_pair(session, template, b"two", "", store=False)
+    template = pair_template(device, spec, usage)
+    public, private = pairs.make_pair(session, template, b"one", "", device.profile.attributes, store=False)
+    other, _ = pairs.make_pair(session, template, b"two", "", device.profile.attributes, store=False)
     told = pairs.read_public(public, template.facts)
     assert told.key is not None
     assert load_der_public_key(told.info) == told.key
@@ -109,24 +123,30 @@ def test_public_halves(session: Session, spec: KeySpec, usage: KeyUsage) -> None
     assert pairs.disproof(session, template, private, wrong) == ["its halves do not belong together"]
 
 
-def test_a_pair_that_does_not_belong_together_is_destroyed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_does_not_belong_together_is_destroyed(
+    device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If a token made halves that are not one pair, neither stays on it."""
+    template = pair_template(device, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
     monkeypatch.setattr(pairs, "disproof", lambda *_: ["its halves do not belong together"])
     with pytest.raises(TokenUnfitError, match="its halves do not belong together"):
-        pairs.generate_pair(session, pair_template(KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY), b"ill-matched", "x")
+        pairs.generate_pair(session, template, b"ill-matched", "x", device.profile.attributes)
     for object_class in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
         assert find(session, object_class, b"ill-matched") is None
 
 
-def test_a_pair_that_cannot_be_proven_is_destroyed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_cannot_be_proven_is_destroyed(
+    device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the proof itself meets a fault, nothing stays on the token, so that nobody looks for it later."""
 
     def fail(*_: object) -> list[str]:
         raise UnsupportedOperationException("no such mechanism")
 
+    template = pair_template(device, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
     monkeypatch.setattr(pairs, "disproof", fail)
     with pytest.raises(TokenUnfitError, match="could not be proven: no such mechanism"):
-        pairs.generate_pair(session, pair_template(KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY), b"unproven", "x")
+        pairs.generate_pair(session, template, b"unproven", "x", device.profile.attributes)
     for object_class in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
         assert find(session, object_class, b"unproven") is None
 

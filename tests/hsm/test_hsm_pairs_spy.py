@@ -4,6 +4,7 @@
 """
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import devices
@@ -11,6 +12,8 @@ import pytest
 import spylog
 from devices import NewToken
 from msgspec import Struct
+
+from hsmkms.model.enums import KeySpec, KeyUsage
 
 PRIVATE_PARTS = {
     "CKA_PRIVATE_EXPONENT",
@@ -38,6 +41,8 @@ class Spied(Struct, frozen=True, kw_only=True):
 def spied(new_token: NewToken, spy_path: Path, programs: Path) -> Spied:
     """The job, done once through the spy in a process of its own."""
     token = new_token("spied-pairs")
+    with closing(token.open()) as device:
+        device.keys.check_kind((KeySpec.ECC_NIST_P256, KeyUsage.KEY_AGREEMENT))  # skipped if the token has no curves
     log = token.folder / "spy.log"
     output = devices.run(programs / "pairs_job.py", token.spied(spy_path, log))
     return Spied(calls=spylog.read(log), **output)

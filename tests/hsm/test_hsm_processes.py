@@ -44,7 +44,7 @@ def test_fork(token: Token, programs: Path) -> None:
     child = told["child"]
     own = child.pop("own")
     assert child.pop("close") == "done"
-    assert len(child) == 21
+    assert len(child) == (21 if "fingerprints" in child else 20)  # none is computed on a token that imports nothing
     assert child == dict.fromkeys(child, "ForkedProcessError")
     assert told["status"] == 0
     assert len(own) == 100

@@ -1,9 +1,10 @@
 """The probe at start, and token-check."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
-from devices import MakeToken, Token, checks_of
+from devices import MakeToken, Token, checks_of, require_gcm
 from pkcs11.constants import Attribute
 from pkcs11.mechanisms import KeyType
 
@@ -140,6 +141,8 @@ def test_token_with_wrong_gcm(
     token: Token, monkeypatch: pytest.MonkeyPatch, name: str, spoiled: Callable[..., bytes]
 ) -> None:
     """A token whose AES-GCM gives another answer, loses plaintext, or accepts changed data is refused at start."""
+    with closing(token.open()) as device:
+        require_gcm(device)
     monkeypatch.setattr(profiles, name, spoiled)
     with pytest.raises(TokenUnfitError, match="AES-GCM"):
         token.open()

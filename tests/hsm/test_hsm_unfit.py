@@ -29,6 +29,17 @@ def token(played: Played) -> Token:
     return played.token
 
 
+def test_sessions_that_share_no_login(played: Played) -> None:
+    """A token on which only the session of the login is logged in is refused: a lost login could not be noticed.
+
+    Seen on freehsm-c 2.0.0.
+    """
+    played.order("fault C_GetSessionInfo 1 return 0xb3")
+    with pytest.raises(TokenUnfitError, match="does not share the login"):
+        played.token.open()
+    assert not modules._registry._open
+
+
 # -- initialisation vectors -----------------------------------------------------------------------------------------
 
 

@@ -433,14 +433,14 @@ def test_loss_between_two_steps(
     monkeypatch.setattr(unwrapping.Copies, "sign", lost_once)
     assert bench.fingerprints(material) == wrapped.expected_fingerprints(secret, "key id")
     assert len(losses) == 1
-    tried = unwrapping.Unwrapping._tried
+    prove_length = unwrapping.Unwrapping.proven
 
-    def lost(*arguments: Any) -> bool:  # noqa: ANN401 - what the trial of a length takes
+    def lost(*arguments: Any) -> Any:  # noqa: ANN401 - what the proof of a length takes and returns
         lose(bench.device)
-        return tried(*arguments)
+        return prove_length(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(unwrapping.Unwrapping, "_tried", lost)
+        patch.setattr(unwrapping.Unwrapping, "proven", lost)
         with pytest.raises(SessionLostError):
             bench.bring(material)
     bench.device.connection.ready()

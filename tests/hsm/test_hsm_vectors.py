@@ -27,21 +27,27 @@ from hsmkms.hsm.crypto import signing
 from hsmkms.hsm.crypto.agreement import agree
 from hsmkms.hsm.crypto.oaep import Private
 from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep
-from hsmkms.hsm.objects.key_specs import KEY_FACTS
+from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.objects import handle_of
-from hsmkms.model.enums import KeySpec, SigningAlgorithm
+from hsmkms.model.enums import KeySpec, KeyUsage, SigningAlgorithm
 
 _LABELLED = re.compile(r"^# ([A-Z][a-z 0-9]+): *\n((?:[0-9a-f]+[0-9a-f ]*\n)+)", re.MULTILINE)
 VECTORS = Path(cryptography_vectors.__file__).parent / "asymmetric"
 
 
 @pytest.fixture(scope="module")
-def session(new_token: NewToken) -> Iterator[Session]:
-    """A session with a token that the tests of this module share."""
+def device(new_token: NewToken) -> Iterator[TokenDevice]:
+    """A token that the tests of this module share."""
     device = new_token("vectors").open()
+    yield device
+    device.close()
+
+
+@pytest.fixture(scope="module")
+def session(device: TokenDevice) -> Iterator[Session]:
+    """A session with it."""
     with device.connection.pool.session() as borrowed:
         yield borrowed
-    device.close()
 
 
 def load(session: Session, key_type: KeyType, usage: Attribute, numbers: dict[Attribute, Any]) -> int:
@@ -84,9 +90,10 @@ def test_ecdsa(heading: str, curve: ec.EllipticCurve, algorithm: SigningAlgorith
     assert outcomes == {True, False}
 
 
-def test_ed25519(session: Session) -> None:
+def test_ed25519(device: TokenDevice, session: Session) -> None:
     """The token's Ed25519 signatures are the published ones, to the byte, and verify."""
-    facts = KEY_FACTS[KeySpec.ECC_NIST_EDWARDS25519]
+    device.keys.check_kind((KeySpec.ECC_NIST_EDWARDS25519, KeyUsage.SIGN_VERIFY))
+    facts = device.keys._trials.facts(KeySpec.ECC_NIST_EDWARDS25519)
     check = signing.SIGNINGS[SigningAlgorithm.ED25519_SHA_512].verify
     assert check is not None
     lines = (VECTORS / "Ed25519" / "sign.input").read_text().splitlines()
@@ -106,9 +113,10 @@ def test_ed25519(session: Session) -> None:
         ("EE - SHA512", KeySpec.ECC_NIST_P521),
     ],
 )
-def test_ecdh(session: Session, heading: str, spec: KeySpec) -> None:
+def test_ecdh(device: TokenDevice, session: Session, heading: str, spec: KeySpec) -> None:
     """The token's shared secrets are NIST's, and a peer's key that is no point of the curve is refused."""
-    facts = KEY_FACTS[spec]
+    device.keys.check_kind((spec, KeyUsage.KEY_AGREEMENT))
+    facts = device.keys._trials.facts(spec)
     assert facts.curve is not None
     agreed = refused = 0
     for vector in sections("ECDH/KASValidityTest_ECCStaticUnified_NOKC_ZZOnly_resp.fax", heading):

@@ -44,6 +44,8 @@ class Token(Struct, frozen=True, kw_only=True):
     reserved: str | None = None
     pin: str = PIN
     so_pin: str = SO_PIN
+    new_pin: str = "another PIN"
+    """One to which a test may change the PIN."""
 
     def settings(self, **changes: object) -> DeviceSettings:
         """How to reach this token; ``changes`` are members of DeviceSettings."""

@@ -21,7 +21,7 @@ SOFTHSM_FILES: Final = _reasons(
     r"token_choice\.py::test_token_that_was_not_shown_at_first",
     r"calls\.py::test_remote_module_has_one_connection",
     r"login\.py::test_token_without_user_pin",
-    r"module\.py::test_(?:reserved_reaches_the_module|second_environment_is_refused|module_of_others_is_refused)",
+    r"module\.py::test_(?:wrong_environment|reserved_reaches_the_module|second_environment_is_refused|module_of_others_is_refused)",
 )
 """For every module but SoftHSM, also where SoftHSM is behind it."""
 
@@ -36,10 +36,11 @@ MEASURED_ON_SOFTHSM: Final = (
         r"keypairs\.py::test_(?:a_token_without_raw_rsa|foreign_objects_tell_no_kind|specs_that_the_token_lacks)",
         r"keypairs\.py::test_keys_that_could_not_be_used",
         r"data_key_pairs\.py::test_specs_that_the_token_lacks",
+        r"token_check\.py::test_what_softhsm_lacks",
         r"module\.py::test_(?:description|configuration_is_read_again|last_user_finalises)",
         r"unwrapping\.py::test_(?:attributes_of_an_imported_key|imported_and_generated_are_not_confused)",
         r"unwrapping\.py::test_(?:algorithm_that_is_not_done|trouble_is_not_bad_data|lengths_by_the_thousand)",
-        r"wrapping\.py::test_(?:softhsm|probe_is_lazy_and_done_once|lost_session_is_no_answer)",
+        r"wrapping\.py::test_(?:softhsm|host_unwrap|probe_is_lazy_and_done_once|lost_session_is_no_answer)",
         r"wrapping\.py::test_wrapping_key_is_as_ordered",
     ),
     *_reasons(

@@ -21,13 +21,8 @@ FOLDER_VARIABLE = "HSMKMS_FIREFOX_FOLDER"
 
 EXCLUDED: Final = (
     *MEASURED_ON_SOFTHSM,
-    Reason(
-        r"test_hsm_handles\.py::test_(?:many_objects|foreign_objects|key_that_stands_twice)"
-        r"|test_hsm_objects\.py::test_(?:deviations_are_named|label_and_id_count|attest_counts_keys)"
-        r"|test_hsm_pairs\.py::test_(?:both_halves_are_as_ordered|a_pair_that_)",
-        "it makes objects with CKA_COPYABLE, which NSS does not know",
-    ),
-    Reason(r"test_public_halves\[ECC_(?:SECG|NIST_EDWARDS)|test_hsm_vectors\.py::test_ed25519", "NSS lacks the curve"),
+    Reason(r"test_hsm_handles\.py::test_foreign_objects", "NSS takes no such objects of other applications"),
+    Reason(r"test_hsm_objects\.py::test_attest_counts_keys", "NSS replaces a key that has the CKA_ID of a new one"),
     Reason(r"test_hsm_login\.py::test_pin_that_the_token_does_not_take", "NSS takes PINs of any length"),
     Reason(
         r"test_hsm_token_choice\.py::test_(?:any_token|none_fits\[change1\])",

@@ -3,6 +3,7 @@
 from typing import Final
 
 from tokens.driver import Driver
+from tokens.freehsm import FreeHsmDriver
 from tokens.kryoptic import KryopticDriver
 from tokens.nss import FirefoxDriver, NssDriver
 from tokens.opencryptoki import OpenCryptokiDriver
@@ -20,5 +21,6 @@ DRIVERS: Final[dict[str, type[Driver]]] = {
         OpenCryptokiDriver,
         Tpm2Driver,
         KryopticDriver,
+        FreeHsmDriver,
     )
 }

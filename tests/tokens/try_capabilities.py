@@ -58,7 +58,8 @@ def init(file: Path) -> bool:
     report({"capability": INIT, "outcome": TRIED, "sentence": ""})
     command = [sys.executable, "-m", "hsmkms", "init", "--data-dir", str(file.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS, env=os.environ)
-    sentence = done.stderr.strip().removeprefix("hsmkms: ")
+    written = done.stderr.strip()
+    sentence = written.partition("hsmkms: ")[2] or written  # a module may write before it
     if done.returncode < 0:
         sentence = f"init was ended by signal {-done.returncode}"
     outcome = WORKS if done.returncode == 0 else FAILS

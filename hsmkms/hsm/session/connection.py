@@ -5,9 +5,10 @@ or an invalid handle. A missing object proves nothing unless the installation's 
 otherwise the token is away, or another one is in its place (token_login.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
@@ -39,7 +40,7 @@ from hsmkms.hsm.session.group_login import GroupLogin
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
-from hsmkms.hsm.session.token_login import DeviceSettings
+from hsmkms.hsm.session.token_login import DeviceSettings, session_handle
 from hsmkms.hsm.session.write_lock import Turns
 from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit
@@ -58,6 +59,7 @@ ENCRYPT: Final = "encrypt"
 OTHER: Final = "other"
 """Name under which calls without their own name are counted."""
 
+_NO_PARTS: Final[Mapping[bytes, int]] = MappingProxyType({})
 _NOBODY: Final = bytes(16)
 """A CKA_ID that no object has."""
 
@@ -76,10 +78,20 @@ class Connection(GroupLogin):
         try:
             if self.member is None:  # else it was probed before it was taken into use
                 with self.pool.session() as session:
+                    self._require_shared_login(session)
                     self._prepare(session)
         except BaseException:
             self.close_sessions()
             raise
+
+    def _require_shared_login(self, session: Session) -> None:
+        """Raise TokenUnfitError if a session beside the one that holds the login is not reported as logged in."""
+        logged_in = self.module.cryptoki.logged_in
+        if not logged_in(session_handle(session)) and logged_in(self.login_handle):
+            raise TokenUnfitError(
+                "a second session of this process does not share the login (C_GetSessionInfo), so that a lost login "
+                "would look like an empty token: hsmkms cannot keep keys on it"
+            )
 
     def has(self, mechanism: Mechanism) -> bool:
         """True if the token has a mechanism, and it was not found to be of no use."""
@@ -188,13 +200,13 @@ class Connection(GroupLogin):
     @contextmanager
     def _classified_losses(self, session: Session) -> Iterator[None]:
         """Translate PKCS#11 errors; a handle that became invalid with a lost login counts as a lost session."""
-        login = self.login_handle
+        login = self.login
         try:
             with translated():
                 yield
         except ObjectLostError as exc:
             self.require_login(session)
-            if login != self.login_handle:
+            if login is not self.login:
                 raise SessionLostError(SESSION_LOST) from exc
             self.require_identity(session)
             raise
@@ -218,12 +230,12 @@ class Connection(GroupLogin):
 
         Absence counts only if the same login was valid before and after the search.
         """
-        login = self.login_handle
+        login = self.login
         self.require_login(session)
         key = find(session, object_class, cka_id)
         if key is None:
             self.require_login(session)
-            if login != self.login_handle:
+            if login is not self.login:
                 raise SessionLostError(SESSION_LOST)
             self.require_identity(session)
         return key
@@ -339,11 +351,13 @@ class Connection(GroupLogin):
         make: Callable[[Session], Made],
         read_back: Callable[[Session, Made], Object],
         companions: tuple[bytes, ...] = (),
+        parts: Mapping[bytes, int] = _NO_PARTS,
     ) -> None:
         """Create a key, and cache its handle if the login is still the one under which it was created.
 
         ``companions``: CKA_IDs of secret keys that are created with it. On an HA group, every member that could take
         over must have them all before this returns; else they are destroyed, and TokenUnavailableError is raised.
+        ``parts``: their handles by CKA_ID, which ``read_back`` fills in.
 
         ``read_back`` compares the object with what was ordered, its CKA_ID included, and returns it. It is called after
         the token has proven its identity: a token that was swapped before that does not pass the proof, and one that
@@ -356,7 +370,7 @@ class Connection(GroupLogin):
                 shown.append(self.require_identity(session))
                 return handle_of(read_back(session, made)), self.takeovers
 
-            login = self.login_handle
+            login = self.login
             handle, takeovers = self.once(attempt, "make")
         try:
             self.require_replicated((cka_id, *companions), takeovers)
@@ -364,8 +378,9 @@ class Connection(GroupLogin):
             self._take_back((cka_id, *companions))
             raise
         with self.alone():
-            if login == self.login_handle:
-                self.handles.remember(cka_id, handle)
+            if login is self.login:
+                for each, known in {cka_id: handle, **parts}.items():
+                    self.handles.remember(each, known)
 
     def _take_back(self, cka_ids: tuple[bytes, ...]) -> None:
         """Destroy objects that were created just now and are not acknowledged, so that repeated attempts leave none."""

@@ -17,12 +17,18 @@ from pkcs11 import _pkcs11
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.function_list import MessageFunctions, lists_of, register
 from hsmkms.hsm.return_codes import CKR_OK
+from hsmkms.hsm.session.module_descriptors import ModuleDescriptors
 
 CKF_OS_LOCKING_OK: Final = 0x02
 CKS_RW_USER_FUNCTIONS: Final = 3
 
 _UNAVAILABLE_INFORMATION: Final = int(ffi.cast("CK_ULONG", -1))
 _EFFECTIVELY_INFINITE: Final = 0
+_NO_LIMIT: Final = 1 << 31
+"""More sessions than any process has: opencryptoki reports 2^64 - 2 where it has no limit."""
+
+_descriptors: Final[dict[str, ModuleDescriptors]] = {}
+"""By path of the module: what it leaves behind outlives an instance of ``Cryptoki``."""
 
 _loaded: Final[dict[str, Any]] = {}
 """Modules by path. They stay loaded until the process ends: unloading one takes away functions that may be running."""
@@ -77,6 +83,7 @@ class Cryptoki:
                 raise LookupError(str(exc)) from exc
             _loaded[path] = loaded
         self._path = path
+        self._descriptors = _descriptors.setdefault(path, ModuleDescriptors())
         self._library = _InitializedLibrary.__new__(_InitializedLibrary, path)  # type: ignore[call-arg]
         self._functions = register(lists_of(self._library)[0])
 
@@ -97,11 +104,13 @@ class Cryptoki:
         """Call C_Initialize for use from many threads with the operating system's locks."""
         parameter = ffi.new("char[]", reserved.encode()) if reserved is not None else ffi.NULL
         arguments = ffi.new("CK_C_INITIALIZE_ARGS *", {"flags": CKF_OS_LOCKING_OK, "pReserved": parameter})
-        return self._functions.initialize(arguments)
+        with self._descriptors.initialising():
+            return self._functions.initialize(arguments)
 
     def finalize(self) -> int:
         """Call C_Finalize."""
-        return self._functions.finalize(ffi.NULL)
+        with self._descriptors.finalising():
+            return self._functions.finalize(ffi.NULL)
 
     def token_limits(self, slot_id: int) -> TokenLimits | None:
         """Call C_GetTokenInfo for a slot; None if the token does not answer."""
@@ -135,5 +144,5 @@ class Cryptoki:
 
 
 def _number(name: str, value: int) -> int | None:
-    infinite = name.startswith("max_") and value == _EFFECTIVELY_INFINITE
+    infinite = name.startswith("max_") and (value == _EFFECTIVELY_INFINITE or value >= _NO_LIMIT)
     return None if infinite or value == _UNAVAILABLE_INFORMATION else value

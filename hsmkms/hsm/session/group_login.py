@@ -193,7 +193,7 @@ class GroupLogin(TokenLogin):
     def _leave_member(self) -> None:
         if self.login_handle:
             self.module.cryptoki.close_session(self.login_handle)
-            self.login_handle = 0
+            self._set_login(0)
         self.handles.forget_all()
 
     def _fail_over(self, fault: TokenUnavailableError) -> None:

@@ -92,7 +92,7 @@ class TokenLogin:
         """Call statistics by name and outcome (the class of the error), with durations."""
         self.guard = ForkGuard()
         self._recovering = threading.Lock()
-        self.login_handle = 0
+        self._set_login(0)
         self._namesakes: frozenset[str] = frozenset()
         self.handles = HandleIndex()
         self._identities = Identities()
@@ -265,7 +265,7 @@ class TokenLogin:
     def _log_in_again(self) -> None:
         lost = self.login_handle
         if lost:
-            self.login_handle = 0  # closed only once: a module may reuse the number for another session
+            self._set_login(0)  # closed only once: a module may reuse the number for another session
             self.module.cryptoki.close_session(lost)  # it may be open but logged out; Session.close() fails then
         self.pool.discard_idle()
         self._forget_objects()
@@ -387,9 +387,15 @@ class TokenLogin:
             self._recovering.release()
         self._begin_notifying()
 
+    def _set_login(self, handle: int) -> None:
+        self.login_handle = handle
+        """The handle of the session that holds the login; 0 while there is none."""
+        self.login = object()
+        """Identity of the present login, to compare with ``is``: opencryptoki gives a new session an old handle."""
+
     def login_died(self) -> None:
         """Record that the module was renewed, which closed all sessions."""
-        self.login_handle = 0
+        self._set_login(0)
 
     def _log_in(self, *, accept_final_try: bool = False) -> None:
         """Log in to the token, which must then prove its identity."""
@@ -409,7 +415,7 @@ class TokenLogin:
             loaded_at=self.module.loaded_at,
             accept_final_try=accept_final_try,
         )
-        self.login_handle = session_handle(self._login)
+        self._set_login(session_handle(self._login))
         self._namesakes = namesakes(self.module, self.token.label)
         self._prove(self._login)
 

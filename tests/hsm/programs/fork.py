@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from devices import Token, arguments, new_key, permit, report
 from hsmkms.hsm.crypto.iv import IvSource
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.imports.unwrapping import WrappedMaterial
+from hsmkms.model.cipher_format import CipherFormat, new_cka_id
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct
 
@@ -30,7 +32,7 @@ def material(wrapping_key: bytes) -> WrappedMaterial:
 
 def in_child(token: Token, device: TokenDevice, ivs: IvSource, key: bytes) -> dict[str, Any]:
     """Use what the parent made, then a device of the child's own."""
-    other = os.urandom(16)
+    other = new_cka_id(device.profile.cipher_format)
     session = None
     inherited = {
         "encrypt": lambda: device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b""),
@@ -41,9 +43,6 @@ def in_child(token: Token, device: TokenDevice, ivs: IvSource, key: bytes) -> di
             permit(Operation.GET_PARAMETERS_FOR_IMPORT, other), other, "child", 2048
         ),
         "destroy_wrapping_key": lambda: device.imports.destroy_wrapping_key(permit(OperatorAct.RECONCILE, key), key),
-        "fingerprints": lambda: device.imports.fingerprints(
-            permit(Operation.IMPORT_KEY_MATERIAL, key), material(key), "id"
-        ),
         "unwrap": lambda: device.imports.unwrap_backing_key(
             permit(Operation.IMPORT_KEY_MATERIAL, key, other), material(key), other, "child"
         ),
@@ -61,6 +60,10 @@ def in_child(token: Token, device: TokenDevice, ivs: IvSource, key: bytes) -> di
         "slots": device.connection.module.slots,
         "ivs": lambda: ivs.next(session),
     }
+    if device.profile.cipher_format is CipherFormat.AES_256_GCM:
+        inherited["fingerprints"] = lambda: device.imports.fingerprints(
+            permit(Operation.IMPORT_KEY_MATERIAL, key), material(key), "id"
+        )
     told: dict[str, Any] = {name: outcome(act) for name, act in inherited.items()}
     told["close"] = outcome(device.close)
     own = token.open()
@@ -83,7 +86,9 @@ def main() -> None:
 
     used = encrypt(3)
     reading, writing = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():  # Python 3.12 and later: the module may have threads, as opencryptoki 3.23 has
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         with os.fdopen(writing, "w") as pipe:
             json.dump(in_child(token, device, ivs, key), pipe)

@@ -10,7 +10,7 @@ AAD = b"purpose=test"
 
 
 def main() -> None:
-    """Do it once; report the CKA_ID and what decryption gave."""
+    """Do it once; report the CKA_ID, the ciphertext format and what decryption gave."""
     token, _ = arguments()
     device = token.open()
     key = new_key(device, "hsmkms spied key")
@@ -24,7 +24,8 @@ def main() -> None:
     device.keys.inventory(key)
     device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
     device.close()
-    report({"key": key.hex(), "opened": opened.decode(), "deviations": deviations})
+    format_used = device.profile.cipher_format
+    report({"key": key.hex(), "cipher_format": format_used, "opened": opened.decode(), "deviations": deviations})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""The descriptors of a module that is initialised again: no other file of the process suffers from it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from devices import Token
+
+from hsmkms.hsm.session.module_descriptors import ModuleDescriptors, open_files
+
+LIVES = 4
+
+
+class LockFile:
+    """A file as modules keep it; ``forgetful``: its number is kept when it was closed, as by opencryptoki 3.8."""
+
+    def __init__(self, path: Path, *, forgetful: bool) -> None:
+        path.touch()
+        self.path = path
+        self.forgetful = forgetful
+        self.number = -1
+
+    def open(self) -> None:
+        """Open it, unless it counts as open."""
+        if self.number == -1:
+            self.number = os.open(self.path, os.O_RDWR)
+
+    def close(self) -> None:
+        """Close it, or what has its number."""
+        os.close(self.number)
+        if not self.forgetful:
+            self.number = -1
+
+
+@pytest.fixture
+def others() -> Iterator[list[int]]:
+    """Descriptors of other files, which end with the test."""
+    opened: list[int] = []
+    yield opened
+    for each in opened:
+        os.close(each)
+
+
+@pytest.mark.parametrize("forgetful", [True, False])
+def test_no_other_file_is_closed(tmp_path: Path, others: list[int], *, forgetful: bool) -> None:
+    """A module that closes its file twice closes no other one, and works on its own file all the time."""
+    descriptors, file = ModuleDescriptors(), LockFile(tmp_path / "lock", forgetful=forgetful)
+    for _ in range(LIVES):
+        with descriptors.initialising():
+            file.open()
+        assert open_files()[file.number] == str(file.path)
+        with descriptors.finalising():
+            file.close()
+        others.append(os.open(tmp_path, os.O_RDONLY))
+        assert {open_files()[each] for each in others} == {str(tmp_path)}
+    left = [path for path in open_files().values() if path == str(file.path)]
+    assert left == [str(file.path)] * forgetful
+
+
+def test_a_number_that_was_taken_meanwhile(tmp_path: Path, others: list[int]) -> None:
+    """What another thread opened under the number, as soon as the module had closed it, stays what it is."""
+    descriptors, file = ModuleDescriptors(), LockFile(tmp_path / "lock", forgetful=True)
+    with descriptors.initialising():
+        file.open()
+    with descriptors.finalising():
+        file.close()
+        others.append(os.open(tmp_path, os.O_RDONLY))
+    assert others == [file.number]
+    assert open_files()[file.number] == str(tmp_path)
+
+
+def test_module_that_is_initialised_again(token: Token) -> None:
+    """Whatever module is under test, it closes no file of this process but its own."""
+    files = []
+    for _ in range(LIVES):
+        token.load().release()
+        files.append(tempfile.TemporaryFile())  # noqa: SIM115 - closed below
+    for each in files:
+        os.fstat(each.fileno())
+        each.write(b"x")
+        each.close()
