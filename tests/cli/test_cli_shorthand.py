@@ -1,13 +1,19 @@
 """The shorthand of the aws CLI, compared with the aws CLI's own parser."""
 
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from awscli.shorthand import ShorthandParser
+from cli_site import PROGRAMS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hsmkms.cli.api.shorthand import ShorthandError, parse
+
+Parse = Callable[[str], Any]
 
 KEYS = st.text("abcXYZ019_-./:#", min_size=1, max_size=4)
 TEXTS = st.text("ab1 ,=[]{}'\"\\:/ü", max_size=8)
@@ -54,22 +60,40 @@ VALUES = st.recursive(
 )
 
 
-@given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=4).map(as_members))
-def test_reads_what_the_aws_cli_reads(written: tuple[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def aws_parse() -> Iterator[Parse]:
+    """The aws CLI's own parser."""
+    with subprocess.Popen(
+        [sys.executable, PROGRAMS / "aws_shorthand.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def parse_there(text: str) -> Any:  # noqa: ANN401 - JSON
+            print(json.dumps(text), file=stdin, flush=True)
+            return json.loads(stdout.readline())
+
+        yield parse_there
+        stdin.close()
+
+
+@given(written=st.dictionaries(KEYS, VALUES, min_size=1, max_size=4).map(as_members))
+def test_reads_what_the_aws_cli_reads(aws_parse: Parse, written: tuple[str, Any]) -> None:
     """Nested members, lists and quotes are read as they were meant, and as the aws CLI reads them."""
     text, meant = written
     assert parse(text) == meant
     if "\\" not in text:  # the aws CLI ends a quoted text too late if a backslash is its last character
-        assert ShorthandParser().parse(text) == meant
+        assert aws_parse(text) == meant
 
 
 @pytest.mark.parametrize(
     "text",
     ["a=b,c", "a=b,c,d=e", "a=x , y", "a=", "a=,b=c", "a=b=c", "a=b\\,c", "a={b=c\\,d}", "a=[x,]", "a= b , c = d "],
 )
-def test_forms_without_brackets(text: str) -> None:
+def test_forms_without_brackets(aws_parse: Parse, text: str) -> None:
     """Lists without brackets, escaped commas, blanks and empty values are read as the aws CLI reads them."""
-    assert parse(text) == ShorthandParser().parse(text)
+    assert parse(text) == aws_parse(text)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,6 @@ def test_module_that_is_initialised_again(token: Token) -> None:
         token.load().release()
         files.append(tempfile.TemporaryFile())  # noqa: SIM115 - closed below
     for each in files:
-        os.fstat(each.fileno())
+        assert os.fstat(each.fileno()).st_nlink == 0, "still the file that has no name"
         each.write(b"x")
         each.close()
