@@ -25,6 +25,12 @@ def new_folder() -> Iterator[NewFolder]:
 
 
 @pytest.fixture(scope="session")
+def never_opened(new_folder: NewFolder) -> Site:
+    """An installation whose first end is still to come, for modules whose ``prepared`` it is."""
+    return Site.make(new_folder())
+
+
+@pytest.fixture(scope="session")
 def prepared(new_folder: NewFolder) -> Site:
     """The installation that all others are copies of; closed once, so that no copy makes what its end makes first."""
     site = Site.make(new_folder())

@@ -23,6 +23,12 @@ from hsmkms.store import audit_files, changes, keys, outbox, row_seals
 from hsmkms.store.sealed_rows import key_subject
 
 
+@pytest.fixture(scope="session")
+def prepared(never_opened: Site) -> Site:
+    """An installation that has not been closed yet: what its first end makes matters here."""
+    return never_opened
+
+
 def records(kms: Kms) -> list[dict[str, Any]]:
     """All records, lane by lane in the order in which they were written."""
     parsed = [

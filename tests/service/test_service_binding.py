@@ -13,6 +13,12 @@ from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens as token_wiring
 
 
+@pytest.fixture(scope="session")
+def prepared(never_opened: Site) -> Site:
+    """An installation that has not been closed yet: what its first end makes matters here."""
+    return never_opened
+
+
 def test_wrong_pair(site: Site, stranger: Site) -> None:
     """A database with the token of another installation is refused with both tokens named, either way round."""
     crossed = site.varied("crossed.toml", token=stranger.settings.token)

@@ -123,11 +123,13 @@ def test_parameters_for_import(counted: Counted) -> None:
 
 
 def test_encrypt_without_gcm(counted_without_gcm: Counted) -> None:
-    """A warm Encrypt is four calls: AES-CBC, then HMAC; the first one also searches the HMAC key and fetches IVs."""
+    """A warm Encrypt is four calls: AES-CBC, then HMAC; the first one also fetches IVs.
+
+    The handles of both keys are known since their creation.
+    """
     first, *warm = counted_without_gcm["encrypt"]
     calls = ["C_EncryptInit", "C_Encrypt", "C_SignInit", "C_Sign"]
-    assert first[-5:] == ["C_GenerateRandom", *calls]
-    assert first.count("C_FindObjectsInit") == 1
+    assert first == ["C_GenerateRandom", *calls]
     assert warm == [calls] * (ROUNDS - 1)
 
 

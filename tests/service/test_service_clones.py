@@ -27,6 +27,12 @@ from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens as token_wiring
 
 
+@pytest.fixture(scope="session")
+def prepared(never_opened: Site) -> Site:
+    """An installation that has not been closed yet: what its first end makes matters here."""
+    return never_opened
+
+
 @pytest.fixture
 def cloned(new_site: NewSite) -> Settings:
     """An installation whose settings name its token and a clone of that one."""

@@ -37,11 +37,11 @@ def test_doubling(store: Store) -> None:
     material = "ab" * 32
     counted = 0
     for granted in [2**power for power in range(17)] + [65_536] * 2:
-        book.spend(material)
+        book.counter(material)()
         counted += granted
         assert leases.total(store, material) == counted
         for _ in range(granted - 1):
-            book.spend(material)
+            book.counter(material)()
         assert leases.total(store, material) == counted
 
 

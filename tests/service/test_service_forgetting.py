@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 import second_token
 from lifecycle import delete_material, new_imported_key, request_to_import, schedule
-from service_sites import NewSite, new_key, seal, unseal
+from service_sites import NewSite, Site, new_key, seal, unseal
 from test_service_several_tokens import Scene, migrate, opened, with_second
 
 from hsmkms.config.settings import Settings
@@ -16,6 +16,12 @@ from hsmkms.model.enums import RotationType
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens as token_wiring
+
+
+@pytest.fixture(scope="session")
+def prepared(never_opened: Site) -> Site:
+    """An installation that has not been closed yet: what its first end makes matters here."""
+    return never_opened
 
 
 @pytest.fixture

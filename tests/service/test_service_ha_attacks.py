@@ -22,6 +22,12 @@ from hsmkms.wiring import core as wiring
 RSA = WrappingAlgorithm.RSAES_OAEP_SHA_1
 
 
+@pytest.fixture(scope="session")
+def prepared(never_opened: Site) -> Site:
+    """An installation that has not been closed yet: no note is read before the calls at which members end."""
+    return never_opened
+
+
 @pytest.fixture
 def grouped(new_site: NewSite, group_modules: Modules) -> Grouped:
     """An installation on a group whose members share their objects."""

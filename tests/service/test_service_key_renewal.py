@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import second_token
-from service_sites import NewSite, new_key, run, seal, unseal
+from service_sites import NewSite, Site, new_key, run, seal, unseal
 from swapping import TokenFolder
 from test_service_several_tokens import STEPS, Scene, migrate, opened, with_second
 
@@ -17,6 +17,12 @@ from hsmkms.service.keys import installation_keys
 from hsmkms.store import audit_files, schema
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens as token_wiring
+
+
+@pytest.fixture(scope="session")
+def prepared(never_opened: Site) -> Site:
+    """An installation that has not been closed yet: what its first end makes matters here."""
+    return never_opened
 
 
 @pytest.fixture
@@ -143,7 +149,7 @@ def rotated(kms: Kms) -> None:
     kms.operator.backup(kms._core.store.folder / "after")
 
 
-def prepared(kms: Kms) -> str:
+def with_all_keys(kms: Kms) -> str:
     """Make a user with an access key (its id), a seal and a backup, so that there are all keys."""
     kms.operator.credentials.create_user("alice")
     new_key(kms)
@@ -160,7 +166,7 @@ def test_clone_from_before_a_rotation(new_site: NewSite) -> None:
     """The lost versions are never made again: seals by them count as unproven, and the next ones are made."""
     file = new_site().folder / "hsmkms.toml"
     with opened(config.load(file)) as kms:
-        prepared(kms)
+        with_all_keys(kms)
     clone = second_token.add_clone(file)
     settings = config.load(file)
     with opened(settings) as kms:
@@ -196,7 +202,7 @@ def test_older_copy_from_before_a_rotation(new_site: NewSite, noted: bool) -> No
     site = new_site()
     folder = TokenFolder.of(site.settings.token)
     with site.open() as kms:
-        lost = prepared(kms)
+        lost = with_all_keys(kms)
     older = folder.copy("older")
     with site.open() as kms:
         rotated(kms)
@@ -224,7 +230,7 @@ def test_older_copy_from_before_the_mac_key(new_site: NewSite) -> None:
     site = new_site()
     folder = TokenFolder.of(site.settings.token)
     with site.open() as kms:
-        prepared(kms)
+        with_all_keys(kms)
         key_id = new_key(kms).key_id
         sealed = seal(kms, key_id)
     older = folder.copy("older")
