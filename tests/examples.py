@@ -10,7 +10,7 @@ LONG: Final = "long"
 
 def register_profiles() -> None:
     """Register both profiles and load the suite's; pytest's option ``--hypothesis-profile`` chooses the other."""
-    for name, examples in ((SUITE, 40), (LONG, 400)):
+    for name, examples in ((SUITE, 25), (LONG, 400)):
         # No test depends on how fast the machine is.
         settings.register_profile(
             name, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow]
