@@ -99,7 +99,7 @@ def test_drivers_name_their_reasons(tmp_path: Path) -> None:
     """A missing module is named with its package; exclusions and refusals are found by pattern, others are none."""
     with pytest.raises(NotInstalledError, match="install libnamed"):
         Named()
-    with pytest.raises(TypeError, match="abstract method '?make'?"):
+    with pytest.raises(TypeError, match=r"abstract method '?make'?"):
         type("WithoutTokens", (Driver,), {"name": "n"})(tmp_path)
     driver = Named(tmp_path / "module.so")
     assert driver.exclusion("tests/hsm/test_a.py::test_1") == "another file"
