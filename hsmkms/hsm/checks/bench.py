@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from msgspec import Struct
-from pkcs11.mechanisms import Mechanism
-from pkcs11.types import Session, Token
+from pkcs11.constants import Attribute, ObjectClass
+from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.types import Object, Session, Token
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.checks.advice import advice_for
@@ -129,3 +130,17 @@ class Step(Struct, frozen=True, kw_only=True):
 def step(name: str, check: Callable[[Bench], Finding], *, affects: str, needed: bool = False) -> Step:
     """Make a step of one check."""
     return Step(names=(name,), run=lambda bench: {name: check(bench)}, affects=affects, needed=needed)
+
+
+def published_key(session: Session, value: bytes) -> Object:
+    """Make a session key of a published AES test key; PKCS11Error, not translated, if the token takes none."""
+    template = {
+        Attribute.CLASS: ObjectClass.SECRET_KEY,
+        Attribute.KEY_TYPE: KeyType.AES,
+        Attribute.TOKEN: False,
+        Attribute.LABEL: CHECK_LABEL,
+        Attribute.ENCRYPT: True,
+        Attribute.DECRYPT: True,
+        Attribute.VALUE: value,
+    }
+    return session.create_object(template)

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Final
 
-from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
-from pkcs11.mechanisms import KeyType, Mechanism
+from pkcs11.mechanisms import Mechanism
 
-from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
+from hsmkms.hsm.checks.bench import Bench, Finding, published_key
 from hsmkms.hsm.objects.cbc_pairs import NO_GCM
 from hsmkms.hsm.objects.objects import handle_of
 from hsmkms.hsm.probing.cbc import check_cbc, computes, takes_longest
@@ -61,17 +60,8 @@ def cbc(bench: Bench) -> Finding:
 def _vector(bench: Bench) -> bool | None:
     """Compare with the published vector; None if the token takes no published key, which is no fault."""
     key, iv, plaintext, ciphertext = (bytes.fromhex(CBC_VECTOR[each]) for each in CBC_VECTOR)
-    template = {
-        Attribute.CLASS: ObjectClass.SECRET_KEY,
-        Attribute.KEY_TYPE: KeyType.AES,
-        Attribute.TOKEN: False,
-        Attribute.LABEL: CHECK_LABEL,
-        Attribute.ENCRYPT: True,
-        Attribute.DECRYPT: True,
-        Attribute.VALUE: key,
-    }
     try:
-        made = bench.session.create_object(template)
+        made = published_key(bench.session, key)
     except PKCS11Error:
         return None
     try:

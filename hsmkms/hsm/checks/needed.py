@@ -6,12 +6,11 @@ answer; a token that takes no keys in the clear refuses that, which is no fault.
 
 from typing import Final
 
-from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 
 from hsmkms.errors import TokenUnfitError
-from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
+from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding, published_key
 from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.crypto.gcm import open_sealed, seal
 from hsmkms.hsm.crypto.token_iv import QUIRKS, IvOrigin, find_origin
@@ -104,17 +103,7 @@ def gcm_vector(bench: Bench) -> Finding:
     session = bench.session
     key, iv, aad, plaintext, sealed = (bytes.fromhex(GCM_VECTOR[each]) for each in GCM_VECTOR)
     try:
-        made = session.create_object(
-            {
-                Attribute.CLASS: ObjectClass.SECRET_KEY,
-                Attribute.KEY_TYPE: KeyType.AES,
-                Attribute.TOKEN: False,
-                Attribute.LABEL: CHECK_LABEL,
-                Attribute.ENCRYPT: True,
-                Attribute.DECRYPT: True,
-                Attribute.VALUE: key,
-            }
-        )
+        made = published_key(session, key)
     except PKCS11Error as exc:
         name = ckr_name(exc)
         detail = f"the token takes no published test key ({name}); that is no fault"
