@@ -233,6 +233,40 @@ def test_standby_fails_once_while_it_is_asked(new_site: NewSite, group_modules: 
             new_key(kms)
 
 
+def test_standby_that_hangs(new_site: NewSite, group_modules: Modules) -> None:
+    """Another member that hangs holds up nothing but the creation that asks it, for a limited time.
+
+    Once it answers, keys are sought there again.
+    """
+    site = new_site()
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=0.2)
+    waiting = group.second.control.with_name(f"{group.second.control.name}.waiting")
+    with Grouped(site, group).opened() as kms, ThreadPoolExecutor(1) as pool:
+        with pytest.raises(TokenUnavailableError, match=f"not on {SECOND_SERIAL}"):
+            new_key(kms)  # logs in to the second member
+        group.second.order("fault C_FindObjectsInit * wait")
+        creating = pool.submit(new_key, kms)
+        try:
+            until(waiting.exists, PATIENCE)
+            kms._core.device.connection.ready()  # needs the login lock, as a failover does
+            key_id = creating.result(PATIENCE).key_id
+            assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+            assert unseal(kms, seal(kms, key_id)) == b"secret"
+            assert waiting.stat().st_size == 1, "it is not asked again while it hangs"
+        finally:
+            group.second.order()
+        until(lambda: is_refused(kms), PATIENCE)
+
+
+def is_refused(kms: Kms) -> bool:
+    """True if a creation is refused, since the second member lacks the key."""
+    try:
+        new_key(kms)
+    except TokenUnavailableError:
+        return True
+    return False
+
+
 def rotations(kms: Kms, key_id: str) -> int:
     """How often the key was rotated."""
     return len(kms.list_key_rotations(ListKeyRotationsRequest(key_id=key_id)).rotations)
@@ -249,7 +283,7 @@ def test_key_that_is_replicated_later(new_site: NewSite, group_modules: Modules)
         there = {each.name for each in ours.glob("*.object")}
         creating = pool.submit(new_key, kms)
         until(lambda: bool({each.name for each in ours.glob("*.object")} - there), PATIENCE)
-        until(lambda: bool(kms._core.device.connection._replicas._sessions), PATIENCE)
+        until(lambda: kms._core.device.connection._replicas._members[SECOND_SERIAL]._session is not None, PATIENCE)
         assert not creating.done()
         replicate(ours, theirs)
         sealed = seal(kms, creating.result(PATIENCE).key_id)
