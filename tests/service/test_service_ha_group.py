@@ -19,6 +19,7 @@ from service_sites import NewSite, Site, new_key, seal, unseal
 
 from hsmkms.config.settings import PinSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, PinError, TokenUnavailableError
+from hsmkms.hsm.session import replicas
 from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate
 from hsmkms.kms import Kms
@@ -255,6 +256,19 @@ def test_standby_that_hangs(new_site: NewSite, group_modules: Modules) -> None:
             assert waiting.stat().st_size == 1, "it is not asked again while it hangs"
         finally:
             group.second.order()
+        until(lambda: is_refused(kms), PATIENCE)
+
+
+def test_standby_that_is_back(new_site: NewSite, group_modules: Modules, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that failed at once is asked again at once: no key is acknowledged without it for long."""
+    monkeypatch.setattr(replicas, "RETRY_SECONDS", 24 * 3600.0)
+    site = new_site()
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=0.2)
+    with Grouped(site, group).opened() as kms:
+        assert is_refused(kms)
+        group.second.order("fault C_FindObjectsInit * return 0x30")
+        assert not is_refused(kms)
+        group.second.order()
         until(lambda: is_refused(kms), PATIENCE)
 
 

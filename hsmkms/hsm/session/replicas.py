@@ -28,7 +28,14 @@ from hsmkms.hsm.session.cryptoki import Cryptoki
 log = logging.getLogger("hsmkms.hsm")
 
 RETRY_SECONDS: Final = 5.0
-"""Pause before another login to a member that could not be used."""
+"""Longest pause before a member that could not be used is asked again."""
+
+WARN_SECONDS: Final = 60.0
+"""Pause between two warnings about a member that keeps failing."""
+
+RETRY_FACTOR: Final = 10
+"""The pause is so many times as long as the failed attempt: creations are not slowed down much, and a member that fails
+at once is missed for moments only after it has come back."""
 
 
 class Replica:
@@ -53,6 +60,7 @@ class Replica:
         self._asked_at = 0.0
         self._session: Session | None = None
         self._retry_at = 0.0
+        self._warn_at = 0.0
 
     def lacks(self, cka_ids: Sequence[bytes], patience_seconds: float) -> bool:
         """Return True if the member could take over and lacks one of the objects.
@@ -102,17 +110,27 @@ class Replica:
             self._asking.release()
 
     def _lacks(self, cka_ids: Sequence[bytes]) -> bool:
+        begun = time.monotonic()
         try:
-            return self._lacks_now(cka_ids)
+            lacks = self._lacks_now(cka_ids)
         except (HsmKmsError, PKCS11Error) as exc:
-            fault = exc if isinstance(exc, HsmKmsError) else translate(exc)
+            now = time.monotonic()
+            self._retry_at = now + min(RETRY_FACTOR * (now - begun), RETRY_SECONDS)
+            self._note_fault(exc if isinstance(exc, HsmKmsError) else translate(exc))
+            return False
+        self._warn_at = 0.0
+        return lacks
+
+    def _note_fault(self, fault: HsmKmsError) -> None:
+        """Log a failure; of several in a row one in a while."""
+        now = time.monotonic()
+        if now >= self._warn_at:
+            self._warn_at = now + WARN_SECONDS
             log.warning(
                 "the HA member with serial %s cannot take over now, so new keys are not sought there: %s",
                 self._serial,
                 fault,
             )
-            self._retry_at = time.monotonic() + RETRY_SECONDS
-            return False
 
     def _lacks_now(self, cka_ids: Sequence[bytes]) -> bool:
         """Ask the member; once more after another login if it fails in a session that was open before.
