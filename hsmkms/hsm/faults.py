@@ -1,4 +1,4 @@
-"""The one place where PKCS#11 return codes become errors of this package.
+"""Translate PKCS#11 return codes to errors of this package; nothing else does so.
 
 python-pkcs11 and our own calls raise a class per CKR code (return_codes.py); the tables below say what each means here.
 A code that is in none of them is an internal error: the user gets one sentence with the code's name, the detail goes to

@@ -46,7 +46,7 @@ _NO_KEY: Final = b""
 """Where every row that names the installation's own key was removed by hand: no seal is made with it."""
 
 
-class SealBook:
+class RowSeals:
     """Seals what this process writes, and checks what it reads. Thread-safe."""
 
     def __init__(self, store: Store, make_keys: Callable[[Connection], Iterable[bytes]]) -> None:
