@@ -63,7 +63,7 @@ class Imports:
             )
 
     def _check_format(self) -> None:
-        """Refuse symmetric material on a token without AES-GCM: the same bytes could not be imported once more."""
+        """Refuse symmetric material on a token without AES-GCM: the same bytes could not be imported again."""
         if self._connection.profile.cipher_format is not CipherFormat.AES_256_GCM:
             raise UnsupportedOperationException(NO_SYMMETRIC_IMPORT)
 

@@ -164,9 +164,9 @@ class KeyObjects:
         self._connection.require_replicated(cka_ids, self._connection.takeovers)
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
-        """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
+        """Return True if the secret key has that label; ObjectLostError if it is not on the token.
 
-        It is looked for once, when the key is first used: labels of hsmkms's keys cannot be changed on the token.
+        The label is read once, when the key is first used: labels of hsmkms's keys cannot be changed on the token.
         """
 
         def attempt(session: Session) -> str:

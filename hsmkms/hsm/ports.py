@@ -163,7 +163,7 @@ class Keys(Protocol):
         """True if only parts of a key with this CKA_ID are on the token: one of two secret keys, or a public half."""
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
-        """True if the secret key is the one of that label; ObjectLostError if it is not on the token."""
+        """Return True if the secret key has that label; ObjectLostError if it is not on the token."""
 
     def inventory(self, witness: bytes) -> list[TokenObject]:
         """List all key objects on the token, foreign ones too."""

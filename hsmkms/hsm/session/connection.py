@@ -74,7 +74,7 @@ class Connection(GroupLogin):
         self._write_lock = WriteLock(settings.state_dir)
         self._keeps: TokenUnavailableError | None = None
         self.caches: list[dict[bytes, Any]] = []
-        """What the users of this connection know of objects, by CKA_ID; nothing of it outlives the login."""
+        """What the users of this connection cache about objects, by CKA_ID; cleared with each login."""
         try:
             if self.member is None:  # else it was probed before it was taken into use
                 with self.pool.session() as session:
@@ -98,7 +98,7 @@ class Connection(GroupLogin):
         return mechanism.name in self.profile.mechanisms
 
     def forget(self, cka_id: bytes) -> None:
-        """Drop what is known of an object."""
+        """Drop everything that is cached about an object."""
         self.handles.forget(cka_id)
         self.messages.forget_key(cka_id)
         for each in self.caches:

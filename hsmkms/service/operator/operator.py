@@ -228,7 +228,7 @@ class Operator:
         return key_renewal.find(self._core)
 
     def renew_installation_keys(self, loss: Loss) -> None:
-        """Replace the installation's own keys at home, after a token with some of them was lost for good."""
+        """Replace the installation's own keys at home, after a token with some of them was lost permanently."""
         details = {
             "purposes": loss.purposes,
             "tokens": loss.tokens,
