@@ -34,7 +34,7 @@ PAGE_SECONDS: Final = 2 * SECONDS
 
 SHOWN_ONLY: Final = {
     "clients": "its variables are an example; scripts/clients and the suite's clients set their own",
-    "README": "its two commands install packages, and run on a bare Debian in continuous integration; a folder",
+    "README": "its two commands install packages, and run on a bare Debian in continuous integration",
     "numbers": "benchmarks take minutes, on a machine that does nothing else",
 }
 """Pages with blocks of ``sh``, whose commands no test runs, and why."""
