@@ -4,7 +4,8 @@ A block of ``console`` has commands behind ``$ ``, continued after a backslash, 
 commands of a page run in one shell, as a reader types them: standard output is a terminal 80 columns wide. What a page
 prints below a command is compared with what comes, but for what differs from run to run: ids, dates, numbers, paths and
 the like. A line ``...`` stands for any lines. A command fails if and only if the page says so: by an error message of
-hsmkms below it, or by ``# status N`` behind it. Blocks of ``python`` run between the commands.
+hsmkms below it, or by ``# status N`` behind it. Blocks of ``python`` run between the commands;
+tests/server/test_server_clients.py runs programs in other languages.
 """
 
 import os
