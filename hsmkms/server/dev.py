@@ -48,6 +48,15 @@ REGIONS: Final = (
     *("ap-southeast-1", "ap-southeast-2", "ap-southeast-3", "ap-southeast-4", "ap-southeast-5", "ap-southeast-7"),
     *("cn-north-1", "cn-northwest-1"),
 )
+SHADOWING: Final = (
+    ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_CREDENTIAL_EXPIRATION"),
+    ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"),
+)
+"""Variables that make SDKs ignore, or refuse, the credentials or the endpoint, in lines for a shell.
+
+AWS_ENDPOINT_URL is not one: AWS_ENDPOINT_URL_KMS comes before it.
+"""
+
 _PREFIX: Final = "hsmkms-dev-"
 _TAKEN_WITHIN_SECONDS: Final = 60.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the place of a fresh folder with a random name
@@ -182,6 +191,7 @@ def _tell(access_key_id: str, secret: str, serve: ServeSettings, port: int, serv
         "AWS_DEFAULT_REGION": DEFAULT_REGION,
         "AWS_ENDPOINT_URL_KMS": server.url_of(serve, port),
     }
+    unsets = "".join(f"unset {' '.join(names)}\n" for names in SHADOWING)
     exports = "".join(f"export {name}={value}\n" for name, value in lines.items())
-    sys.stdout.write(f"unset AWS_SESSION_TOKEN AWS_PROFILE\n{exports}")
+    sys.stdout.write(unsets + exports)
     sys.stdout.flush()
