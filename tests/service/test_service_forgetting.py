@@ -109,7 +109,7 @@ def test_no_alarm(apart: Settings, caplog: pytest.LogCaptureFixture) -> None:
 
         def look(done: str) -> None:
             if done == "forget 1: device":
-                assert device.connection._come_back(0)
+                assert device.connection._try_to_reconnect(0)
                 assert not device.connection.is_away
 
         kms._core.reached = look

@@ -354,7 +354,7 @@ def test_call_that_fails_on_a_member_that_works(grouped: Grouped) -> None:
         with pytest.raises(TokenUnavailableError):
             seal(kms, key_id)
         until(lambda: kms._core.device.connection._next_probe > probed, PATIENCE)
-        until(lambda: kms._core.device.connection._comeback._thread is None, PATIENCE)
+        until(lambda: kms._core.device.connection._reconnector._thread is None, PATIENCE)
         assert in_use(kms) == grouped.group.first.serial
         assert unseal(kms, seal(kms, key_id)) == b"secret"
 
@@ -370,7 +370,7 @@ def test_only_member_that_is_left_stays_in_use(grouped: Grouped) -> None:
         with pytest.raises(TokenUnavailableError):
             seal(kms, key_id)
         until(lambda: kms._core.device.connection._next_probe > probed, PATIENCE)
-        until(lambda: kms._core.device.connection._comeback._thread is None, PATIENCE)
+        until(lambda: kms._core.device.connection._reconnector._thread is None, PATIENCE)
         assert in_use(kms) == grouped.group.first.serial
         assert unseal(kms, sealed) == b"secret"
 
@@ -503,7 +503,7 @@ def test_standby_refuses_the_pin(grouped: Grouped) -> None:
 
 
 def test_locked_member_is_passed_over(grouped: Grouped) -> None:
-    """A member whose PIN somebody has locked is not used, and the other one is."""
+    """A member whose PIN is locked is not used, and the other one is."""
     grouped.group.first.order("pin_tries 1")
     grouped.group.first.control.with_name("first.control.pins").write_text("1")
     with grouped.opened() as kms:

@@ -44,7 +44,7 @@ class RenewalPace:
         return True
 
 
-class Lodger(Protocol):
+class ModuleLogin(Protocol):
     """A logged-in token that uses a module."""
 
     @property
@@ -70,11 +70,11 @@ class Module:
         self.reserved = reserved
         self._guard = ForkGuard()
         self.users = 1
-        self.lodgers: list[Lodger] = []
+        self.logins: list[ModuleLogin] = []
         self._opening = threading.RLock()
         self._keeping = threading.Condition()
         self._keepers = 0
-        """How many threads make calls beside the session pools of the lodgers."""
+        """How many threads make calls beside the session pools of the logins."""
         self._renewing = False
         os.environ.update(environment)
         try:
@@ -132,7 +132,7 @@ class Module:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Keep the module from being finalised while a call that no lodger waits for is made in the block."""
+        """Keep the module from being finalised while a call that no login waits for is made in the block."""
         with self._keeping:
             self._keeping.wait_for(lambda: not self._renewing)
             self._keepers += 1
@@ -154,14 +154,14 @@ class Module:
                 self._renewing = False
                 self._keeping.notify_all()
 
-    def others(self, lodger: Lodger | None) -> list[Lodger]:
+    def others(self, login: ModuleLogin | None) -> list[ModuleLogin]:
         """Return the other tokens that use the module."""
-        return [each for each in self.lodgers if each is not lodger]
+        return [each for each in self.logins if each is not login]
 
-    def renew(self, lodger: Lodger | None = None) -> bool:
+    def renew(self, login: ModuleLogin | None = None) -> bool:
         """Finalise the module and initialise it again, for tokens that cannot be reached again otherwise.
 
-        The caller, ``lodger``, has no call in progress; the module's other tokens stop their calls meanwhile and log in
+        The caller, ``login``, has no call in progress; the module's other tokens stop their calls meanwhile and log in
         again afterwards. False if one of them cannot, if a token is being opened, or in a block of ``kept``. Raises
         ModuleError.
         """
@@ -170,7 +170,7 @@ class Module:
             return False
         try:
             with ExitStack() as aside:
-                others = self.others(lodger)
+                others = self.others(login)
                 if not aside.enter_context(self._not_kept()):
                     return False
                 if not all(aside.enter_context(each.aside()) for each in others):
