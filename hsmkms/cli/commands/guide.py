@@ -29,6 +29,7 @@ TOPICS: Final = (
     "bad-days",
     "monitoring",
     "audit",
+    "reports",
     "security",
     "numbers",
 )
