@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from hsmkms.cli.csv_cells import harmless
-from hsmkms.cli.reports.document import Document, visible
+from hsmkms.cli.reports.document import Document
+from hsmkms.cli.tables import printable
 
 COLUMNS: Final = ("Section", "Region", "Item", "Name", "Value")
 """``Item``: the id of the key, user and so on that the row is about."""
@@ -28,7 +29,7 @@ def render(content: Document) -> bytes:
     writer.writerow(COLUMNS)
     for section, value in content.items():
         for row in _rows(section, value):
-            writer.writerow([harmless(visible(cell)) for cell in row])
+            writer.writerow([harmless(printable(cell)) for cell in row])
     return text.getvalue().encode()
 
 

@@ -142,10 +142,3 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any value of the facts
 
 def _camel_case(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
-
-
-def visible(text: str) -> str:
-    """Return a text with its control, format and bidirectional characters escaped; line feeds stay."""
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in text
-    )

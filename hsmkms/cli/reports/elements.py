@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from hsmkms.cli.reports.document import visible
+from hsmkms.cli.tables import printable
 
 Element = ET.Element
 Content = Element | str
@@ -14,10 +14,10 @@ _DOCTYPE: Final = "<!DOCTYPE html>\n"
 
 def element(tag: str, *content: Content, **attributes: object) -> Element:
     """Return an element with text and elements in it. ``_`` in an attribute's name is ``-``; a last one is dropped."""
-    made = ET.Element(tag, {_name(name): visible(str(value)) for name, value in attributes.items()})
+    made = ET.Element(tag, {_name(name): printable(str(value)) for name, value in attributes.items()})
     for each in content:
         if isinstance(each, str):
-            _append_text(made, visible(each))
+            _append_text(made, printable(each))
         else:
             made.append(each)
     return made

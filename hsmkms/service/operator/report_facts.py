@@ -218,7 +218,7 @@ def _users(core: Core) -> list[UserReport]:
 
 
 def _audit_state(core: Core, advance: Callable[[int, int], None]) -> AuditState:
-    newest = next(iter(reading.tail(core.audit.folder, 1)), {})
+    newest = next(iter(reading.tail(core.audit.folder, 1).records), {})
     verdict = verify(core, (), advance)
     last = Sealer(core).last()
     with core.store.reading() as conn:
