@@ -31,23 +31,18 @@ def certificate(context: CheckContext) -> Verdict:
     file = context.settings.serve.certificate
     if file is None:
         return Verdict(Outcome.OK, "no TLS by the server itself")
-    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 - of this check alone
+    from hsmkms.server.monitoring.certificate import validity  # noqa: PLC0415 - of this check alone
 
-    try:
-        chain = load_pem_x509_certificates(file.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"serve.certificate {file} cannot be read as PEM: put the right file there") from exc
-    now = datetime.now(UTC)
-    begin, end = max(each.not_valid_before_utc for each in chain), min(each.not_valid_after_utc for each in chain)
-    validity = f"serve.certificate is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
-    if len(chain) > 1:
-        validity += f" (the {len(chain)} certificates in it together)"
-    if not begin <= now <= end:
-        raise ConfigurationError(f"{validity}, so clients refuse it: put a new one there and send the server SIGHUP")
-    outcome = severity(end - now)
+    now, found = datetime.now(UTC), validity(file)
+    sentence = f"serve.certificate is valid from {found.begin:%Y-%m-%d} to {found.end:%Y-%m-%d}"
+    if found.count > 1:
+        sentence += f" (the {found.count} certificates in it together)"
+    if not found.begin <= now <= found.end:
+        raise ConfigurationError(f"{sentence}, so clients refuse it: put a new one there and send the server SIGHUP")
+    outcome = severity(found.end - now)
     if outcome is not Outcome.OK:
-        validity += ": put a new one there in time and send the server SIGHUP"
-    return Verdict(outcome, validity)
+        sentence += ": put a new one there in time and send the server SIGHUP"
+    return Verdict(outcome, sentence)
 
 
 def material(context: CheckContext) -> Verdict:
