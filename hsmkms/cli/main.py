@@ -33,6 +33,7 @@ from hsmkms.cli.commands import (
     older_material,
     re_encrypt_files,
     repair,
+    report,
     rotation_report,
     serve,
     setup,
@@ -102,6 +103,7 @@ re_encrypt_files.register(app)
 maintain.register(app)
 rotation_report.register(app)
 audit.register(app)
+report.register(app)
 verify_store.register(app)
 serve.register(app)
 iam_users.register(app)

@@ -30,6 +30,7 @@ TOPICS: Final = (
     "bad-days",
     "monitoring",
     "audit",
+    "reports",
     "security",
     "numbers",
 )

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -102,6 +102,42 @@ def last_uses(folder: Path, material_ids: Collection[str]) -> dict[str, str]:
                 for each in _materials(record).intersection(material_ids):
                     newest[each] = max(newest.get(each, ""), fields.event_time)
     return newest
+
+
+class Recorded(Struct, frozen=True, kw_only=True):
+    """A record of the log and where it stands: its lane, and its number there."""
+
+    lane: str
+    sequence: int
+    record: dict[str, Any]
+
+
+def find_event(folders: Sequence[Path], event_name: str, parameters: dict[str, Any]) -> Recorded | None:
+    """Return the first successful event of that name with these request parameters, among others. Reads the whole log.
+
+    ``folders``: the log's, and those of its archived files.
+    """
+    sought = [str(each).encode() for each in parameters.values()]
+    for folder in folders:
+        for lane, segments in audit_files.segments(folder).items():
+            for segment in segments:
+                for line in audit_files.lines(segment.path):
+                    if all(each in line for each in sought) and (found := _as_event(line, event_name, parameters)):
+                        head = audit_chain.head_of(line, segment.number)
+                        if head is not None:
+                            return Recorded(lane=lane, sequence=head.sequence, record=found)
+    return None
+
+
+def _as_event(line: bytes, event_name: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the line's record if it is of that event and parameters, and of a success."""
+    for fields, record in _readable(iter([line])):
+        if fields.event_name == event_name and not fields.error_code:
+            parsed: dict[str, Any] = msgspec.json.decode(record)
+            given = parsed.get("requestParameters") or {}
+            if all(given.get(name) == value for name, value in parameters.items()):
+                return parsed
+    return None
 
 
 def _materials(record: bytes) -> set[str]:
