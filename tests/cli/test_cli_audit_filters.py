@@ -1,4 +1,4 @@
-"""Filters of `audit export`, `tail` and `show`: what cannot match is refused; an empty answer says what was searched."""
+"""Filters of `audit export`, `tail` and `show`: what cannot match is refused, an empty answer says what was read."""
 
 import csv
 import io
