@@ -15,6 +15,8 @@ _DATE_SUFFIXES: Final = ("Date", "ValidTo", "Timestamp")
 _WORD_WIDTH: Final = 10
 """A column is at least so wide, or as wide as its longest word; ids are never folded."""
 
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
 _iso_instant: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z").fullmatch
 _id: Final = re.compile(r"(?:mrk-)?[0-9a-f]{32,64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 _HALF: Final = 32
@@ -52,17 +54,22 @@ def with_timestamps(value: Any, name: str = "") -> Any:  # noqa: ANN401 - any pa
     return Timestamp(value) if is_number and name.endswith(_DATE_SUFFIXES) else value
 
 
-def print_table(answer: Value) -> None:
-    """Print an answer: its scalars, then each of its structures and lists."""
+def console() -> Any:  # noqa: ANN401 - rich is lazy
+    """Return a console on standard output, as wide as the terminal."""
     from rich.console import Console  # noqa: PLC0415 - only tables need it
 
     size = shutil.get_terminal_size()  # which Rich takes for 80 x 25 at a dumb terminal
-    console = Console(highlight=False, width=size.columns, height=size.lines)
+    return Console(highlight=False, width=size.columns, height=size.lines)
+
+
+def print_table(answer: Value) -> None:
+    """Print an answer: its scalars, then each of its structures and lists."""
+    screen = console()
     if isinstance(answer, dict):
         for name, value in _members(answer).items():
-            console.print(_section(name, value, console.width))
+            screen.print(_section(name, value, screen.width))
     elif answer is not None:
-        console.print(_section(None, answer, console.width))
+        screen.print(_section(None, answer, screen.width))
 
 
 def plain(value: Value) -> str:
@@ -81,6 +88,11 @@ def plain(value: Value) -> str:
 def printable(text: str) -> str:
     """Escape the control characters of a text, which would command the terminal."""
     return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return a text for CSV; one that a spreadsheet would run as a formula begins with an apostrophe."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def is_rows(value: Value) -> bool:

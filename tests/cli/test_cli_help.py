@@ -61,6 +61,8 @@ OPERATOR_COMMANDS = {
     "maintain",
     "import-key",
     "rotation-report",
+    "unused-keys",
+    "usage",
     "serve",
     "create-user",
     "list-users",
