@@ -1,4 +1,4 @@
-"""Filters of `audit export`, `tail` and `show`: what cannot match is refused, an empty answer says what was read."""
+"""Filters of `audit export`, `tail` and `show`: a filter that matches nothing is refused or explained."""
 
 import csv
 import io

@@ -111,6 +111,7 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
     "hsm": at_an_hsm,
     "monitoring": served,
     "move-hsm": with_two_tokens,
+    "programs": served,
 }
 """Pages for which more, or less, than the tour's installation is there."""
 

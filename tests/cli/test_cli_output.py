@@ -47,7 +47,7 @@ def test_json_at_a_terminal(shared: Site, key: str) -> None:
 
 
 def test_keys_at_a_terminal(site: Site) -> None:
-    """Each key is a row of a table: its whole id, alias, state, origin, spec, age, and the next date with its kind."""
+    """Each key is one row: its whole id, alias, state, origin, spec, age, and the next date with its kind."""
     rotating, empty, leaving = site.new_key(), site.new_key("--origin", "EXTERNAL"), site.new_key("--multi-region")
     site.run("create-alias", "--alias-name", "photos", "--target-key-id", rotating)
     site.run("enable-key-rotation", "--key-id", rotating)

@@ -20,6 +20,7 @@ TOPICS: Final = (
     "import",
     "permissions",
     "endpoint",
+    "programs",
     "clients",
     "compatibility",
     "hsm",
