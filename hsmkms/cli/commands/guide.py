@@ -28,6 +28,7 @@ TOPICS: Final = (
     "move-hsm",
     "operations",
     "bad-days",
+    "lost-machine",
     "monitoring",
     "audit",
     "security",
