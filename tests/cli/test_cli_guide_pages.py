@@ -17,7 +17,7 @@ from devices import SoftHsm
 from msgspec import Struct, field
 
 REGIONS: Final = ("--region", "us-east-1", "--region", "eu-west-1")
-TOOLS: Final = ("age", "age-keygen", "curl", "faketime", "jq", "openssl", "sqlite3")
+TOOLS: Final = ("age", "age-keygen", "curl", "faketime", "jq", "openssl", "pkcs11-tool", "softhsm2-util", "sqlite3")
 """What the pages use besides hsmkms and what every Debian has; scripts/test installs it."""
 
 

@@ -18,6 +18,7 @@ TOPICS: Final = (
     "keys",
     "rotation",
     "import",
+    "import-from-hsm",
     "permissions",
     "endpoint",
     "programs",
