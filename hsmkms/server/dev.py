@@ -1,4 +1,4 @@
-"""``serve --dev``: a whole installation for tests, which is gone when the server ends.
+"""Run ``serve --dev``: a whole installation for tests, which is removed when the server ends.
 
 Fresh token, today's AWS rules, every region, no quotas, and credentials of the account's root. Never for real data: the
 PIN lies in a file beside the token, and imported key material passes through this program.
@@ -83,7 +83,7 @@ def serve(wanted: ServeSettings, account: str | None, *, until_stdin_ends: bool)
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder that is gone afterwards; if this process is killed, the next development server removes it."""
+    """Create a folder for the block; if this process is killed, the next development server removes it."""
     place = _place()
     _remove_abandoned(place)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as name:
@@ -97,7 +97,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _place() -> Path:
-    """Where the folder is made: in memory, where nothing waits for a disk, unless TMPDIR says otherwise."""
+    """Return the parent folder: in memory, where nothing waits for a disk, unless TMPDIR names another one."""
     usual = Path(tempfile.gettempdir())
     if "TMPDIR" in os.environ or not os.access(_MEMORY, os.W_OK | os.X_OK):
         return usual
@@ -105,7 +105,7 @@ def _place() -> Path:
 
 
 def _remove_abandoned(place: Path) -> None:
-    """Remove the folders of servers that are gone: those that nobody holds a lock on, after a moment to take it."""
+    """Remove the folders of servers that have ended: those without a lock, unless they were created just now."""
     for each in place.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             held = os.open(each, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)

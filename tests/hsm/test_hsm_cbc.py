@@ -445,3 +445,14 @@ def test_lost_cbc(played: Played) -> None:
     ):
         with pytest.raises(UnsupportedOperationException, match="This token has no AES-CBC any more"):
             act()
+
+
+def test_material_that_is_there_is_not_made_again(played: Played) -> None:
+    """A creation that is repeated by mistake destroys neither key of material that is complete, which decrypts on."""
+    device = played.token.open()
+    key = new_key(device)
+    sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
+    with pytest.raises(TokenError, match="complete with its HMAC key, so none was made in its place"):
+        device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "again")
+    again = played.token.open()
+    assert again.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"") == b"secret"

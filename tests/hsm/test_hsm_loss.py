@@ -102,7 +102,7 @@ def test_lost_login_is_not_an_empty_token(device: TokenDevice, key: bytes, lose:
     """Nothing says "absent" of a key that is there but hidden by a lost login, while the login can't be mended."""
     lose(device)
     device.connection._recover = lambda: None  # type: ignore[method-assign]  # as if the token refused a new login for now
-    device.connection._comeback.begin = lambda: None  # type: ignore[method-assign]
+    device.connection._reconnector.begin = lambda: None  # type: ignore[method-assign]
     for act in (device.keys.holds, device.keys.attest, device.keys.inventory):
         with pytest.raises(TokenUnavailableError):
             act(key)

@@ -12,7 +12,7 @@ from shims import Played
 
 from hsmkms.errors import HsmKmsError, PinError, TokenUnavailableError
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.session.reconnect import Comeback
+from hsmkms.hsm.session.reconnect import Reconnector
 from hsmkms.model.enums import Operation
 
 # A search that failed is ended by python-pkcs11 when its iterator is collected, and that fails as well.
@@ -50,7 +50,7 @@ class Bench(Struct):
         """Once its faults end the token is soon in use again, and the reconnecting thread stops."""
         self.played.order()
         until(lambda: not self.is_away(), PATIENCE)
-        until(lambda: self.device.connection._comeback._thread is None, PATIENCE)
+        until(lambda: self.device.connection._reconnector._thread is None, PATIENCE)
         assert self.works()
 
 
@@ -104,7 +104,7 @@ def test_comes_back(bench: Bench, orders: tuple[str, ...], logins: list[float]) 
                 bench.fails()
         assert len(logins) - before < 100, "there is no login for each call"
         bench.comes_back()
-    until(lambda: bench.device.connection._comeback._thread is None, PATIENCE)
+    until(lambda: bench.device.connection._reconnector._thread is None, PATIENCE)
     assert bench.device.ciphers.decrypt(permit(Operation.DECRYPT, bench.key), bench.key, *sealed, b"") == b"kept"
     assert bench.works()
     assert bench.device.connection.sessions().outages == 1
@@ -242,9 +242,9 @@ def test_slow_token_serves_as_many_as_it_has_sessions(token: Token, shim_path: P
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that is away is tried soon, then ever more seldom, but never less often than every two seconds."""
     pauses: list[float] = []
-    comeback = Comeback(lambda number: number == 20)
-    monkeypatch.setattr(comeback._stopped, "wait", pauses.append)
-    comeback._run()
+    reconnector = Reconnector(lambda number: number == 20)
+    monkeypatch.setattr(reconnector._stopped, "wait", pauses.append)
+    reconnector._run()
     assert len(pauses) == 21
     assert pauses == sorted(pauses)
     assert (pauses[0] <= 0.1, pauses[-1]) == (True, 2.0)

@@ -166,7 +166,9 @@ def test_generation_is_never_repeated(
 ) -> None:
     """A generation that meets a loss is tried once and leaves nothing; after a loss before it, it succeeds."""
     device.imports.wrapping_algorithms()
-    with device.connection.turn():  # nobody else has changed the token since, so the generation needs no look at it
+    with (
+        device.connection.write_lock()
+    ):  # nobody else has changed the token since, so the generation needs no look at it
         pass
     tries = []
     take = device.connection.pool.take
@@ -230,7 +232,7 @@ def test_pkcs1_v1_5_is_never_done(token: Token) -> None:
 
 
 def test_host_unwrap_is_one_for_the_process(token: Token) -> None:
-    """A token that is open without ``host_unwrap`` is not shared with somebody who set it, nor the other way round."""
+    """A token that is open without ``host_unwrap`` is not shared with one that set it, nor the other way round."""
     for first in (False, True):
         device = token.open(host_unwrap=first)
         with pytest.raises(ModuleError, match="host_unwrap"):

@@ -44,7 +44,7 @@ class RenewalPace:
         return True
 
 
-class Lodger(Protocol):
+class ModuleLogin(Protocol):
     """A logged-in token that uses a module."""
 
     @property
@@ -70,7 +70,7 @@ class Module:
         self.reserved = reserved
         self._guard = ForkGuard()
         self.users = 1
-        self.lodgers: list[Lodger] = []
+        self.logins: list[ModuleLogin] = []
         self._opening = threading.RLock()
         os.environ.update(environment)
         try:
@@ -126,14 +126,14 @@ class Module:
         with self._opening:
             yield
 
-    def others(self, lodger: Lodger | None) -> list[Lodger]:
+    def others(self, login: ModuleLogin | None) -> list[ModuleLogin]:
         """Return the other tokens that use the module."""
-        return [each for each in self.lodgers if each is not lodger]
+        return [each for each in self.logins if each is not login]
 
-    def renew(self, lodger: Lodger | None = None) -> bool:
+    def renew(self, login: ModuleLogin | None = None) -> bool:
         """Finalise the module and initialise it again, for tokens that cannot be reached again otherwise.
 
-        The caller, ``lodger``, has no call in progress; the module's other tokens stop their calls meanwhile and log in
+        The caller, ``login``, has no call in progress; the module's other tokens stop their calls meanwhile and log in
         again afterwards. False if one of them cannot, or a token is being opened. Raises ModuleError.
         """
         self._guard.check()
@@ -141,7 +141,7 @@ class Module:
             return False
         try:
             with ExitStack() as aside:
-                others = self.others(lodger)
+                others = self.others(login)
                 if not all(aside.enter_context(each.aside()) for each in others):
                     return False
                 os.environ.update(self.environment)

@@ -55,8 +55,7 @@ class Replicas:
         if time.monotonic() < self._retry_at.get(serial, 0.0):
             return False
         try:
-            session = self._session(serial)
-            return session is not None and any(find(session, None, each) is None for each in cka_ids)
+            return self._lacks_now(serial, cka_ids)
         except (HsmKmsError, PKCS11Error) as exc:
             fault = exc if isinstance(exc, HsmKmsError) else translate(exc)
             log.warning(
@@ -65,12 +64,33 @@ class Replicas:
             self._retry_at[serial] = time.monotonic() + RETRY_SECONDS
             return False
 
-    def _session(self, serial: str) -> Session | None:
-        """Return a session whose login is valid; None if the member is not present."""
+    def _lacks_now(self, serial: str, cka_ids: Sequence[bytes]) -> bool:
+        """Ask the member; once more after another login if it fails in a session that was open before.
+
+        A session may have died alone, and a single call may fail: neither shows that the member cannot take over.
+        """
+        for session in (self._open_session(serial), None):
+            try:
+                found = session or self._logged_in(serial)
+                return found is not None and any(find(found, None, each) is None for each in cka_ids)
+            except (HsmKmsError, PKCS11Error):
+                if session is None:
+                    raise
+                self._close(serial)
+        raise AssertionError("unreachable: the second attempt returns or raises")
+
+    def _open_session(self, serial: str) -> Session | None:
+        """Return the open session with the member if its login is valid."""
         session = self._sessions.get(serial)
-        if session is None or not self._cryptoki.logged_in(session_handle(session)):
-            if session is not None:
-                self._cryptoki.close_session(session_handle(self._sessions.pop(serial)))
-            with suppress(TokenNotFoundError):
-                self._sessions[serial] = self._log_in(serial)
+        if session is not None and not self._cryptoki.logged_in(session_handle(session)):
+            self._close(serial)
         return self._sessions.get(serial)
+
+    def _logged_in(self, serial: str) -> Session | None:
+        """Log in to the member and return the session; None if the member is not present."""
+        with suppress(TokenNotFoundError):
+            self._sessions[serial] = self._log_in(serial)
+        return self._sessions.get(serial)
+
+    def _close(self, serial: str) -> None:
+        self._cryptoki.close_session(session_handle(self._sessions.pop(serial)))

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,8 @@ from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
 
 _Found = tuple[Fields, bytes]
+
+_ANY: Final = Wanted()
 
 _decode = msgspec.json.Decoder(Fields).decode
 
@@ -37,28 +39,56 @@ def export(folder: Path, wanted: Wanted) -> Export:
     return Export(heapq.merge(*runs, key=_time_of), seen)
 
 
-def tail(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Return the newest records, the oldest of them first."""
-    newest: list[tuple[Fields, bytes]] = []
+class Tail(Struct, frozen=True):
+    """Matching records, the oldest first, and what was looked at to find them."""
+
+    found: list[_Found]
+    seen: Seen
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The records, parsed."""
+        return [msgspec.json.decode(record) for _, record in self.found]
+
+
+def tail(folder: Path, count: int, wanted: Wanted = _ANY) -> Tail:
+    """Return the newest matching records; of each lane only as many files are read as have so many."""
+    seen, newest = Seen(), list[_Found]()
     for parts in audit_files.segments(folder).values():
-        last: deque[tuple[Fields, bytes]] = deque(maxlen=count)
-        last.extend(_records(parts[-2:]))
-        newest += last
-    newest.sort(key=lambda both: both[0].event_time)
-    return [msgspec.json.decode(record) for _, record in newest[-count:]]
+        newest += _newest_of_lane(parts, count, wanted, seen)
+    newest.sort(key=_time_of)
+    return Tail(newest[-count:], seen)
 
 
-def show(folder: Path, wanted_id: str) -> list[dict[str, Any]]:
-    """Return the records of an event id or a request id."""
-    sought = wanted_id.encode()
-    matches = []
-    for segments in audit_files.segments(folder).values():
-        for segment in segments:
-            lines = (line for line in audit_files.lines(segment.path) if sought in line)
-            for fields, record in _readable(lines):
-                if wanted_id in (fields.event_id, fields.request_id):
-                    matches.append((fields.event_time, record))
-    return [msgspec.json.decode(record) for _, record in sorted(matches)]
+def _newest_of_lane(segments: list[Segment], count: int, wanted: Wanted, seen: Seen) -> list[_Found]:
+    """Return a lane's newest matching records, from its newest files; of the last two all records are looked at."""
+    newest: list[_Found] = []
+    for index, segment in enumerate(reversed(segments)):
+        if index > 1 and len(newest) >= count:
+            break
+        matching: deque[_Found] = deque(maxlen=count)
+        for found in _records([segment]):
+            seen.note(found[0])
+            if wanted.fits(found[0]):
+                matching.append(found)
+        newest = [*matching, *newest][-count:]
+    return newest
+
+
+def show(folder: Path, wanted_id: str, wanted: Wanted = _ANY) -> Tail:
+    """Return the records of an event id or a request id that match; all records are looked at."""
+    seen, matching, sought = Seen(), list[_Found](), wanted_id.encode()
+    for segment in (each for parts in audit_files.segments(folder).values() for each in parts):
+        for line in audit_files.lines(segment.path):
+            if wanted == _ANY and sought not in line:
+                seen.records += 1  # without parsing it, which takes most of the time
+                continue
+            for found in _readable([line]):
+                seen.note(found[0])
+                if wanted_id in (found[0].event_id, found[0].request_id) and wanted.fits(found[0]):
+                    matching.append(found)
+    matching.sort(key=_time_of)
+    return Tail(matching, seen)
 
 
 def last_uses(folder: Path, material_ids: Collection[str]) -> dict[str, str]:
@@ -119,7 +149,7 @@ def _records(segments: list[Segment]) -> Iterator[tuple[Fields, bytes]]:
         yield from _readable(audit_files.lines(segment.path))
 
 
-def _readable(lines: Iterator[bytes]) -> Iterator[tuple[Fields, bytes]]:
+def _readable(lines: Iterable[bytes]) -> Iterator[tuple[Fields, bytes]]:
     """Yield the records that can be parsed, with their fields; `hsmkms audit verify` names the others."""
     for line in lines:
         record = audit_chain.record_of(line)

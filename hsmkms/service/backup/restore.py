@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
 from hsmkms.hsm.ports import Device
 from hsmkms.process import exclusive
-from hsmkms.service.audit.desk import AuditDesk
+from hsmkms.service.audit.administration import AuditAdministration
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.audit.sealing import Contradiction, Sealer
 from hsmkms.service.backup import origin as backup_origin
@@ -241,7 +241,7 @@ def _present(core: Core, token_id: str) -> set[str]:
 def _seal(core: Core, *, accept: bool) -> None:
     try:
         if accept:
-            AuditDesk(core).accept()
+            AuditAdministration(core).accept()
         else:
             Sealer(core).seal()
         core.audit.close()

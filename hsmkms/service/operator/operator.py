@@ -21,7 +21,7 @@ from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.model.token_check import CheckReport
 from hsmkms.rules import import_token as tokens
-from hsmkms.service.audit.desk import AuditDesk
+from hsmkms.service.audit.administration import AuditAdministration
 from hsmkms.service.backup import create
 from hsmkms.service.backup.age_keys import Recipient
 from hsmkms.service.backup.create import BackupMade
@@ -105,7 +105,7 @@ class Operator:
         self._core = core
         self.credentials = Credentials(core)
         """Users and their access keys."""
-        self.audit = AuditDesk(core)
+        self.audit = AuditAdministration(core)
         """The audit log."""
         self.identities = Identities(core)
         """Policies, groups and tags of users."""
@@ -228,7 +228,7 @@ class Operator:
         return key_renewal.find(self._core)
 
     def renew_installation_keys(self, loss: Loss) -> None:
-        """Replace the installation's own keys at home, after a token with some of them was lost for good."""
+        """Replace the installation's own keys at home, after a token with some of them was lost permanently."""
         details = {
             "purposes": loss.purposes,
             "tokens": loss.tokens,
