@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import second_token
 import warm
-from cli_site import SECONDS, Site, at_terminal
+from cli_site import SECONDS, Site, at_terminal, hide_rsa
 
 from hsmkms.config import settings as config
 
@@ -127,6 +127,7 @@ def test_naming_a_token(two: Site) -> None:
     """With several tokens, commands about one require --token; an unknown one is refused with those that exist."""
     info = two.run("token-info", "--token", second_token.LABEL, "--query", "Profile.Label").json
     assert info == second_token.LABEL
+    hide_rsa(two.data / "softhsm" / "softhsm2.conf")
     assert two.run("token-check", "--token", second_token.LABEL).status == 0
     for command in (("change-pin", "--generate"), ("token-info", "--token", "x"), ("migrate-token", "--to", "x")):
         message = two.run(*command).error
