@@ -190,7 +190,7 @@ def _sessions(module: Module, bench: Bench) -> Finding:
 
 
 def _token_facts(module: Module, token: Token) -> dict[str, Any]:
-    """Return what the token says of itself: nothing of it is secret."""
+    """Return the token's names, versions and limits, none of which is secret."""
     slot = token.slot
     limits = module.cryptoki.token_limits(slot.slot_id)
     present: list[MechanismInfo] = []

@@ -1,4 +1,4 @@
-"""Results of ``token-check``: one check, all checks of a token, and what the token says of itself."""
+"""Results of ``token-check``: one check, all checks of a token, and the facts that the token reports."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -42,7 +42,7 @@ class Check(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CheckReport(Struct, frozen=True, kw_only=True):
-    """All checks of a token, over which it iterates, and ``facts``: what module and token say of themselves."""
+    """All checks of a token, over which it iterates, and ``facts``: names and versions that module and token report."""
 
     checks: list[Check]
     facts: dict[str, Any] = {}

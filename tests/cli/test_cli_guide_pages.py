@@ -19,7 +19,7 @@ from tokens.nss import FOLDER_VARIABLE
 
 POST_QUANTUM_NSS: Final = (3, 131)
 REGIONS: Final = ("--region", "us-east-1", "--region", "eu-west-1")
-TOOLS: Final = ("age", "age-keygen", "curl", "faketime", "jq", "openssl", "sqlite3")
+TOOLS: Final = ("age", "age-keygen", "curl", "faketime", "jq", "openssl", "pkcs11-tool", "softhsm2-util", "sqlite3")
 """What the pages use besides hsmkms and what every Debian has; scripts/test installs it."""
 
 
@@ -39,8 +39,7 @@ def installed(site: Site) -> Reader:
     assert site.run("create-alias", "--alias-name", "photos", "--target-key-id", key, **config).status == 0
     (site.folder / "secret.txt").write_text("a secret of ours\n")
     (site.folder / "conf").symlink_to(pages.ROOT / "conf")
-    (site.folder / "backup").mkdir(mode=0o700)
-    return Reader(places={"/mnt/backup": str(site.folder / "backup")}, environment=config)
+    return Reader(environment=config)
 
 
 def served(site: Site) -> Reader:
@@ -58,11 +57,13 @@ def on_a_bad_day(site: Site) -> Reader:
     """The tour's installation with the backup and the operator's key that the page of operations makes."""
     reader = installed(site)
     making = [
-        command for command in pages.commands((pages.GUIDE / "operations.md").read_text()) if "operator.txt" in command
+        command
+        for command in pages.commands((pages.GUIDE / "operations.md").read_text())
+        if re.search(r"operator\.txt|mkdir --parents", command)
     ]
     steps = [pages.Step(command=each.replace(" --signing-key signing.pem", ""), output=[], status=0) for each in making]
     done = pages.run(site, steps, reader.places, reader.environment)
-    assert [each.status for each in done] == [0, 0], done
+    assert [each.status for each in done] == [0, 0, 0], done
     return reader
 
 
@@ -90,6 +91,12 @@ def with_nss(_site: Site) -> Reader:
         pytest.skip(f"needs certutil (libnss3-tools), and NSS 3.131 or newer in the folder named in {FOLDER_VARIABLE}")
     environment = {"LD_LIBRARY_PATH": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}"}
     return Reader(places={"/usr/lib/x86_64-linux-gnu/libsoftokn3.so": str(module)}, environment=environment)
+
+
+def before_the_loss(site: Site) -> Reader:
+    """The tour's installation, and a token in the place of an HSM."""
+    tour, hsm = installed(site), at_an_hsm(site)
+    return Reader(places=hsm.places, environment={**hsm.environment, **tour.environment})
 
 
 def with_two_tokens(site: Site) -> Reader:
@@ -122,9 +129,11 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
     "bad-days": on_a_bad_day,
     "endpoint": served,
     "hsm": at_an_hsm,
+    "lost-machine": before_the_loss,
     "monitoring": served,
     "move-hsm": with_two_tokens,
     "nss": with_nss,
+    "programs": served,
 }
 """Pages for which more, or less, than the tour's installation is there."""
 

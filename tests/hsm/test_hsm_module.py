@@ -19,7 +19,7 @@ CKR_CRYPTOKI_NOT_INITIALIZED = 0x190
 
 
 def test_locking_is_asked_for(main_job: spylog.MainJob) -> None:
-    """C_Initialize is called once, with CKF_OS_LOCKING_OK: python-pkcs11's own call, which lacks it, is left out."""
+    """C_Initialize is called once, with CKF_OS_LOCKING_OK; python-pkcs11's own call, which lacks it, is left out."""
     (only,) = spylog.named(main_job.calls, "C_Initialize")
     assert "CKF_OS_LOCKING_OK" in only.text
     assert only.returned == "CKR_OK"
@@ -79,7 +79,7 @@ def test_missing_folder_in_the_parameters(token: Token) -> None:
 
 
 def test_second_environment_is_refused(device: TokenDevice, token: Token, tmp_path: Path) -> None:
-    """While a module is open, another environment for it is refused, and the open device goes on."""
+    """While a module is open, another environment for it is refused, and the open device still works."""
     with pytest.raises(ConfigurationError, match=r"another token\.environment"):
         token.open(environment={"SOFTHSM2_CONF": str(tmp_path / "other.conf")})
     assert os.environ["SOFTHSM2_CONF"] == token.environment["SOFTHSM2_CONF"]
@@ -134,7 +134,7 @@ def test_module_of_others_is_refused(token: Token) -> None:
 
 
 def test_failed_opening_leaves_nothing(token: Token) -> None:
-    """An opening that fails after the module was loaded gives the module back."""
+    """An opening that fails after the module was loaded releases the module."""
     with pytest.raises(Exception, match="no token fits"):
         token.open(choice=TokenChoice(label="another"))
     assert not modules._registry._open

@@ -21,7 +21,7 @@ from hsmkms.hsm.crypto.pairs import Public, generate_pair, read_public
 from hsmkms.hsm.crypto.prehash import signs_prehashed
 from hsmkms.hsm.crypto.signing import SIGNINGS, sign, verify_here, verify_on_token
 from hsmkms.hsm.objects.backing_keys import CAPABILITIES, PairTemplate, template_of
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, KeyFacts
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import generate, handle_of
@@ -124,7 +124,7 @@ def mac(spec: KeySpec) -> Callable[[Bench], Finding]:
             return _lacks(missing)
         with bench.another_session() as session:
             made = generate(session, template, _CHECK_ID, CHECK_LABEL, bench.support, store=False)
-            key = BorrowedKey(session, handle_of(made), KeyType.GENERIC_SECRET)
+            key = HandleKey(session, handle_of(made), KeyType.GENERIC_SECRET)
             tag = key.sign(_MESSAGE, mechanism=mechanism)
             other = key.sign(_MESSAGE[1:], mechanism=mechanism)
             again = key.sign(_MESSAGE, mechanism=mechanism)

@@ -48,7 +48,7 @@ class RenewalPace:
         return True
 
 
-class Lodger(Protocol):
+class ModuleLogin(Protocol):
     """A logged-in token that uses a module."""
 
     @property
@@ -74,8 +74,12 @@ class Module:
         self.reserved = reserved
         self._guard = ForkGuard()
         self.users = 1
-        self.lodgers: list[Lodger] = []
+        self.logins: list[ModuleLogin] = []
         self._opening = threading.RLock()
+        self._keeping = threading.Condition()
+        self._keepers = 0
+        """How many threads make calls beside the session pools of the logins."""
+        self._renewing = False
         os.environ.update(environment)
         try:
             self.cryptoki = Cryptoki(str(path))
@@ -135,22 +139,49 @@ class Module:
         with self._opening:
             yield
 
-    def others(self, lodger: Lodger | None) -> list[Lodger]:
-        """Return the other tokens that use the module."""
-        return [each for each in self.lodgers if each is not lodger]
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the module from being finalised while a call that no login waits for is made in the block."""
+        with self._keeping:
+            self._keeping.wait_for(lambda: not self._renewing)
+            self._keepers += 1
+        try:
+            yield
+        finally:
+            with self._keeping:
+                self._keepers -= 1
 
-    def renew(self, lodger: Lodger | None = None) -> bool:
+    @contextmanager
+    def _not_kept(self) -> Iterator[bool]:
+        """Let no block of ``kept`` begin in this one; yields False if one is running."""
+        with self._keeping:
+            self._renewing = not self._keepers
+        try:
+            yield self._renewing
+        finally:
+            with self._keeping:
+                self._renewing = False
+                self._keeping.notify_all()
+
+    def others(self, login: ModuleLogin | None) -> list[ModuleLogin]:
+        """Return the other tokens that use the module."""
+        return [each for each in self.logins if each is not login]
+
+    def renew(self, login: ModuleLogin | None = None) -> bool:
         """Finalise the module and initialise it again, for tokens that cannot be reached again otherwise.
 
-        The caller, ``lodger``, has no call in progress; the module's other tokens stop their calls meanwhile and log in
-        again afterwards. False if one of them cannot, or a token is being opened. Raises ModuleError.
+        The caller, ``login``, has no call in progress; the module's other tokens stop their calls meanwhile and log in
+        again afterwards. False if one of them cannot, if a token is being opened, or in a block of ``kept``. Raises
+        ModuleError.
         """
         self._guard.check()
         if not self._opening.acquire(timeout=RENEWAL_SECONDS):
             return False
         try:
             with ExitStack() as aside:
-                others = self.others(lodger)
+                others = self.others(login)
+                if not aside.enter_context(self._not_kept()):
+                    return False
                 if not all(aside.enter_context(each.aside()) for each in others):
                     return False
                 os.environ.update(self.environment)
@@ -167,8 +198,8 @@ class Module:
         _registry.release(self)
 
     def finalize(self) -> None:
-        """Finalise the module, except in a forked child, which did not initialise it."""
-        if not self._guard.foreign:
+        """Finalise the module, except in a forked child, which did not initialise it, or under a call that hangs."""
+        if not self._guard.foreign and not self._keepers:
             self.cryptoki.finalize()
 
 

@@ -12,7 +12,7 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Token
 
 from hsmkms.errors import TokenNotFoundError
-from hsmkms.hsm.serials import serial_of
+from hsmkms.hsm.serials import PADDING, serial_of
 from hsmkms.hsm.session.module import Module
 
 
@@ -30,8 +30,9 @@ class TokenChoice(Struct, frozen=True, kw_only=True):
 
     @property
     def serials(self) -> tuple[str, ...]:
-        """Serials that fit; empty means any."""
-        return (self.serial,) if isinstance(self.serial, str) else self.serial or ()
+        """Serials that fit, without their padding; empty means any."""
+        serials = (self.serial,) if isinstance(self.serial, str) else self.serial or ()
+        return tuple(each.rstrip(PADDING) for each in serials)
 
     @property
     def is_group(self) -> bool:
@@ -58,8 +59,8 @@ class TokenChoice(Struct, frozen=True, kw_only=True):
 
 
 def _unpadded(value: str | int | None) -> str | int | None:
-    """Drop the padding of a CK_TOKEN_INFO field: blanks by the standard, NUL bytes on some tokens."""
-    return value.rstrip("\0 ") if isinstance(value, str) else value
+    """Drop the padding of a CK_TOKEN_INFO field."""
+    return value.rstrip(PADDING) if isinstance(value, str) else value
 
 
 def tokens(module: Module) -> list[Token]:
