@@ -15,7 +15,9 @@ import warm
 from cli_site import BIN, Site
 from devices import SoftHsm
 from msgspec import Struct, field
+from tokens.nss import FOLDER_VARIABLE
 
+POST_QUANTUM_NSS: Final = (3, 131)
 REGIONS: Final = ("--region", "us-east-1", "--region", "eu-west-1")
 TOOLS: Final = ("age", "age-keygen", "curl", "faketime", "jq", "openssl", "pkcs11-tool", "softhsm2-util", "sqlite3")
 """What the pages use besides hsmkms and what every Debian has; scripts/test installs it."""
@@ -80,6 +82,17 @@ def at_an_hsm(site: Site) -> Reader:
     return Reader(places=places, environment=token.environment)
 
 
+def with_nss(_site: Site) -> Reader:
+    """A machine with certutil and a new NSS softokn, whose other libraries the loader finds."""
+    folder = Path(os.environ.get(FOLDER_VARIABLE, "/usr/lib/x86_64-linux-gnu"))
+    module = folder / "libsoftokn3.so"
+    version = re.search(rb"Version: NSS (\d+)\.(\d+)", module.read_bytes()) if module.is_file() else None
+    if shutil.which("certutil") is None or version is None or (int(version[1]), int(version[2])) < POST_QUANTUM_NSS:
+        pytest.skip(f"needs certutil (libnss3-tools), and NSS 3.131 or newer in the folder named in {FOLDER_VARIABLE}")
+    environment = {"LD_LIBRARY_PATH": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return Reader(places={"/usr/lib/x86_64-linux-gnu/libsoftokn3.so": str(module)}, environment=environment)
+
+
 def before_the_loss(site: Site) -> Reader:
     """The tour's installation, and a token in the place of an HSM."""
     tour, hsm = installed(site), at_an_hsm(site)
@@ -126,6 +139,7 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
     "import": with_quick_imports,
     "monitoring": served,
     "move-hsm": with_two_tokens,
+    "nss": with_nss,
     "programs": served,
 }
 """Pages for which more, or less, than the tour's installation is there."""

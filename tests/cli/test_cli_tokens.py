@@ -1,6 +1,7 @@
 """Several tokens at the command line: what there is, what a migration would do, doing it, and naming one of them."""
 
 import json
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -37,12 +38,16 @@ def test_migration(two: Site) -> None:
     sealed = encrypted(two, symmetric)
     plan = two.run("migrate-token", "--to", second_token.LABEL, "--dry-run").json
     assert [each["KeyId"] for each in plan["ToRotate"]] == [symmetric]
-    assert {each["KeyId"] for each in plan["Left"]} == {symmetric, signing}
+    stays = {each["KeyId"]: each for each in plan["Left"]}
+    assert {*stays} == {symmetric, signing}
+    assert stays[symmetric]["Reason"].startswith("older ciphertext")
+    assert stays[symmetric]["Encryptions"] == 1
+    assert stays[signing]["Reason"].endswith("schedule the deletion of this one")
     home, unused = two.run("list-tokens").json["Tokens"]
     assert (home["Home"], unused["Home"], unused["TokenId"], unused["Label"], unused["Objects"], unused["Away"]) == (
         *(True, False, None, second_token.LABEL, 0, None),
     )
-    assert unused["Next"] == f"migrate-token --to {second_token.LABEL} makes it the home"
+    assert f"`hsmkms migrate-token --to {shlex.quote(second_token.LABEL)}` makes it the home" in unused["Next"]
 
     refused = two.run("migrate-token", "--to", second_token.LABEL)
     assert "run it there, or with --yes" in refused.error

@@ -140,7 +140,7 @@ def _show_installation(common: Common, folder: Path) -> None:
             "Databases": [str(folder / "meta.db"), str(folder / "log.db")],
             "Module": str(token.module),
             "TokenLabel": named.label or "",
-            "TokenSerial": named.serial or "",
+            "TokenSerial": list(named.serial) if isinstance(named.serial, tuple) else named.serial or "",
             "PinFile": str(token.pin.file or ""),
         }
     )

@@ -286,9 +286,13 @@ class Operator:
         """Rotate the waiting keys onto the home; call ``advance`` after each."""
         return migration.move_keys(self._core, advance)
 
-    def left_behind(self, elsewhere: str | None = None) -> list[Left]:
-        """Return the keys that need another token than the home, or than ``elsewhere``, and why."""
-        return migration.left(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
+    def left_behind(self) -> list[Left]:
+        """Return the keys that need another token than the home, and why."""
+        return migration.left(self._core, self._core.tokens.home_id)
+
+    def left_by_migration(self) -> list[Left]:
+        """Return the keys that will need the present tokens after a migration to another one, and why."""
+        return migration.left(self._core, "", planned=True)
 
     @recorded("TrustClock")
     def trust_clock(self) -> None:
