@@ -22,6 +22,7 @@ from hsmkms.errors import (
     KMSInvalidSignatureException,
     ObjectLostError,
     UnsupportedOperationException,
+    ValidationException,
 )
 from hsmkms.kms import Kms
 from hsmkms.model.grants import CreateGrantRequest
@@ -103,6 +104,8 @@ def test_regions(kms: Kms) -> None:
     other = new_key(kms, kms.caller("us-east-1")).key_id
     assert {each.posture.key_id for each in collect(kms).keys} == {here, other}
     assert [each.posture.key_id for each in collect(kms, REGION).keys] == [here]
+    with pytest.raises(ValidationException, match="no region mars-north-1: it has eu-central-1, us-east-1"):
+        collect(kms, "mars-north-1")
 
 
 def test_rights(kms: Kms) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from hsmkms.service.operator.reports import Proof, ReportKey
 
 SIGNATURE_ENDING: Final = ".sig"
+_LARGEST: Final = 512 * 1024 * 1024
 _LARGEST_SIGNATURE: Final = 4096
+"""Bytes of a report, and of a signature, that are read at most."""
 
 _Members = dict[str, str | None]
 
@@ -216,6 +218,10 @@ def _signature(file: Path, *, required: bool) -> bytes | None:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            data = opened.read(_LARGEST + 1)
     except OSError as exc:
         raise StoreError(f"{file} cannot be read: {exc.strerror}") from exc
+    if len(data) > _LARGEST:
+        raise StoreError(f"{file} is larger than any report: name the right file")
+    return data

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import HsmKmsError, KMSInternalException
+from hsmkms.errors import HsmKmsError, KMSInternalException, ValidationException
 from hsmkms.model.enums import KeyUsage, MaterialState, RotationType, TrackedOperation
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import GrantRecord, KeyRecord, MaterialRecord
@@ -115,7 +115,14 @@ class ReportFacts(Struct, frozen=True, kw_only=True):
 
 
 def collect(core: Core, region: str | None, advance: Progress) -> ReportFacts:
-    """Collect everything; ``region``: only its keys. ``advance``: called as the audit log is verified."""
+    """Collect everything; ``region``: only its keys. ``advance``: called as the audit log is verified.
+
+    ValidationException for a region that the installation does not have.
+    """
+    if region is not None and region not in core.installation.regions:
+        raise ValidationException(
+            f"The installation has no region {region}: it has {', '.join(core.installation.regions)}."
+        )
     now = core.clock()
     audit = _audit_state(core, advance)
     by_day, by_key = _uses(core, now)
