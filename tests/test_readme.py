@@ -192,7 +192,7 @@ def test_commands_exist(page: Path) -> None:
 def test_pages_do_not_collide() -> None:
     """Pages continue one tour, so no two of them create a user, a group, an alias, a policy file or a folder alike."""
     made: dict[tuple[str, str], str] = {}
-    options = r"hsmkms create-(?:user|group|alias) --(user|group|alias)-name (\S+)|(mkdir) (?:-\S+ |--mode \d+ )*(\S+)"
+    options = r"hsmkms create-(?:user|group|alias) --(user|group|alias)-name (\S+)|(mkdir) (?:--mode \d+ )?(~?\w\S*)"
     for page, text in TEXTS.items():
         for command in pages.commands(text):
             for found in re.finditer(options, command):

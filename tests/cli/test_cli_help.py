@@ -64,6 +64,8 @@ OPERATOR_COMMANDS = {
     "report",
     "verify-report",
     "report-public-key",
+    "unused-keys",
+    "usage",
     "serve",
     "create-user",
     "list-users",

@@ -144,7 +144,7 @@ def _write_csv(rows: Iterable[Any]) -> None:
 
 
 def _harmless(value: Any) -> Any:  # noqa: ANN401 - any member of a record
-    """Return a value for CSV; a client's text that a spreadsheet would run as a formula begins with an apostrophe."""
+    """Return a value for CSV, in which no client's text is a formula."""
     if isinstance(value, list | dict):
         value = msgspec.json.encode(value).decode()
     return harmless(value) if isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """The operator's façade, besides the API: inspect tokens, attest, maintain, back up, migrate, reconcile."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hsmkms.model.caller import Caller, local_root
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.own_keys import KeyPurpose
+from hsmkms.model.records import KeyRecord
 from hsmkms.model.token_check import CheckReport
 from hsmkms.rules import import_token as tokens
 from hsmkms.service.audit.administration import AuditAdministration
@@ -35,6 +37,7 @@ from hsmkms.service.operator import (
     rotation_report,
     simulation,
     sweeper,
+    unused_keys,
 )
 from hsmkms.service.operator.attestation import Attestation, attest_material
 from hsmkms.service.operator.clones import Clone
@@ -53,6 +56,7 @@ from hsmkms.service.operator.reports import Reports
 from hsmkms.service.operator.rotation_report import KeyPosture
 from hsmkms.service.operator.simulation import Simulation
 from hsmkms.service.operator.sweeper import Report
+from hsmkms.service.operator.unused_keys import KnownUse, UnusedKeys
 from hsmkms.service.pipeline import Call
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
@@ -112,10 +116,8 @@ class Operator:
 
         ``key_id``: a key id, key ARN, alias or alias ARN. Raises NotFoundException.
         """
-        installation = self._core.installation
-        root = local_root(installation.account, region or installation.default_region)
-        key = Call(self._core, Operation.DESCRIBE_KEY, root).find(key_id, aliases=True)
-        return [attest_material(self._core, key.record, each) for each in key.record.materials]
+        record = self._key(key_id, region)
+        return [attest_material(self._core, record, each) for each in record.materials]
 
     def import_algorithms(self) -> list[WrappingAlgorithm]:
         """Return the algorithms with which the token itself unwraps key material, the strongest first."""
@@ -165,6 +167,14 @@ class Operator:
     def rotation_report(self, region: str | None = None) -> list[KeyPosture]:
         """Report the rotation of every key, or of every key of a region, the worst first."""
         return rotation_report.rotation_report(self._core, region)
+
+    def unused_keys(self, since: datetime, region: str | None = None, archives: Sequence[Path] = ()) -> UnusedKeys:
+        """Return the keys of a region, by default of the configured one, that were not used since then."""
+        return unused_keys.find(self._core, region or self._core.installation.default_region, since, archives)
+
+    def known_use(self, key_id: str, region: str | None = None) -> KnownUse:
+        """Return what is known of a key's last use. Raises NotFoundException."""
+        return unused_keys.known_use(self._core, self._key(key_id, region))
 
     def backup(
         self,
@@ -293,3 +303,9 @@ class Operator:
     def mend(self, finding: Finding, *, remove: bool = False, region: str | None = None) -> Mended:
         """Mend one difference. The object is removed from the token only with ``remove``."""
         return reconcile.mend(self._core, finding, remove=remove, region=region)
+
+    def _key(self, key_id: str, region: str | None) -> KeyRecord:
+        """Return the record of a key: by its id, ARN, alias or alias ARN. Raises NotFoundException."""
+        installation = self._core.installation
+        root = local_root(installation.account, region or installation.default_region)
+        return Call(self._core, Operation.DESCRIBE_KEY, root).find(key_id, aliases=True).record
