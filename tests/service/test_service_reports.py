@@ -54,7 +54,7 @@ NO_PAIRS = Personality(
 
 def collect(kms: Kms, region: str | None = None) -> ReportFacts:
     """The content of a report."""
-    return kms.operator.reports.collect(region, lambda _read, _size: None)
+    return kms.operator.reports.collect(region, (), lambda _read, _size: None)
 
 
 def sign(kms: Kms, document: bytes = DOCUMENT) -> bytes:
@@ -95,6 +95,8 @@ def test_keys(kms: Kms, clock: StoppedClock) -> None:
     assert (key.uses, key.fault) == (2, None)
     used = {day: count for day, count in facts.uses_by_day.items() if count}
     assert (used, len(facts.uses_by_day)) == ({f"{clock.now.date().replace(day=clock.now.day - 1)}": 2}, 90)
+    assert facts.uses_known_since is not None
+    assert facts.uses_known_since.startswith("2026-01-02T")
     assert facts.installation == kms._core.installation.id
 
 

@@ -43,6 +43,7 @@ def report(
         Path | None,
         typer.Option("--output", metavar="FILE", help="New file; default: hsmkms-report-TIME.FORMAT in this folder."),
     ] = None,
+    archives: ArchiveOption = None,
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Do not sign it: for a token that cannot sign.")] = False,
 ) -> None:
     """Write one file for an auditor, and its signature by a key on the token beside it (FILE.sig).
@@ -64,7 +65,7 @@ def report(
         reports = kms.operator.reports
         key = None if unsigned else reports.key()
         with progress() as advance:
-            facts = reports.collect(common.region, advance)
+            facts = reports.collect(common.region, archives or (), advance)
         statement = document.statement_of(facts, key)
         data = render(form, document.document(facts, statement))
         if key is None:

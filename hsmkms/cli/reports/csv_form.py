@@ -47,9 +47,9 @@ def statement(data: bytes) -> dict[str, Any]:
 
 
 def _rows(section: str, value: Any) -> Iterator[tuple[str, ...]]:  # noqa: ANN401 - JSON
-    if isinstance(value, dict):
+    if not isinstance(value, list):
         for name, text in _pairs("", value):
-            yield section, "", "", name, text
+            yield section, "", "", name or section, text
         return
     for number, each in enumerate(value, start=1):
         item = str(each.get(_ID_OF.get(section, ""), number))
