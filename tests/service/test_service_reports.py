@@ -14,7 +14,7 @@ from shims import Personality
 from test_service_backup import back_up, lose, restore
 from test_service_crash import destroy_object
 from test_service_several_tokens import away, migrate, opened, with_second
-from test_service_tokens import NewPlayed
+from test_service_tokens import NewPlayed, order
 from test_service_tokens import new_played as new_played  # noqa: PLC0414 - the fixture
 
 from hsmkms.errors import (
@@ -326,6 +326,25 @@ def test_token_that_cannot_sign(new_played: NewPlayed) -> None:
         assert verify(kms, None).event_id is not None
         with pytest.raises(KMSInvalidSignatureException):
             verify(kms, None, b"another\n")
+
+
+def test_home_that_cannot_sign(new_played: NewPlayed) -> None:
+    """A migration to a token that cannot sign is not held up; the log proves what the older key has signed."""
+    site = new_played()
+    with site.open() as kms:
+        signature = sign(kms)
+    order(site, *NO_PAIRS.orders)
+    settings = with_second(site, own_module=False)
+    with opened(settings) as kms:
+        assert kms.operator.rotate_installation_key(KeyPurpose.REPORT).outcome is Outcome.UNSUPPORTED
+        migrate(kms, settings)
+        assert [each.version for each in versions(kms._core, KeyPurpose.REPORT)] == [1]
+        kms.operator.audit._sealer.seal()
+        assert verify(kms, signature).event_id is not None
+        kms.operator.forget_token(kms.operator.find_forgettable(str(settings.token.label)))
+        assert (versions(kms._core, KeyPurpose.REPORT), kms.operator.lost_purposes()) == ([], [])
+        with pytest.raises(UnsupportedOperationException, match="cannot sign reports"):
+            kms.operator.reports.key()
 
 
 def test_lost_key(kms: Kms) -> None:
