@@ -33,6 +33,7 @@ from hsmkms.cli.commands import (
     older_material,
     re_encrypt_files,
     repair,
+    rotate,
     rotation_report,
     serve,
     setup,
@@ -102,6 +103,7 @@ api.register(app)
 import_key.register(app)
 re_encrypt_files.register(app)
 maintain.register(app)
+rotate.register(app)
 rotation_report.register(app)
 unused_keys.register(app)
 audit.register(app)
