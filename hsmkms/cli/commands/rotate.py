@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 PANEL: Final = "Rotation"
 
-_EVIDENCE: Final = (("KeyId", "Alias"), ("Before", "After"))
-_REASONS: Final = (("KeyId", "Alias"), ("Why",))
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -85,7 +82,8 @@ def _rows(common: Common, keys: "Sequence[Struct]") -> list[dict[str, Any]]:
     rows = [_camel(named(each)) for each in keys]
     if common.format is not OutputFormat.TABLE or common.query is not None:
         return rows
-    return WideRows([_short(row) for row in rows], _REASONS if any(map(_reason, rows)) else _EVIDENCE)
+    shown = [_short(row) for row in rows]
+    return WideRows(shown, [("KeyId", "Alias"), tuple(shown[0])[2:]] if shown else [])
 
 
 def _camel(row: dict[str, Any]) -> dict[str, Any]:
@@ -98,19 +96,17 @@ def _camel(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reason(row: dict[str, Any]) -> str | None:
-    reason: str | None = row.get("Obstacle") or row.get("Fault")
-    return reason
-
-
 def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """Reduce a row to the columns of a table: the key, and its materials or the reason why it was not rotated."""
     head = {"KeyId": row["KeyId"], "Alias": ", ".join(row["Aliases"]) or None}
-    reason = _reason(row)
+    reason = row.get("Obstacle") or row.get("Fault")
     if reason is not None:
         return head | {"Why": reason}
-    before = _material(row.get("Before") or row["Current"])
-    return head | {"Before": before, "After": _material(row["After"]) if row.get("After") else None}
+    return head | {name: _material(row[name]) for name in ("Current", "Before", "After") if name in row}
 
 
-def _material(material: dict[str, Any]) -> str:
-    return f"{material['KeyMaterialId']} of {(material['RotationDate'] or material['CreatedAt'])[:10]}"
+def _material(material: dict[str, Any] | None) -> str | None:
+    """Return since when the key has the material, and its id."""
+    if material is None:
+        return None
+    return f"{(material['RotationDate'] or material['CreatedAt'])[:10]} {material['KeyMaterialId']}"
