@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import pages
 import pytest
-from cli_site import BIN, Site, at_terminal
+import warm
+from cli_site import Site, at_terminal
 
 PLAINTEXT = ("--plaintext", "aGFsbG8=")
 
@@ -82,7 +83,8 @@ def test_unused_keys(site: Site) -> None:
     assert "is in the future" in site.run("unused-keys", "--since", "2999-01-01").error
     assert "is no date or time" in site.run("unused-keys", "--since", "long ago").error
     asked = ("unused-keys", "--since", "90d")
-    later = ("faketime", "-f", "+100d", BIN / "hsmkms", *asked)
+    later = ("faketime", "-f", "+100d", "hsmkms", *asked)
+    warm.prepare_faketime()
     done = subprocess.run(
         [*later, "--query", "Unused[].[Description, Use]", "--output", "text"],
         env=site.environment(),
