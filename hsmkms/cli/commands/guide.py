@@ -27,6 +27,7 @@ TOPICS: Final = (
     "hsm",
     "tokens",
     "move-hsm",
+    "install",
     "operations",
     "bad-days",
     "lost-machine",
