@@ -52,17 +52,22 @@ def with_timestamps(value: Any, name: str = "") -> Any:  # noqa: ANN401 - any pa
     return Timestamp(value) if is_number and name.endswith(_DATE_SUFFIXES) else value
 
 
-def print_table(answer: Value) -> None:
-    """Print an answer: its scalars, then each of its structures and lists."""
+def console() -> Any:  # noqa: ANN401 - rich is lazy
+    """Return a console on standard output, as wide as the terminal."""
     from rich.console import Console  # noqa: PLC0415 - only tables need it
 
     size = shutil.get_terminal_size()  # which Rich takes for 80 x 25 at a dumb terminal
-    console = Console(highlight=False, width=size.columns, height=size.lines)
+    return Console(highlight=False, width=size.columns, height=size.lines)
+
+
+def print_table(answer: Value) -> None:
+    """Print an answer: its scalars, then each of its structures and lists."""
+    screen = console()
     if isinstance(answer, dict):
         for name, value in _members(answer).items():
-            console.print(_section(name, value, console.width))
+            screen.print(_section(name, value, screen.width))
     elif answer is not None:
-        console.print(_section(None, answer, console.width))
+        screen.print(_section(None, answer, screen.width))
 
 
 def plain(value: Value) -> str:

@@ -32,6 +32,7 @@ TOPICS: Final = (
     "lost-machine",
     "monitoring",
     "audit",
+    "reports",
     "security",
     "numbers",
 )
