@@ -36,8 +36,9 @@ def test_nothing_cached_is_used(site: Site) -> None:
         sealed = seal(kms, key_id)
         kms.operator.watch.check_files()
         replace_databases(site)
-        with pytest.raises(StoreError, match=REPLACED):
-            kms.operator.watch.check_files()
+        for check in (kms.operator.watch.check_files, kms.operator.watch.check_database):
+            with pytest.raises(StoreError, match=REPLACED):
+                check()
         for act in (lambda: seal(kms, key_id), lambda: unseal(kms, sealed), lambda: new_key(kms)):
             with pytest.raises(StoreError, match=REPLACED):
                 act()

@@ -79,7 +79,8 @@ class Watch:
             )
 
     def check_database(self) -> None:
-        """Raise StoreError if one of the databases cannot be read."""
+        """Raise StoreError if one of the databases cannot be read, or is not the one that was opened."""
+        self.check_files()
         with self._core.store.reading() as conn:
             changes.latest(conn)
         leases.total(self._core.store, "")
