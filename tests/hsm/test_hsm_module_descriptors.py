@@ -1,4 +1,4 @@
-"""The descriptors of a module that is initialised again: no other file of the process suffers from it."""
+"""Descriptors of a module that is initialised again: no other file of the process is closed by it."""
 
 import os
 import sqlite3
@@ -18,7 +18,7 @@ LIVES = 4
 
 
 class LockFile:
-    """A file as modules keep it; ``forgetful``: its number is kept when it was closed, as by opencryptoki 3.8."""
+    """A file of a module; ``forgetful``: it keeps its number after it was closed, as in opencryptoki 3.8."""
 
     def __init__(self, path: Path, *, forgetful: bool) -> None:
         path.touch()
@@ -27,12 +27,12 @@ class LockFile:
         self.number = -1
 
     def open(self) -> None:
-        """Open it, unless it counts as open."""
+        """Open the file, unless it counts as open."""
         if self.number == -1:
             self.number = os.open(self.path, os.O_RDWR)
 
     def close(self) -> None:
-        """Close it, or what has its number."""
+        """Close the file, or whatever has its number."""
         os.close(self.number)
         if not self.forgetful:
             self.number = -1
@@ -40,7 +40,7 @@ class LockFile:
 
 @pytest.fixture
 def others() -> Iterator[list[int]]:
-    """Descriptors of other files, which end with the test."""
+    """Yield descriptors of other files, closed after the test."""
     opened: list[int] = []
     yield opened
     for each in opened:
@@ -49,7 +49,7 @@ def others() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("forgetful", [True, False])
 def test_no_other_file_is_closed(tmp_path: Path, others: list[int], *, forgetful: bool) -> None:
-    """A module that closes its file twice closes no other one, and works on its own file all the time."""
+    """A module that closes its file twice closes no other file, and always uses its own."""
     descriptors, file = ModuleDescriptors(), LockFile(tmp_path / "lock", forgetful=forgetful)
     for _ in range(LIVES):
         with descriptors.initialising():
@@ -64,7 +64,7 @@ def test_no_other_file_is_closed(tmp_path: Path, others: list[int], *, forgetful
 
 
 def test_a_number_that_was_taken_meanwhile(tmp_path: Path, others: list[int]) -> None:
-    """What another thread opened under the number, as soon as the module had closed it, stays what it is."""
+    """A file that another thread opened under the number just after the module closed it stays open."""
     descriptors, file = ModuleDescriptors(), LockFile(tmp_path / "lock", forgetful=True)
     with descriptors.initialising():
         file.open()
@@ -76,7 +76,7 @@ def test_a_number_that_was_taken_meanwhile(tmp_path: Path, others: list[int]) ->
 
 
 def test_module_that_is_initialised_again(token: Token) -> None:
-    """Whatever module is under test, it closes no file of this process but its own."""
+    """The module under test closes no file of this process but its own."""
     files = []
     for _ in range(LIVES):
         token.load().release()

@@ -95,6 +95,10 @@ class Sealer:
             return str(exc)
         return None
 
+    def remembered(self) -> bool:
+        """Return False if the log has a seal, and neither the home nor the file elsewhere has a note of any."""
+        return self.last() is None or self.notes.remembers()
+
     def check_home(self) -> None:
         """Raise Contradiction if the home has a note that it is a former home. Fast: reads only its notes."""
         self._look(lambda: self._check_left(self.notes.on(self._core.tokens.home_id)))
