@@ -192,7 +192,7 @@ class Kms(PermissionOperations):
         self.close()
 
     def caller(self, region: str | None = None, user: str | None = None) -> Caller:
-        """The account's root, or a user by name, calling in ``region``. NotFoundException for an unknown user."""
+        """Return the root, or a user by name, as a caller in ``region``. NotFoundException for an unknown user."""
         installation = self._core.installation
         root = local_root(installation.account, region or installation.default_region)
         if user is None:

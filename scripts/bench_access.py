@@ -92,7 +92,7 @@ def bench(kms: Kms, seconds: float) -> None:
     rows = {
         "root, by the account's statement": None,
         "user named by the key policy": "named",
-        "user with a policy of his own": "own",
+        "user with a policy of their own": "own",
         "user with a policy of three conditions and a variable": "conditions",
         f"grantee of one of {GRANTS:,} grants": "granted",
     }

@@ -80,7 +80,7 @@ def _run(arguments: list[str], environment: dict[str, str]) -> dict[str, dict[st
 
 
 def prepared(environment: dict[str, str], contender: Contender, url: str) -> Request:
-    """A key, and somebody who may use it; his request."""
+    """A key, a principal who may use it, and a request of theirs."""
     key_id = _run(["create-key"], environment)["KeyMetadata"]["KeyId"]
     owner = ["--user-name", "alice"] if contender.user else []
     if contender.user:

@@ -49,8 +49,8 @@ class Server(NamedTuple):
     def memory_mib(self) -> list[int]:
         """Resident memory of the workers."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        told = (Path(f"/proc/{each}/status").read_text() for each in children)
-        return [int(re.findall(r"VmRSS:\s+(\d+)", each)[0]) // 1024 for each in told]
+        output = (Path(f"/proc/{each}/status").read_text() for each in children)
+        return [int(re.findall(r"VmRSS:\s+(\d+)", each)[0]) // 1024 for each in output]
 
 
 class Request(NamedTuple):
@@ -86,15 +86,15 @@ def load(request: Request, folder: str, seconds: int) -> tuple[float, float, flo
     """Requests a second, and the latencies p50 and p99 in milliseconds."""
     lua = request.script(Path(folder) / "request.lua")
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(lua), "--latency", request.url]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in told:
-        raise SystemExit(f"{request.url} answered errors:\n{told}")
-    (rate,) = re.findall(r"Requests/sec: +([0-9.]+)", told)
-    return float(rate), _milliseconds(told, "50%"), _milliseconds(told, "99%")
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in output:
+        raise SystemExit(f"{request.url} answered errors:\n{output}")
+    (rate,) = re.findall(r"Requests/sec: +([0-9.]+)", output)
+    return float(rate), _milliseconds(output, "50%"), _milliseconds(output, "99%")
 
 
-def _milliseconds(told: str, share: str) -> float:
-    ((number, unit),) = re.findall(rf"{share} +([0-9.]+)(us|ms|s)", told)
+def _milliseconds(output: str, share: str) -> float:
+    ((number, unit),) = re.findall(rf"{share} +([0-9.]+)(us|ms|s)", output)
     return float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
 
 

@@ -59,11 +59,11 @@ def make_installation(folder: Path, sessions: int) -> Path:
     options = ("-std=gnu11", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
     compile_it = ["gcc", *options, "-o", str(module), *map(str, sources), "-ldl"]
     subprocess.run(compile_it, check=True)
-    told = secrets.token_urlsafe()
+    pin_text = secrets.token_urlsafe()
     pin.touch(0o600)
-    pin.write_text(told)
+    pin.write_text(pin_text)
     real, made = new_tokens.make_softhsm_token(
-        None, folder / "softhsm", label="slow", user_pin=told, so_pin=secrets.token_urlsafe()
+        None, folder / "softhsm", label="slow", user_pin=pin_text, so_pin=secrets.token_urlsafe()
     )
     (folder / "orders").touch()
     shim = {"SHIM_MODULE": str(real), "SHIM_CONTROL": str(folder / "orders")}

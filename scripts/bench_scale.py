@@ -81,7 +81,7 @@ def fill(settings: Settings, keys: int, objects: int) -> None:
 
 def measured(settings: Settings, backing_keys: int) -> dict[str, str]:
     """What is measured, by the words of the table. Makes the keys that a first run needs."""
-    told: dict[str, str] = {}
+    results: dict[str, str] = {}
     with opened(settings) as kms:
         if backing_keys == FEW:
             for _ in range(FEW):
@@ -93,18 +93,18 @@ def measured(settings: Settings, backing_keys: int) -> dict[str, str]:
                 break
         request = EncryptRequest(key_id=key_id, plaintext=PLAINTEXT)
         kms.encrypt(request)
-        told["Encrypt, median"] = f"{1e6 * median(lambda: kms.encrypt(request)):.0f} µs"
+        results["Encrypt, median"] = f"{1e6 * median(lambda: kms.encrypt(request)):.0f} µs"
         page = ListKeysRequest(limit=100)
-        told["ListKeys, a page of 100, median"] = f"{1e3 * median(lambda: kms.list_keys(page)):.1f} ms"
-        told["`reconcile`"] = seconds(kms.operator.find_differences)
-        told["`verify-store`"] = seconds(kms.operator.audit.verify_rows)
-        told["what is due (`maintain --dry-run`)"] = seconds(lambda: kms.operator.maintain(dry_run=True))
+        results["ListKeys, a page of 100, median"] = f"{1e3 * median(lambda: kms.list_keys(page)):.1f} ms"
+        results["`reconcile`"] = seconds(kms.operator.find_differences)
+        results["`verify-store`"] = seconds(kms.operator.audit.verify_rows)
+        results["what is due (`maintain --dry-run`)"] = seconds(lambda: kms.operator.maintain(dry_run=True))
     command = [str(HSMKMS), "doctor", "--config", str(settings.data_dir / "hsmkms.toml")]
-    told["`hsmkms doctor`, the whole command"] = seconds(
+    results["`hsmkms doctor`, the whole command"] = seconds(
         lambda: subprocess.run(command, check=True, capture_output=True)
     )
-    told |= served(settings)
-    return told
+    results |= served(settings)
+    return results
 
 
 def served(settings: Settings) -> dict[str, str]:

@@ -154,7 +154,7 @@ def _command(client: Client, kit: Path) -> list[str]:
             words = [str(kit / "bin" / "python")]
         case ".mjs":
             # Packages are looked for beside the program, so it runs beside node_modules.
-            shutil.copy(program.with_name("ethereum.mjs"), kit)
+            shutil.copy(PROGRAMS / "ethereum.mjs", kit)
             words, program = [_tool("node", "nodejs", "npm")], Path(shutil.copy(program, kit))
         case ".go":
             words = [_go(client, program), "run"]

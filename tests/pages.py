@@ -4,7 +4,8 @@ A block of ``console`` has commands behind ``$ ``, continued after a backslash, 
 commands of a page run in one shell, as a reader types them: standard output is a terminal 80 columns wide. What a page
 prints below a command is compared with what comes, but for what differs from run to run: ids, dates, numbers, paths and
 the like. A line ``...`` stands for any lines. A command fails if and only if the page says so: by an error message of
-hsmkms below it, or by ``# status N`` behind it. Blocks of ``python`` run between the commands.
+hsmkms below it, or by ``# status N`` behind it. Blocks of ``python`` run between the commands;
+tests/server/test_server_clients.py runs programs in other languages.
 """
 
 import os
@@ -33,8 +34,9 @@ PAGE_SECONDS: Final = 2 * SECONDS
 """After which a page is given up."""
 
 SHOWN_ONLY: Final = {
+    "import-from-hsm": "its vendors' tools need their HSMs; the page says that they were not tried",
     "clients": "its variables are an example; scripts/clients and the suite's clients set their own",
-    "README": "its two commands install packages, and run on a bare Debian in continuous integration; a folder",
+    "README": "its two commands install packages, and run on a bare Debian in continuous integration",
     "numbers": "benchmarks take minutes, on a machine that does nothing else",
 }
 """Pages with blocks of ``sh``, whose commands no test runs, and why."""

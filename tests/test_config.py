@@ -161,6 +161,7 @@ def test_uri(write: Callable[..., Path]) -> None:
         ('label = "here"', "serial = []", "token.serial must name at least one member"),
         ('label = "here"', 'serial = ["A", ""]', "must not name an empty one among several"),
         ('label = "here"', 'serial = ["A", "A"]', "token.serial must name each member once"),
+        ('label = "here"', 'serial = ["A", "A "]', "token.serial must name each member once"),
         ('label = "here"', 'label = "here"\nuri = "pkcs11:token=a"', "without token.label and token.serial"),
         ('label = "here"', 'uri = "pkcs11:token=a?module-path=/m.so"', "module must be named once"),
         ('label = "here"', 'uri = "pkcs11:token=a?pin-source=/pin"', "exactly one source"),

@@ -27,7 +27,7 @@ MOST_LINES = 250
 MOST_IN_A_LINE = 84
 """Of what a topic is for, so that the list of topics fits a terminal."""
 NOT_PLAYED = {
-    *("delete-group", "delete-group-policy", "delete-user-policy", "get-group-policy", "get-user-policy", "guide"),
+    *("delete-group", "delete-group-policy", "get-group-policy", "get-user-policy", "guide"),
     *("list-group-policies", "list-groups", "list-user-policies", "list-user-tags", "list-users"),
     *("remove-user-from-group", "tag-user", "untag-user"),
 }
@@ -93,7 +93,9 @@ def test_kinds_of_blocks(page: Path) -> None:
     """Commands are in blocks that the tests run, but for those few that are only shown, each for a reason."""
     kinds = {kind for kind, _ in pages.FENCE.findall(TEXTS[page])}
     assert len(re.findall("^```", TEXTS[page], re.MULTILINE)) == 2 * len(pages.FENCE.findall(TEXTS[page]))
-    assert kinds <= {"console", "python", "json", "sh"}
+    assert kinds <= {"console", "python", "json", "sh"} | (
+        {"javascript", "java", "go"} if page.stem == "programs" else set()
+    )
     assert ("sh" in kinds) == (page.stem in SHOWN_ONLY)
 
 
@@ -185,6 +187,18 @@ def test_commands_exist(page: Path) -> None:
             command = command.commands[rest[0]]
         known = common | {option for param in command.params for option in param.opts}
         assert {each.partition("=")[0] for each in rest if each.startswith("--")} <= known, words
+
+
+def test_pages_do_not_collide() -> None:
+    """Pages continue one tour, so no two of them create a user, a group, an alias, a policy file or a folder alike."""
+    made: dict[tuple[str, str], str] = {}
+    options = r"hsmkms create-(?:user|group|alias) --(user|group|alias)-name (\S+)|(mkdir) (?:--mode \d+ )?(~?\w\S*)"
+    for page, text in TEXTS.items():
+        for command in pages.commands(text):
+            for found in re.finditer(options, command):
+                kind, name = (word for word in found.groups() if word)
+                assert made.setdefault((kind, name), page.stem) == page.stem, (kind, name)
+    assert {kind for kind, _ in made} == {"user", "group", "alias", "mkdir"}
 
 
 def test_no_placeholder_is_left() -> None:

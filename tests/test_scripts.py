@@ -181,6 +181,32 @@ def test_setup_refusals(tmp_path: Path) -> None:
     assert "PYTHON=/bin/true is no Python 3.11 or newer" in done.stderr
 
 
+def test_setup_names_all_packages_at_once(tmp_path: Path) -> None:
+    """What is missing, a Python for the environment among it, is named in one line and installed by one command."""
+    folder = checkout(tmp_path / "checkout")
+    shutil.rmtree(folder / ".venv")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    stand_in(tools, "apt-get", f'echo "$@" >>{tmp_path}/apt')
+    stand_in(tools, "sudo", 'exec "$@"')
+    stand_in(tools, "dpkg-query", "[[ $3 == there ]] && echo installed")
+    for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14"):
+        stand_in(tools, name, "exit 1")
+    done = subprocess.run(
+        [folder / "scripts/setup", "jq", "there", "curl"],
+        env={"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "setup: installing jq curl python3 python3-venv"
+    assert "hsmkms needs Python 3.11 or newer" in done.stderr
+    installs = [line for line in (tmp_path / "apt").read_text().splitlines() if " install " in line]
+    assert [line.partition("--no-install-recommends ")[2] for line in installs] == ["jq curl python3 python3-venv"]
+
+
 # -- scripts/bare-machine -----------------------------------------------------------------------------------------
 
 

@@ -33,11 +33,14 @@ from hsmkms.cli.commands import (
     older_material,
     re_encrypt_files,
     repair,
+    report,
     rotation_report,
     serve,
     setup,
     simulation,
     token,
+    unused_keys,
+    usage,
     verify_store,
 )
 from hsmkms.cli.errors import describe
@@ -101,7 +104,10 @@ import_key.register(app)
 re_encrypt_files.register(app)
 maintain.register(app)
 rotation_report.register(app)
+unused_keys.register(app)
 audit.register(app)
+report.register(app)
+usage.register(app)
 verify_store.register(app)
 serve.register(app)
 iam_users.register(app)

@@ -3,22 +3,17 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any, Final
 
 import typer
 
+from hsmkms.cli import tables
 from hsmkms.errors import ValidationException
 
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 """The types of JSON, of which an answer consists."""
-
-MOST_COLUMNS: Final = 4
-"""A row with more members than these, or with nested ones, is shown as a table of its own."""
-
-_DATE_SUFFIXES: Final = ("Date", "ValidTo")
 
 
 class OutputFormat(StrEnum):
@@ -36,7 +31,9 @@ def default_format() -> OutputFormat:
 
 
 def show(answer: Plain, output: OutputFormat, query: str | None = None) -> None:
-    """Print an answer, or the part of it that ``query`` (JMESPath) selects."""
+    """Print an answer, or the part of it that ``query`` (JMESPath) selects; in tables dates are dates."""
+    if output is OutputFormat.TABLE:
+        answer = tables.with_timestamps(answer)
     if query is not None:
         whole, answer = answer, pick(answer, query)
         if answer is None and sys.stderr.isatty():
@@ -50,7 +47,7 @@ def _nothing_selected(answer: Plain, query: str) -> str:
     if not isinstance(answer, dict):
         return sentence
     for name, value in answer.items():
-        inner = f"{name}[].{query}" if _is_rows(value) else f"{name}.{query}"
+        inner = f"{name}[].{query}" if tables.is_rows(value) else f"{name}.{query}"
         if _selects(answer, inner):
             return f"{sentence}: did you mean {inner!r}?"
     return f"{sentence}, whose members are {', '.join(answer)}"
@@ -126,88 +123,9 @@ def _word(value: Plain) -> str:
     return "None" if value is None else str(value)
 
 
-def _print_table(answer: Plain) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only tables need it
-
-    console = Console(highlight=False)
-    if isinstance(answer, dict):
-        for name, value in _members(answer).items():
-            console.print(_section(name, value))
-    elif answer is not None:
-        console.print(_section(None, answer))
-
-
-def _members(answer: dict[str, Any]) -> dict[str | None, Any]:
-    """Split an answer into the sections of its table: first all its scalars together, then each structure by name.
-
-    An answer that is one structure has that one's name as its title, which a query must begin with.
-    """
-    wrapper = None
-    if len(answer) == 1 and isinstance(next(iter(answer.values())), dict):
-        wrapper, answer = next(iter(answer.items()))
-    sections = {name: value for name, value in answer.items() if _is_rows(value) or isinstance(value, dict)}
-    scalars = {name: value for name, value in answer.items() if name not in sections and value is not False}
-    return ({wrapper: scalars} if scalars else {}) | sections
-
-
-def _section(name: str | None, value: Plain) -> Any:  # noqa: ANN401 - rich is lazy
-    from rich.console import Group  # noqa: PLC0415 - see above
-
-    if isinstance(value, dict):
-        return _pairs_table(value, name)
-    if not _is_rows(value):
-        return _cell("", value)
-    rows: list[dict[str, Any]] = value  # type: ignore[assignment]  # _is_rows says so
-    names = list(dict.fromkeys(member for row in rows for member in row))
-    if len(names) > MOST_COLUMNS or any(isinstance(each, dict) for row in rows for each in row.values()):
-        return Group(*(_pairs_table(row, name) for row in rows))
-    return _rows_table(rows, names, name)
-
-
-def _is_rows(value: Plain) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
-
-
-def _rows_table(rows: Sequence[Mapping[str, Plain]], names: list[str], title: str | None) -> Any:  # noqa: ANN401
-    """Make a table with a line for each row; long values are folded, never cut, since ids must be complete."""
-    from rich.table import Table  # noqa: PLC0415 - see above
-
-    table = Table(title=title, title_justify="left")
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(name, row.get(name, "")) for name in names))
-    return table
-
-
-def _pairs_table(pairs: Mapping[str, Plain], title: str | None) -> Any:  # noqa: ANN401 - rich is lazy
-    """Make a table with a line for each member."""
-    from rich.table import Table  # noqa: PLC0415 - see above
-
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for name, value in pairs.items():
-        table.add_row(name, _cell(name, value))
-    return table
-
-
-def _cell(name: str, value: Plain) -> str:
-    """Format a value for people: timestamps as dates, maps on lines; square brackets are escaped."""
-    from rich.markup import escape  # noqa: PLC0415 - see above
-
-    if isinstance(value, int | float) and not isinstance(value, bool) and name.endswith(_DATE_SUFFIXES):
-        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    if isinstance(value, list):
-        return ", ".join(_cell("", each) for each in value) or "-"
-    if isinstance(value, dict):
-        return "\n".join(f"{key}: {_cell(key, each)}" for key, each in value.items())
-    return escape("-" if value is None else str(value))
-
-
 _PRINTERS: Final = {
     OutputFormat.JSON: _print_json,
     OutputFormat.TEXT: _print_text,
     OutputFormat.YAML: _print_yaml,
-    OutputFormat.TABLE: _print_table,
+    OutputFormat.TABLE: tables.print_table,
 }

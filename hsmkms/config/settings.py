@@ -61,6 +61,8 @@ EVERY_SERVICE: Final = "*"
 _PERIOD: Final = between(ROTATION_PERIOD_DAYS.lowest, ROTATION_PERIOD_DAYS.highest)
 _THREADS: Final = between(1, 256)
 _SERVICE: Final = matching(r"[A-Za-z0-9/_-]{1,100}|\*", "must be 1 to 100 letters, digits, '/', '_' or '-'")
+_PADDING: Final = "\0 "
+"""What pads a serial that was copied from a token's fields, and does not count."""
 _VARIABLE: Final = re.compile(r"[^=\0]+")
 
 
@@ -129,6 +131,7 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     clock_skew_minutes: Annotated[int, between(1, 15)] = 5
     log_format: Annotated[str, one_of(("json", "text"))] = "json"
     log_requests: bool = True
+    metrics_keys: Annotated[int, between(0, 1000)] = 0
     hang_seconds: Annotated[float, off_or_between(1, 3600)] = 10.0
     max_connections: Annotated[int, between(0, 1_000_000)] = 0
     request_memory_mib: Annotated[float, between(4.0, 65_536.0)] = 12.0
@@ -321,13 +324,12 @@ def _token_faults(tokens: tuple[TokenSettings, ...]) -> dict[str, bool]:
 
 
 def _faults_of_token(token: TokenSettings) -> dict[str, bool]:
+    members = [each.rstrip(_PADDING) for each in token.serial] if isinstance(token.serial, tuple) else []
     return {
         "token.label must not be empty": token.label == "",
         "token.serial must name at least one member": token.serial == (),
-        "token.serial must not name an empty one among several": isinstance(token.serial, tuple)
-        and not all(token.serial),
-        "token.serial must name each member once": isinstance(token.serial, tuple)
-        and len(set(token.serial)) < len(token.serial),
+        "token.serial must not name an empty one among several": not all(members),
+        "token.serial must name each member once": len(set(members)) < len(members),
         "token.label, token.serial or token.uri must say which token": not (token.label or token.serial or token.uri),
         "token.environment has a name that cannot be one": not all(map(_VARIABLE.fullmatch, token.environment)),
         "token.uri goes without token.label and token.serial": bool(token.uri and (token.label or token.serial)),

@@ -39,7 +39,7 @@ _REFUSED: Final = {
 
 
 class TokenUri(Struct, frozen=True, kw_only=True):
-    """What a URI says of a token (None means "anything"), and where it says that the module and the PIN are."""
+    """Contents of a URI: attributes of a token (None means "any"), and where the module and the PIN are."""
 
     label: str | None = None
     serial: str | None = None

@@ -177,7 +177,7 @@ class Ciphers:
     def encrypt(
         self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = uncounted
     ) -> tuple[bytes, bytes]:
-        """Encrypt under a backing key in its format: returns (IV, ciphertext || tag).
+        """Encrypt under a backing key in its format; return (IV, ciphertext || tag).
 
         The IV comes from the token's random generator, or is the one that the token chose by itself.
         ``count`` is called before each encryption on the token, so also before a repeated one.
@@ -187,12 +187,12 @@ class Ciphers:
         return self._connection.use(cka_id, seal, ENCRYPT, cka_id, plaintext, aad, count)
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
-        """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
+        """Decrypt ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
         permit.require(MAY_DECRYPT, cka_id)
         open_sealed = self._formats[format_of(cka_id)].open_sealed
         return self._connection.use(cka_id, open_sealed, "decrypt", cka_id, (iv, body), aad)
 
     def random(self, permit: Permit, count: int) -> bytes:
-        """``count`` random bytes of the token's generator."""
+        """Return ``count`` random bytes of the token's generator."""
         permit.require(MAY_DRAW_RANDOM)
         return self._connection.repeatable(lambda session: session.generate_random(count * 8), "random")

@@ -1,7 +1,7 @@
-"""The device: a token in parts, by what is done with it.
+"""The device: a token in parts, one for each kind of work.
 
-Every procedure but those that only look (inventory, attestation) requires a ``Permit``. Sessions, and what happens
-after one is lost, are the connection's (session/connection.py), which all parts share.
+Every procedure but those that only read (inventory, attestation) requires a ``Permit``. All parts share the connection
+(session/connection.py), which lends sessions and replaces lost ones.
 """
 
 import os
@@ -53,7 +53,7 @@ class TokenDevice:
         return _open_devices.acquire(settings, read_pin, accept_final_try=accept_final_try)
 
     def close(self) -> None:
-        """Give the device back; its last user closes the sessions. The module is finalised with its last device."""
+        """Release the device; its last user closes the sessions. The module is finalised with its last device."""
         _open_devices.release(self)
 
 

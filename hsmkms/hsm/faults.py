@@ -1,4 +1,4 @@
-"""The one place where PKCS#11 return codes become errors of this package.
+"""Translate PKCS#11 return codes to errors of this package; nothing else does so.
 
 python-pkcs11 and our own calls raise a class per CKR code (return_codes.py); the tables below say what each means here.
 A code that is in none of them is an internal error: the user gets one sentence with the code's name, the detail goes to
@@ -48,7 +48,7 @@ UNSUPPORTED: Final = "this token cannot do the operation: `hsmkms token-check` p
 TOO_MUCH: Final = "the token has more output than it announces: `hsmkms token-check` prints what it can"
 
 _NOT_INITIALIZED: Final = "(not initialized)"
-"""What python-pkcs11 says of CKR_CRYPTOKI_NOT_INITIALIZED, which has no class of its own."""
+"""Text of python-pkcs11's error for CKR_CRYPTOKI_NOT_INITIALIZED, which has no class of its own."""
 
 FAULTS: Final[dict[type[ckr.PKCS11Error], tuple[type[HsmKmsError], str]]] = {
     ckr.SessionHandleInvalid: (SessionLostError, SESSION_LOST),

@@ -1,4 +1,4 @@
-"""What a token can do with imported key material: found out by a trial, at the first question."""
+"""Cache what a token can do with imported key material, probed when it is first needed."""
 
 import threading
 
@@ -10,7 +10,7 @@ from hsmkms.model.enums import WrappingAlgorithm
 
 
 class ImportProfiles:
-    """The results of the probes, kept. Thread-safe; of no use in a forked child."""
+    """Results of the probes, for the life of the process. Thread-safe; of no use in a forked child."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -20,7 +20,7 @@ class ImportProfiles:
         self._member = connection.member
 
     def symmetric(self) -> ImportProfile:
-        """What the token can do with imported material: tried at the first question."""
+        """Return what the token can do with imported material; probed at the first call."""
         self._connection.guard.check()
         with self._probing:
             self._forget_other_member()
@@ -29,7 +29,7 @@ class ImportProfiles:
             return self._symmetric
 
     def every_kind(self) -> ImportProfile:
-        """The same, and what else than symmetric keys it imports: tried when such a key is first made."""
+        """Return the same with the kinds besides symmetric keys that it imports; probed at the first call."""
         self._connection.guard.check()
         with self._probing:
             self._forget_other_member()
@@ -58,7 +58,7 @@ class ImportProfiles:
             self._member = self._connection.member
 
     def of(self, algorithm: WrappingAlgorithm) -> ImportProfile:
-        """The same for an algorithm; UnsupportedOperationException if the token cannot do it."""
+        """Return the profile if the token can do the algorithm, else raise UnsupportedOperationException."""
         profile = self.symmetric()
         possible = profile.algorithms()
         if algorithm not in possible:

@@ -1,4 +1,4 @@
-"""Importing key material into a token: wrapping keys, and what they unwrap."""
+"""Import key material into a token: wrapping keys, and what they unwrap."""
 
 from typing import Final
 
@@ -41,7 +41,7 @@ class Imports:
         self._keys = keys
 
     def wrapping_algorithms(self) -> tuple[WrappingAlgorithm, ...]:
-        """What key material can be imported with: what the token does by itself first, of that the strongest first."""
+        """Return the usable wrapping algorithms: those that run on the token first, each group strongest first."""
         return self.profiles.symmetric().algorithms()
 
     def quirks(self) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ class Imports:
             )
 
     def _check_format(self) -> None:
-        """Refuse symmetric material on a token without AES-GCM: the same bytes could not be imported once more."""
+        """Refuse symmetric material on a token without AES-GCM: the same bytes could not be imported again."""
         if self._connection.profile.cipher_format is not CipherFormat.AES_256_GCM:
             raise UnsupportedOperationException(NO_SYMMETRIC_IMPORT)
 
@@ -72,7 +72,7 @@ class Imports:
         return self.profiles.symmetric().on_device(algorithm)
 
     def generate_wrapping_key(self, permit: Permit, cka_id: bytes, label: str, bits: int) -> bytes:
-        """Make an RSA key pair for one import; its public half as DER SubjectPublicKeyInfo. Never repeated.
+        """Generate an RSA key pair for one import; return its public half (SubjectPublicKeyInfo). Never repeated.
 
         The private half stays, verified by reading its attributes back; it can do no more than unwrap.
         """
@@ -98,7 +98,7 @@ class Imports:
     def fingerprints(
         self, permit: Permit, wrapped: WrappedMaterial, key_id: str, kind: Kind = SYMMETRIC
     ) -> dict[str, bytes]:
-        """What tells the material of ``key_id`` from any other, by the name of the way, the preferred one first.
+        """Return fingerprints of the material for ``key_id``, keyed by their method, the preferred one first.
 
         Of secret keys what PRFs of the token make of the key's id, of private keys their public key.
         RejectedDataError if the wrapping key cannot open the material, RejectedMaterialError if it is not of the kind

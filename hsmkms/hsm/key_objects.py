@@ -1,4 +1,4 @@
-"""The key objects on a token: made, looked at and destroyed."""
+"""Generate, inspect and destroy the key objects on a token."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -49,7 +49,7 @@ _USES: Final[Mapping[tuple[KeyType, KeyUsage], tuple[Mechanism, ...]]] = {
 
 
 def uses(kind: Kind) -> tuple[Mechanism, ...]:
-    """The mechanisms that such keys are used with: without any of them there is no point in making one."""
+    """Return the mechanisms that use such keys; a token without any of them gets no key of that kind."""
     spec, usage = kind
     return (MAC_OF[spec],) if spec in MAC_OF else _USES[KEY_FACTS[spec].key_type, usage]
 
@@ -65,7 +65,7 @@ class KeyObjects:
         connection.caches.append(self._labels)
 
     def generate_backing_key(self, permit: Permit, cka_id: bytes, label: str, kind: Kind = SYMMETRIC) -> None:
-        """Make a backing key on the token, verified by reading its attributes back. Never repeated.
+        """Generate a backing key on the token, verified by reading its attributes back. Never repeated.
 
         UnsupportedOperationException if the token makes none of that kind.
         """
@@ -164,9 +164,9 @@ class KeyObjects:
         self._connection.require_replicated(cka_ids, self._connection.takeovers)
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
-        """True if the secret key is the one of that label; ObjectLostError if it is not on the token.
+        """Return True if the secret key has that label; ObjectLostError if it is not on the token.
 
-        It is looked for once, when the key is first used: labels of hsmkms's keys cannot be changed on the token.
+        The label is read once, when the key is first used: labels of hsmkms's keys cannot be changed on the token.
         """
 
         def attempt(session: Session) -> str:
@@ -185,7 +185,7 @@ class KeyObjects:
         return kept == label[: self._connection.profile.label_bytes]
 
     def inventory(self, witness: bytes) -> list[TokenObject]:
-        """All key objects on the token, foreign ones too.
+        """List all key objects on the token, foreign ones too.
 
         ``witness`` is the CKA_ID of an object that must be among them: a lost login shows an empty token without
         any error, so an inventory without it proves nothing and raises TokenUnavailableError.
@@ -204,7 +204,7 @@ class KeyObjects:
     def attest(
         self, cka_id: bytes, kind: Kind = SYMMETRIC, *, imported: bool = False
     ) -> tuple[dict[str, Any], list[str]]:
-        """A backing key's attributes as the token reports them now, and how they differ from what was ordered.
+        """Return a backing key's attributes as the token reports them now, and their differences from the template.
 
         Of a pair it is the private half; ``attest_public`` tells of the other. ``imported``: its material came from
         elsewhere. Raises ObjectLostError if the key is not there.
@@ -224,7 +224,7 @@ class KeyObjects:
         return self._connection.repeatable(attempt)
 
     def attest_mac_key(self, cka_id: bytes) -> dict[str, Any]:
-        """The HMAC key of a backing key for AES-CBC as the token reports it now; empty for other backing keys."""
+        """Return the attributes of the HMAC key of a backing key for AES-CBC; empty for other backing keys."""
         return self._connection.repeatable(lambda session: self._attest_mac_key(session, cka_id))[0]
 
     def _attest_mac_key(self, session: Session, cka_id: bytes) -> tuple[dict[str, Any], list[str]]:
@@ -239,7 +239,7 @@ class KeyObjects:
     def tolerated(
         self, attributes: Mapping[str, Any], kind: Kind = SYMMETRIC, *, imported: bool = False, public: bool = False
     ) -> list[str]:
-        """What of the attributes that ``attest`` read is not as ordered, and is a known quirk of the token.
+        """Describe the attributes read by ``attest`` that are not as ordered, but are a known quirk of the token.
 
         ``public``: they are those of a public half. Nothing is read from the token.
         """
@@ -254,7 +254,7 @@ class KeyObjects:
         return quirks_of(attributes, expected, tolerance)
 
     def tolerated_of_mac_key(self, attributes: Mapping[str, Any]) -> list[str]:
-        """The same of the attributes that ``attest_mac_key`` read."""
+        """Describe the same of the attributes read by ``attest_mac_key``."""
         tolerance = self._connection.profile.attributes.generated
         return quirks_of(attributes, CBC_MAC_KEY.expected(b"", ""), tolerance) if attributes else []
 
@@ -262,7 +262,7 @@ class KeyObjects:
         return tolerated(self._imports.symmetric()) if imported else self._connection.profile.attributes.generated
 
     def identify(self, cka_id: bytes) -> Kind | None:
-        """Spec and usage of a generated key, as the object tells about itself; None if it is like none of them.
+        """Return spec and usage of a generated key, from its attributes; None if they fit no kind, or several.
 
         Raises ObjectLostError if there is no such object.
         """
@@ -277,7 +277,7 @@ class KeyObjects:
         return self._connection.repeatable(attempt)
 
     def attest_public(self, cka_id: bytes, kind: Kind) -> tuple[dict[str, Any], list[str]]:
-        """A pair's public half as the token reports it now, and what is wrong with it; nothing for a secret key."""
+        """Return a public half's attributes as the token reports them now, and its faults; empty for a secret key."""
         template = template_of(*kind)
         if not isinstance(template, PairTemplate):
             return {}, []
@@ -304,7 +304,7 @@ class KeyObjects:
             )
 
     def _refusal(self, kind: Kind) -> str | None:
-        """Why the token has no keys of that kind, as an addition to a sentence; None if it has."""
+        """Return why the token has no keys of that kind, to append to a sentence; None if it has."""
         facts, has = KEY_FACTS.get(kind[0]), self._connection.has
         if facts is None or not has(facts.generation) or not any(map(has, uses(kind))):
             return ""
@@ -313,7 +313,7 @@ class KeyObjects:
 
 
 def _fits(kind: Kind, found: Object, public: Object | None, support: AttributeSupport) -> bool:
-    """Whether an object, and the public half beside it, are as those of generated keys of that kind."""
+    """Return whether an object, and the public half beside it, look like a generated key of that kind."""
     template = template_of(*kind)
     if template is None:
         return False

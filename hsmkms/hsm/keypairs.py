@@ -36,7 +36,7 @@ from hsmkms.hsm.crypto.pairs import Public, disproof, make_pair, read_public
 from hsmkms.hsm.crypto.prehash import signs_prehashed
 from hsmkms.hsm.faults import NO_PUBLIC_HALF, OBJECT_LOST, REJECTED, is_loss
 from hsmkms.hsm.objects.backing_keys import Kind, PairTemplate, template_of
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, EncapsulationKey
 from hsmkms.hsm.objects.mac_mechanisms import MAC_BYTES, MACS
 from hsmkms.hsm.objects.objects import find, handle_of, required
@@ -47,7 +47,7 @@ from hsmkms.key_wrapping import oaep_encrypt
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, KeyUsage, MacAlgorithm, SigningAlgorithm
 from hsmkms.model.permit import Permit
 
-FOREIGN_PUBLIC_HALF: Final = "the public half on the token is not that of the private half: somebody has replaced it"
+FOREIGN_PUBLIC_HALF: Final = "the public half on the token does not belong to the private half: it was replaced"
 
 NO_EXTERNAL_MU: Final = (
     "PKCS#11 has no verification by an external mu, and the installed version of the Python package cryptography has "
@@ -75,7 +75,7 @@ class KeyPairs:
         """By which way private keys of data key pairs leave the token, once a pair of the type was made."""
 
     def sign(self, permit: Permit, cka_id: bytes, algorithm: SigningAlgorithm, data: bytes) -> bytes:
-        """Sign a digest, or a message where the algorithm hashes by itself; the signature in the API's encoding."""
+        """Sign a digest, or a message if the algorithm hashes it itself; return the signature in the API's encoding."""
         permit.require(MAY_SIGN, cka_id)
         return self._connection.use(
             cka_id, lambda session, handle: signing.sign(session, handle, algorithm, data), "sign"
@@ -92,7 +92,7 @@ class KeyPairs:
         *,
         external_mu: bool = False,
     ) -> bool:
-        """Whether the signature is that of the data: in this process if it knows the algorithm, else on the token.
+        """Return whether the signature is right; checked here if this process has the algorithm, else on the token.
 
         ``external_mu``: the data represents a message of ML-DSA, which only this process can check.
         """
@@ -122,21 +122,21 @@ class KeyPairs:
         return self._connection.repeatable(attempt, "verify")
 
     def public_key(self, permit: Permit, cka_id: bytes, kind: Kind) -> bytes:
-        """The public half of a key pair as DER SubjectPublicKeyInfo, proven to be that of the private half."""
+        """Return a key pair's public half as DER SubjectPublicKeyInfo, proven to belong to the private half."""
         permit.require(MAY_USE_PUBLIC_HALVES, cka_id)
         return self._public(cka_id, kind).info
 
     def encrypt_oaep(
         self, permit: Permit, cka_id: bytes, spec: KeySpec, algorithm: EncryptionAlgorithm, plaintext: bytes
     ) -> bytes:
-        """RSAES-OAEP to a key pair's public half, in this process. The caller has checked that the plaintext fits."""
+        """Encrypt by RSAES-OAEP with a public half, in this process. The caller has checked that the plaintext fits."""
         permit.require(MAY_USE_PUBLIC_HALVES, cka_id)
         return oaep_encrypt(self._rsa(cka_id, spec), oaep.OAEPS[algorithm].algorithm, plaintext)
 
     def decrypt_oaep(
         self, permit: Permit, cka_id: bytes, spec: KeySpec, algorithm: EncryptionAlgorithm, block: bytes
     ) -> bytes:
-        """RSAES-OAEP by a private half; RejectedDataError, one for all, for what is wrong with the block."""
+        """Decrypt by RSAES-OAEP with a private half; the same RejectedDataError for every fault of the block."""
         permit.require(MAY_DECRYPT, cka_id)
         wanted, public = oaep.OAEPS[algorithm], self._rsa(cka_id, spec)
         refusal = self._oaep_refusals()[wanted]
@@ -154,7 +154,7 @@ class KeyPairs:
         return self._connection.use(cka_id, attempt, "decrypt")
 
     def agree(self, permit: Permit, cka_id: bytes, spec: KeySpec, peer: ec.EllipticCurvePublicKey) -> bytes:
-        """The raw secret that a private half shares with a public key of the same curve (``peer_key`` reads one)."""
+        """Return the raw secret shared with a public key of the same curve (``peer_key`` parses one)."""
         permit.require(MAY_AGREE, cka_id)
         facts = KEY_FACTS[spec]
         return self._connection.use(
@@ -162,7 +162,7 @@ class KeyPairs:
         )
 
     def encapsulate(self, permit: Permit, cka_id: bytes, kind: Kind) -> kem.Encapsulated:
-        """A shared secret, and its ciphertext for the private half: in this process where it knows the parameters."""
+        """Return a new shared secret and its ciphertext: made in this process if it supports the parameter set."""
         permit.require(MAY_ENCAPSULATE, cka_id)
         facts, public = KEY_FACTS[kind[0]], self._public(cka_id, kind)
         if isinstance(public.key, EncapsulationKey):
@@ -172,19 +172,19 @@ class KeyPairs:
         )
 
     def decapsulate(self, permit: Permit, cka_id: bytes, ciphertext: bytes) -> bytes:
-        """The shared secret of a ciphertext, always 32 bytes. The caller has checked the ciphertext's length."""
+        """Return the shared secret of a ciphertext, always 32 bytes. The caller has checked the ciphertext's length."""
         permit.require(MAY_DECAPSULATE, cka_id)
         return self._connection.use(
             cka_id, lambda session, handle: kem.decapsulate(session, handle, ciphertext), "decapsulate"
         )
 
     def generate_mac(self, permit: Permit, cka_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
-        """HMAC in full length."""
+        """Return the HMAC of the message in full length."""
         permit.require(MAY_MAKE_MACS, cka_id)
 
         def attempt(session: Session, handle: int) -> bytes:
             mechanism = MACS[algorithm]
-            made: bytes = BorrowedKey(session, handle, KeyType.GENERIC_SECRET).sign(message, mechanism=mechanism)
+            made: bytes = HandleKey(session, handle, KeyType.GENERIC_SECRET).sign(message, mechanism=mechanism)
             if len(made) != MAC_BYTES[mechanism]:
                 raise TokenError(WRONG_LENGTH)
             return made
@@ -234,7 +234,7 @@ class KeyPairs:
             )
 
     def peer_key(self, spec: KeySpec, info: bytes) -> ec.EllipticCurvePublicKey:
-        """A public key (DER SubjectPublicKeyInfo) on the curve of that spec; RejectedDataError for anything else."""
+        """Parse a DER SubjectPublicKeyInfo with a key on the spec's curve; RejectedDataError for anything else."""
         try:
             peer = load_der_public_key(info)  # refuses points that are not on their curve
         except (ValueError, UnsupportedAlgorithm) as exc:
@@ -274,7 +274,7 @@ class KeyPairs:
             raise UnsupportedOperationException(f"This token cannot do {algorithm}: it lacks CKM_{mechanism.name}.")
 
     def _oaep_refusals(self) -> dict[Oaep, str | None]:
-        """How the token's own OAEP refuses each hash, None for one that it decrypts with: tried at the first call."""
+        """Return how the token's OAEP refuses each hash, None if it decrypts with it; tried at the first call."""
         support = self._connection.profile.attributes
         listed = self._connection.has(Mechanism.RSA_PKCS_OAEP)
         probe = (lambda session: _probe_oaep(session, support)) if listed else _no_oaep
@@ -282,7 +282,7 @@ class KeyPairs:
         return refusals
 
     def _signs_prehashed(self) -> bool:
-        """Whether the token does Ed25519ph, and not Ed25519 in any case: tried at the first question."""
+        """Return whether the token does Ed25519ph, rather than always Ed25519; tried at the first call."""
         found: bool = self._tried("_prehash", signs_prehashed)
         return found
 

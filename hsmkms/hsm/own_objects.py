@@ -1,4 +1,4 @@
-"""What the installation keeps on a token for itself: its MAC keys, and notes in data objects."""
+"""The installation's own objects on a token: its MAC keys, and notes in data objects."""
 
 from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Session
@@ -6,7 +6,7 @@ from pkcs11.types import Session
 from hsmkms.hsm.allowed_acts import MAY_AUTHENTICATE, MAY_INITIALISE, MAY_SEAL
 from hsmkms.hsm.objects.attributes import INSTALLATION_MAC_KEY
 from hsmkms.hsm.objects.data_objects import is_note_at, keep_note, read_notes, remove_notes
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.session.connection import Connection
 from hsmkms.model.permit import Permit
 
@@ -21,23 +21,23 @@ class OwnObjects:
         connection.caches.append(self._note_handles)
 
     def generate_mac_key(self, permit: Permit, cka_id: bytes, label: str) -> None:
-        """Make an installation key (HMAC-SHA-256) on the token, verified by reading its attributes back."""
+        """Generate an installation key (HMAC-SHA-256) on the token, verified by reading its attributes back."""
         permit.require(MAY_INITIALISE, cka_id)
         self._connection.keep_secret(INSTALLATION_MAC_KEY, cka_id, label)
 
     def mac(self, permit: Permit, cka_id: bytes, message: bytes) -> bytes:
-        """HMAC-SHA-256 of ``message`` by an installation key: 32 bytes."""
+        """Return the HMAC-SHA-256 of ``message`` under an installation key: 32 bytes."""
         permit.require(MAY_AUTHENTICATE, cka_id)
 
         def attempt(session: Session, handle: int) -> bytes:
-            key = BorrowedKey(session, handle, KeyType.GENERIC_SECRET)
+            key = HandleKey(session, handle, KeyType.GENERIC_SECRET)
             done: bytes = key.sign(message, mechanism=Mechanism.SHA256_HMAC)
             return done
 
         return self._connection.use(cka_id, attempt, "mac")
 
     def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
-        """The installation's data objects on the token whose label begins with ``prefix``, by label."""
+        """Return the installation's data objects whose label begins with ``prefix``, keyed by label."""
         permit.require(MAY_SEAL)
 
         def attempt(session: Session) -> dict[str, bytes]:
@@ -61,18 +61,18 @@ class OwnObjects:
         return self._connection.repeatable(attempt)
 
     def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
-        """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""
+        """Store ``value`` in place of all notes with that prefix; UnsupportedOperationException if the token cannot."""
         permit.require(MAY_SEAL)
 
         def attempt(session: Session) -> None:
             keep_note(session, prefix, label, value)
             self._connection.require_identity(session)
 
-        with self._connection.turn():
+        with self._connection.write_lock():
             self._connection.repeatable(attempt)
 
     def remove_notes(self, permit: Permit, prefix: str) -> None:
         """Destroy all of the installation's data objects with that prefix."""
         permit.require(MAY_SEAL)
-        with self._connection.turn():
+        with self._connection.write_lock():
             self._connection.repeatable(lambda session: remove_notes(session, prefix))

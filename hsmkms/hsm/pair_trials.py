@@ -1,4 +1,4 @@
-"""How the token generates key pairs of each spec: found out by a trial when a spec is first asked for, and kept."""
+"""Cache how the token generates key pairs of each spec, found out by a trial when a spec is first needed."""
 
 import threading
 from typing import Final

@@ -1,4 +1,4 @@
-"""What a device is to those who use it: narrow interfaces, one for each kind of work that is done on a token.
+"""Interfaces of a device to the service: narrow ones, one for each kind of work that is done on a token.
 
 The classes that do the work (ciphers.py, keypairs.py, imported.py, key_objects.py, own_objects.py and
 session/connection.py) say more about each procedure: shapes, errors, and what is repeated after a lost session.
@@ -31,7 +31,7 @@ __all__ = ["Device", "Encrypting", "Keys", "Login", "MechanismInfo", "Own", "Sig
 
 
 def uncounted() -> None:
-    """For keys whose encryptions nobody counts."""
+    """Count nothing: for keys whose encryptions have no limit."""
 
 
 class Encrypting(Protocol):
@@ -43,20 +43,20 @@ class Encrypting(Protocol):
     def encrypt(
         self, permit: Permit, cka_id: bytes, plaintext: bytes, aad: bytes, count: Callable[[], None] = uncounted
     ) -> tuple[bytes, bytes]:
-        """Encrypt under a backing key in its format: returns (IV, ciphertext || tag)."""
+        """Encrypt under a backing key in its format; return (IV, ciphertext || tag)."""
 
     def decrypt(self, permit: Permit, cka_id: bytes, iv: bytes, body: bytes, aad: bytes) -> bytes:
-        """Open ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
+        """Decrypt ciphertext || tag; RejectedDataError for everything that was not made by this key with this AAD."""
 
     def random(self, permit: Permit, count: int) -> bytes:
-        """``count`` random bytes of the token's generator."""
+        """Return ``count`` random bytes of the token's generator."""
 
 
 class Signing(Protocol):
-    """What is done with key pairs and HMAC keys."""
+    """Operations with key pairs and HMAC keys."""
 
     def sign(self, permit: Permit, cka_id: bytes, algorithm: SigningAlgorithm, data: bytes) -> bytes:
-        """Sign a digest, or a message where the algorithm hashes by itself; the signature in the API's encoding."""
+        """Sign a digest, or a message if the algorithm hashes it itself; return the signature in the API's encoding."""
 
     def verify(
         self,
@@ -69,32 +69,32 @@ class Signing(Protocol):
         *,
         external_mu: bool = False,
     ) -> bool:
-        """Whether the signature is that of the data: in this process if it knows the algorithm, else on the token."""
+        """Return whether the signature is right; checked here if this process has the algorithm, else on the token."""
 
     def public_key(self, permit: Permit, cka_id: bytes, kind: Kind) -> bytes:
-        """The public half of a key pair as DER SubjectPublicKeyInfo, proven to be that of the private half."""
+        """Return a key pair's public half as DER SubjectPublicKeyInfo, proven to belong to the private half."""
 
     def encrypt_oaep(
         self, permit: Permit, cka_id: bytes, spec: KeySpec, algorithm: EncryptionAlgorithm, plaintext: bytes
     ) -> bytes:
-        """RSAES-OAEP to a key pair's public half, in this process. The caller has checked that the plaintext fits."""
+        """Encrypt by RSAES-OAEP with a public half, in this process. The caller has checked that the plaintext fits."""
 
     def decrypt_oaep(
         self, permit: Permit, cka_id: bytes, spec: KeySpec, algorithm: EncryptionAlgorithm, block: bytes
     ) -> bytes:
-        """RSAES-OAEP by a private half; RejectedDataError, one for all, for what is wrong with the block."""
+        """Decrypt by RSAES-OAEP with a private half; the same RejectedDataError for every fault of the block."""
 
     def agree(self, permit: Permit, cka_id: bytes, spec: KeySpec, peer: ec.EllipticCurvePublicKey) -> bytes:
-        """The raw secret that a private half shares with a public key of the same curve (``peer_key`` reads one)."""
+        """Return the raw secret shared with a public key of the same curve (``peer_key`` parses one)."""
 
     def encapsulate(self, permit: Permit, cka_id: bytes, kind: Kind) -> Encapsulated:
-        """A shared secret, and its ciphertext for the private half: in this process where it knows the parameters."""
+        """Return a new shared secret and its ciphertext: made in this process if it supports the parameter set."""
 
     def decapsulate(self, permit: Permit, cka_id: bytes, ciphertext: bytes) -> bytes:
-        """The shared secret of a ciphertext, always 32 bytes. The caller has checked the ciphertext's length."""
+        """Return the shared secret of a ciphertext, always 32 bytes. The caller has checked the ciphertext's length."""
 
     def generate_mac(self, permit: Permit, cka_id: bytes, algorithm: MacAlgorithm, message: bytes) -> bytes:
-        """HMAC in full length."""
+        """Return the HMAC of the message in full length."""
 
     def data_key_pair(self, permit: Permit, spec: KeySpec) -> DataKeyPair:
         """Make a key pair for the caller, whose private key comes into this process. Nothing stays on the token."""
@@ -106,17 +106,17 @@ class Signing(Protocol):
         """Raise UnsupportedOperationException, naming what can be had instead, if the token cannot do the algorithm."""
 
     def peer_key(self, spec: KeySpec, info: bytes) -> ec.EllipticCurvePublicKey:
-        """A public key (DER SubjectPublicKeyInfo) on the curve of that spec; RejectedDataError for anything else."""
+        """Parse a DER SubjectPublicKeyInfo with a key on the spec's curve; RejectedDataError for anything else."""
 
 
 class Unwrapping(Protocol):
-    """Importing key material."""
+    """Import of key material."""
 
     def wrapping_algorithms(self) -> tuple[WrappingAlgorithm, ...]:
-        """What key material can be imported with: what the token does by itself first, of that the strongest first."""
+        """Return the usable wrapping algorithms: those that run on the token first, each group strongest first."""
 
     def quirks(self) -> tuple[str, ...]:
-        """Sentences for people about what is done otherwise with imported material on this token."""
+        """Return sentences for people about what is done otherwise with imported material on this token."""
 
     def check_import(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""
@@ -125,7 +125,7 @@ class Unwrapping(Protocol):
         """True if no byte of the material passes through this process."""
 
     def generate_wrapping_key(self, permit: Permit, cka_id: bytes, label: str, bits: int) -> bytes:
-        """Make an RSA key pair for one import; its public half as DER SubjectPublicKeyInfo. Never repeated."""
+        """Generate an RSA key pair for one import; return its public half (SubjectPublicKeyInfo). Never repeated."""
 
     def destroy_wrapping_key(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy the private half of a wrapping key; False if it was not there."""
@@ -133,7 +133,7 @@ class Unwrapping(Protocol):
     def fingerprints(
         self, permit: Permit, wrapped: WrappedMaterial, key_id: str, kind: Kind = SYMMETRIC
     ) -> dict[str, bytes]:
-        """What tells the material of ``key_id`` from any other, by the name of the way, the preferred one first."""
+        """Return fingerprints of the material for ``key_id``, keyed by their method, the preferred one first."""
 
     def unwrap_backing_key(
         self, permit: Permit, wrapped: WrappedMaterial, cka_id: bytes, label: str, kind: Kind = SYMMETRIC
@@ -142,10 +142,10 @@ class Unwrapping(Protocol):
 
 
 class Keys(Protocol):
-    """The key objects: making, looking at and destroying them."""
+    """Key objects: generate, inspect and destroy them."""
 
     def generate_backing_key(self, permit: Permit, cka_id: bytes, label: str, kind: Kind = SYMMETRIC) -> None:
-        """Make a backing key on the token, verified by reading its attributes back. Never repeated."""
+        """Generate a backing key on the token, verified by reading its attributes back. Never repeated."""
 
     def destroy(self, permit: Permit, cka_id: bytes) -> bool:
         """Destroy a key on the token, with both halves; False if it was not there. danger: nothing brings it back."""
@@ -163,15 +163,15 @@ class Keys(Protocol):
         """True if only parts of a key with this CKA_ID are on the token: one of two secret keys, or a public half."""
 
     def is_labelled(self, cka_id: bytes, label: str) -> bool:
-        """True if the secret key is the one of that label; ObjectLostError if it is not on the token."""
+        """Return True if the secret key has that label; ObjectLostError if it is not on the token."""
 
     def inventory(self, witness: bytes) -> list[TokenObject]:
-        """All key objects on the token, foreign ones too."""
+        """List all key objects on the token, foreign ones too."""
 
     def attest(
         self, cka_id: bytes, kind: Kind = SYMMETRIC, *, imported: bool = False
     ) -> tuple[dict[str, Any], list[str]]:
-        """A backing key's attributes as the token reports them now, and how they differ from what was ordered.
+        """Return a backing key's attributes as the token reports them now, and their differences from the template.
 
         The differences include those of the HMAC key of a backing key for AES-CBC.
         """
@@ -179,87 +179,87 @@ class Keys(Protocol):
     def tolerated(
         self, attributes: Mapping[str, Any], kind: Kind = SYMMETRIC, *, imported: bool = False, public: bool = False
     ) -> list[str]:
-        """What of the attributes that ``attest`` read is not as ordered, and is a known quirk of the token."""
+        """Describe the attributes read by ``attest`` that are not as ordered, but are a known quirk of the token."""
 
     def tolerated_of_mac_key(self, attributes: Mapping[str, Any]) -> list[str]:
-        """The same of the attributes that ``attest_mac_key`` read."""
+        """Describe the same of the attributes read by ``attest_mac_key``."""
 
     def identify(self, cka_id: bytes) -> Kind | None:
-        """Spec and usage of a generated key, as the object tells about itself; None if it is like none of them."""
+        """Return spec and usage of a generated key, from its attributes; None if they fit no kind, or several."""
 
     def attest_mac_key(self, cka_id: bytes) -> dict[str, Any]:
-        """The HMAC key of a backing key for AES-CBC as the token reports it now; empty for other backing keys."""
+        """Return the attributes of the HMAC key of a backing key for AES-CBC; empty for other backing keys."""
 
     def attest_public(self, cka_id: bytes, kind: Kind) -> tuple[dict[str, Any], list[str]]:
-        """A pair's public half as the token reports it now, and what is wrong with it; nothing for a secret key."""
+        """Return a public half's attributes as the token reports them now, and its faults; empty for a secret key."""
 
     def check_kind(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException, naming what can be had, if the token cannot make and use such keys."""
 
 
 class Own(Protocol):
-    """What the installation keeps on the token for itself."""
+    """The installation's own objects on the token."""
 
     def generate_mac_key(self, permit: Permit, cka_id: bytes, label: str) -> None:
-        """Make an installation key (HMAC-SHA-256) on the token, verified by reading its attributes back."""
+        """Generate an installation key (HMAC-SHA-256) on the token, verified by reading its attributes back."""
 
     def mac(self, permit: Permit, cka_id: bytes, message: bytes) -> bytes:
-        """HMAC-SHA-256 of ``message`` by an installation key: 32 bytes."""
+        """Return the HMAC-SHA-256 of ``message`` under an installation key: 32 bytes."""
 
     def notes(self, permit: Permit, prefix: str) -> dict[str, bytes]:
-        """The installation's data objects on the token whose label begins with ``prefix``, by label."""
+        """Return the installation's data objects whose label begins with ``prefix``, keyed by label."""
 
     def holds_note(self, permit: Permit, label: str, value: bytes) -> bool:
         """True if a note that was read before is on the token now, with that value. One call; False proves nothing."""
 
     def replace_note(self, permit: Permit, prefix: str, label: str, value: bytes) -> None:
-        """Keep ``value`` on the token in place of all with that prefix; UnsupportedOperationException if it cannot."""
+        """Store ``value`` in place of all notes with that prefix; UnsupportedOperationException if the token cannot."""
 
     def remove_notes(self, permit: Permit, prefix: str) -> None:
         """Destroy all of the installation's data objects with that prefix."""
 
 
 class Login(Protocol):
-    """The connection to the token as a whole: its login, its sessions, what it tells of itself."""
+    """The connection to the token as a whole: its login, its sessions, and what it reports of itself."""
 
     calls: Tally
     free: Callable[[], bool]
-    """True if a call that begins now need not wait for a session."""
+    """Returns True if a call that begins now would not wait for a session."""
 
     def require(self, identity: Identity, logged_in: Listener) -> None:
-        """Use the token only as long as it proves that identity: now, and after each login from now on."""
+        """Require that the token proves this identity now and after each later login."""
 
     def release_identity(self, identity: Identity, logged_in: Listener) -> None:
-        """Ask no more for an identity that was required: its opener closes the token."""
+        """Stop requiring an identity, whose opener closes the token."""
 
     def announce(self) -> None:
-        """Have the listeners called as after a login: soon, and before a key is made on the token."""
+        """Have the listeners called as after a login: soon, and before a key is created on the token."""
 
     @property
     def members(self) -> frozenset[str]:
-        """The serials of the group that the token is of, as the settings name them; without a group its own."""
+        """Serials of the token's HA group, as the settings name them; without a group only its own."""
 
     @property
     def member(self) -> str | None:
         """Serial of the member of the HA group that is in use; None without a group."""
 
     def member_states(self) -> list[MemberState]:
-        """State of each member of the HA group; none without a group."""
+        """Return the state of each member of the HA group; none without a group."""
 
     def limits(self) -> TokenLimits | None:
-        """Session counts and memory as the token tells them now."""
+        """Return session counts and memory as the token reports them now."""
 
     def sessions(self) -> PoolUse:
-        """How the sessions of the pool are used now."""
+        """Return a snapshot of the session pool."""
 
     def ready(self) -> None:
-        """Make sure that the token answers and that the login holds, before something is begun that needs both."""
+        """Check that the token answers and the login is valid, restoring it if needed, before work that needs both."""
 
     def change_pin(self, permit: Permit, old: str, new: str) -> None:
         """Change the user's PIN; logins go on. PinError if the token refuses either. Never repeated."""
 
     def pin_was_changed(self) -> bool:
-        """True if the PIN was changed after the module was loaded: it may go by the one before."""
+        """True if the PIN was changed after the module was loaded, which may still compare with the old one."""
 
     def checks(self, *, needed_only: bool = False) -> CheckReport:
         """Try everything that hsmkms needs of a token, in a process with a login of its own; nothing is left on it.
@@ -268,13 +268,13 @@ class Login(Protocol):
         """
 
     def mechanisms(self) -> list[MechanismInfo]:
-        """The token's mechanisms with their key sizes and uses, as it tells them."""
+        """Return the token's mechanisms with the key sizes and uses that it reports."""
 
     def make_nothing(self, fault: TokenUnavailableError | None) -> None:
-        """Make no key on the token from here on, since it may go again; None: make them again."""
+        """Refuse to create keys on the token with this error, since it may disappear again; None: allow it again."""
 
     def ready_to_make(self) -> None:
-        """Make sure that the token answers and that keys may be made on it, before the intent to make one is kept."""
+        """Check that the token answers and that keys may be created on it, before the intent row is written."""
 
 
 class Device(Protocol):
@@ -282,7 +282,7 @@ class Device(Protocol):
 
     @property
     def profile(self) -> TokenProfile:
-        """What the token can do, and how it is called."""
+        """What the token can do, and its label and serial."""
 
     @property
     def connection(self) -> Login:
@@ -306,7 +306,7 @@ class Device(Protocol):
 
     @property
     def own(self) -> Own:
-        """What the installation keeps for itself."""
+        """The installation's own objects."""
 
     def close(self) -> None:
-        """Give the device back."""
+        """Release the device."""

@@ -1,22 +1,22 @@
-"""A token that could not be reached: a device of which nothing can be asked."""
+"""Stand-in for the device of a token that could not be reached: whatever is used of it raises the fault."""
 
 from typing import Never
 
 from hsmkms.errors import HsmKmsError
 
 
-class AwayDevice:
-    """Stands in the place of a device; each of its parts is the fault that kept the token away."""
+class UnavailableDevice:
+    """A device each of whose parts raises the fault that kept the token away."""
 
     def __init__(self, fault: HsmKmsError) -> None:
         self._fault = fault
 
     @property
     def connection(self) -> Never:
-        """Raise the fault, without the traceback of the times before: it would grow, and keep their frames alive."""
+        """Raise the fault, without the traceback of earlier raises: it would grow, and keep their frames alive."""
         raise self._fault.with_traceback(None)
 
     profile = ciphers = pairs = imports = keys = own = connection
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: no session is open."""

@@ -38,7 +38,7 @@ _NAMES: Final = {
 
 
 def _name(member: str) -> str:
-    """CloudTrail's name for a member: lower camel case, except abbreviations."""
+    """Return CloudTrail's name for a member: lower camel case, except abbreviations."""
     first, *others = member.split("_")
     return _NAMES.get(member) or first + "".join(map(str.capitalize, others))
 

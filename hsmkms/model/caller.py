@@ -30,5 +30,5 @@ class Caller(Struct, frozen=True, kw_only=True):
 
 
 def local_root(account: str, region: str) -> Caller:
-    """The account's root on this machine: the PIN gives full control of the token."""
+    """Return the account's root on this machine: the PIN gives full control of the token."""
     return Caller(principal=root_arn(account), region=region)

@@ -58,7 +58,7 @@ _ALIAS: Final = RefKind.ALIAS
 
 
 def new_key_id(*, multi_region: bool) -> str:
-    """A new random key id."""
+    """Return a new random key id."""
     fresh = uuid.uuid4()
     return f"{MULTI_REGION_PREFIX}{fresh.hex}" if multi_region else str(fresh)
 
@@ -79,22 +79,22 @@ def is_alias_name(text: str) -> bool:
 
 
 def key_arn(account: str, region: str, key_id: str) -> str:
-    """The ARN of a key."""
+    """Return the ARN of a key."""
     return f"arn:{PARTITION}:kms:{region}:{account}:key/{key_id}"
 
 
 def alias_arn(account: str, region: str, alias_name: str) -> str:
-    """The ARN of an alias; ``alias_name`` has its prefix."""
+    """Return the ARN of an alias; ``alias_name`` has its prefix."""
     return f"arn:{PARTITION}:kms:{region}:{account}:{alias_name}"
 
 
 def new_user_id() -> str:
-    """A new random id for a user, in IAM's format."""
+    """Return a new random id for a user, in IAM's format."""
     return _user_id(secrets.token_bytes(_USER_ID_BYTES))
 
 
 def derived_user_id(name: str, created_at: datetime) -> str:
-    """The unique id of a user created before ids were stored."""
+    """Return the unique id of a user created before ids were stored."""
     return _user_id(hashlib.sha256(f"{created_at.isoformat()} {name}".encode()).digest())
 
 
@@ -108,22 +108,22 @@ def _user_id(data: bytes) -> str:
 
 
 def user_arn(account: str, name: str, path: str = ROOT_PATH) -> str:
-    """ARN of a user of the account. ``path``: begins and ends with a slash; it is not part of the name."""
+    """Return the ARN of a user of the account. ``path``: begins and ends with a slash; it is not part of the name."""
     return f"arn:{PARTITION}:iam::{account}:user{path}{name}"
 
 
 def group_arn(account: str, name: str) -> str:
-    """ARN of a group of users."""
+    """Return the ARN of a group of users."""
     return f"arn:{PARTITION}:iam::{account}:group/{name}"
 
 
 def root_arn(account: str) -> str:
-    """The principal that stands for the account."""
+    """Return the ARN of the account's root, the principal that stands for the account."""
     return f"arn:{PARTITION}:iam::{account}:root"
 
 
 def unknown(ref: KeyRef, account: str) -> NotFoundException:
-    """The error for a well-formed name of a missing key or alias; AWS shows the ARN even for a bare id."""
+    """Return the error for a well-formed name of a missing key or alias; AWS shows the ARN even for a bare id."""
     if ref.kind is _KEY:
         return NotFoundException(f"Key '{key_arn(account, ref.region, ref.name)}' does not exist")
     return NotFoundException(f"Alias {alias_arn(account, ref.region, ref.name)} is not found.")

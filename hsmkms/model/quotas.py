@@ -32,5 +32,5 @@ QUOTA_NAMES: Final = frozenset(Operation) | QUOTA_CLASSES.keys()
 
 
 def quota_members(name: str) -> frozenset[Operation]:
-    """The operations of a class, or the one operation of that name."""
+    """Return the operations of a class, or the one operation of that name."""
     return QUOTA_CLASSES.get(name) or frozenset({Operation(name)})

@@ -120,7 +120,7 @@ class Shape(Struct, frozen=True, kw_only=True, rename="pascal", omit_defaults=Tr
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """The same for rich, which shows local variables in its tracebacks."""
+        """Yield the same for rich, which shows local variables in its tracebacks."""
         return [(name, _shown(getattr(self, name))) for name in self.__struct_fields__]
 
 

@@ -29,7 +29,7 @@ _ENTRIES: Final = 50
 
 @cache
 def largest_request(operation: Operation) -> int:
-    """The most bytes that a request of an operation can have."""
+    """Return the most bytes that a request of an operation can have."""
     return SMALL_REQUEST_BYTES + int(_of_struct(OPERATIONS[operation].request))
 
 
@@ -39,7 +39,7 @@ def _of_struct(kind: type[Struct]) -> float:
 
 
 def _of(hint: Any) -> float:  # noqa: ANN401 - a type
-    """The bytes of a value of a type; 0 for a map, whose pairs have no bound."""
+    """Return the most bytes of a value of a type; 0 for a map, whose pairs have no bound."""
     if get_origin(hint) in (Union, UnionType):
         return max(_of(each) for each in get_args(hint))
     kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)

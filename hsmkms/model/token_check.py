@@ -1,4 +1,4 @@
-"""Results of ``token-check``: one check, all checks of a token, and what the token says of itself."""
+"""Results of ``token-check``: one check, all checks of a token, and the facts that the token reports."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -42,7 +42,7 @@ class Check(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CheckReport(Struct, frozen=True, kw_only=True):
-    """All checks of a token, over which it iterates, and ``facts``: what module and token say of themselves."""
+    """All checks of a token, over which it iterates, and ``facts``: names and versions that module and token report."""
 
     checks: list[Check]
     facts: dict[str, Any] = {}
@@ -54,3 +54,10 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     def passed(self) -> bool:
         """True if every check was made and none failed."""
         return all(each.passed for each in self.checks)
+
+    @property
+    def result(self) -> str:
+        """Whether hsmkms can use the token, in words."""
+        if self.passed:
+            return "usable"
+        return "not usable" if any(each.failed for each in self.checks) else "not known: not all checks were made"

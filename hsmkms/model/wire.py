@@ -43,13 +43,13 @@ def decode_request(operation: Operation, body: bytes) -> Struct:
 
 
 def to_wire(response: Struct) -> dict[str, Any]:
-    """A response as plain JSON values, with the API's member names."""
+    """Convert a response to plain JSON values, with the API's member names."""
     plain: dict[str, Any] = msgspec.to_builtins(response, builtin_types=(datetime,))
     return _without_datetimes(plain)  # type: ignore[no-any-return]  # a dictionary stays one
 
 
 def encode_response(response: Struct) -> bytes:
-    """A response as a body. msgspec encodes responses without timestamps directly."""
+    """Encode a response as a body. msgspec encodes responses without timestamps directly."""
     return _encode(to_wire(response) if _has_timestamps(type(response)) else response)
 
 
@@ -88,7 +88,7 @@ def _decode_slowly(operation: Operation, body: bytes) -> Struct:
 
 
 def _plain(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - any JSON value
-    """The value with datetimes for timestamps, and without members that are null.
+    """Return the value with datetimes for timestamps, and without members that are null.
 
     A null in a list or a map stays, and is invalid there.
     """
@@ -105,7 +105,7 @@ def _plain(value: Any, kind: inspect.Type) -> Any:  # noqa: ANN401 - any JSON va
 
 
 def _instant(seconds: object) -> datetime:
-    """Seconds since 1970, with or without a fraction."""
+    """Convert seconds since 1970, with or without a fraction."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise msgspec.ValidationError("Expected a timestamp in seconds since 1970")
     try:
@@ -125,6 +125,6 @@ def _without_datetimes(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _epoch_seconds(moment: datetime) -> int | float:
-    """Seconds to the nearest millisecond. A datetime without a zone raises TypeError."""
+    """Return seconds since 1970, to the nearest millisecond. A datetime without a zone raises TypeError."""
     milliseconds = round((moment - _EPOCH) / timedelta(milliseconds=1))
     return milliseconds / 1000 if milliseconds % 1000 else milliseconds // 1000

@@ -18,7 +18,7 @@ CBC_BLOCKS: Final = 4096 // 16 + 1
 
 LARGEST_LEASE: Final = 65_536
 ROTATE_AT: Final = LIMIT // 2
-"""Generated material is rotated from here on, so that it never comes near the limit."""
+"""Generated material is rotated from this number on, so that it never comes near the limit."""
 
 
 def next_lease(previous: int) -> int:

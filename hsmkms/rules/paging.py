@@ -50,12 +50,12 @@ def page_size(operation: Operation, limit: int | None) -> int:
 
 
 def after(operation: Operation, marker: str | None) -> str | None:
-    """The last key of the page before, or None for the first page. Raises as ``decode_marker`` does."""
+    """Return the last key of the previous page, or None for the first page. Raises as ``decode_marker`` does."""
     return None if marker is None else decode_marker(operation, marker)
 
 
 def after_number(operation: Operation, marker: str | None) -> int | None:
-    """The same for lists whose keys are numbers."""
+    """Return the same for lists whose keys are numbers."""
     last_key = after(operation, marker)
     if last_key is None:
         return None

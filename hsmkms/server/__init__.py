@@ -1,1 +1,1 @@
-"""The server: its processes, the protocols that it speaks, and what it tells monitors."""
+"""The server: its processes, the protocols that it speaks, and its pages for monitoring."""

@@ -75,7 +75,7 @@ class Application:
         self._busy_since: dict[int, float] = {}
         """Since when each busy thread has been working on its request, by the monotonic clock."""
         self._last_progress = self._last_success = self._last_failure = 0.0
-        self.audit_gate = AuditGate(state.kms.operator.audit.book, loop)
+        self.audit_gate = AuditGate(state.kms.operator.audit.log, loop)
         *self._others, self._default = state.endpoints
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:

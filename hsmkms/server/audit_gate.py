@@ -16,7 +16,7 @@ from hsmkms.errors import KMSInternalException
 from hsmkms.server.latency_gate import LatencyGate
 from hsmkms.server.messages import Respond, Response
 from hsmkms.server.protocol import Failure
-from hsmkms.service.runtime.audit_log import AuditBook
+from hsmkms.service.runtime.audit_log import AuditLog
 
 log = logging.getLogger("hsmkms.http")
 
@@ -38,7 +38,7 @@ class _Delayed(Struct):
 class AuditGate:
     """Delays responses until their audit records are fsynced. One per event loop."""
 
-    def __init__(self, audit: AuditBook, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, audit: AuditLog, loop: asyncio.AbstractEventLoop) -> None:
         self._audit = audit
         self._loop = loop
         self.latency = LatencyGate(decides=DECIDES, quick_seconds=QUICK_BATCH_SECONDS)

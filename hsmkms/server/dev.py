@@ -1,4 +1,4 @@
-"""``serve --dev``: a whole installation for tests, which is gone when the server ends.
+"""Run ``serve --dev``: a whole installation for tests, which is removed when the server ends.
 
 Fresh token, today's AWS rules, every region, no quotas, and credentials of the account's root. Never for real data: the
 PIN lies in a file beside the token, and imported key material passes through this program.
@@ -48,6 +48,15 @@ REGIONS: Final = (
     *("ap-southeast-1", "ap-southeast-2", "ap-southeast-3", "ap-southeast-4", "ap-southeast-5", "ap-southeast-7"),
     *("cn-north-1", "cn-northwest-1"),
 )
+SHADOWING: Final = (
+    ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_CREDENTIAL_EXPIRATION"),
+    ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"),
+)
+"""Variables that make SDKs ignore, or refuse, the credentials or the endpoint, in lines for a shell.
+
+AWS_ENDPOINT_URL is not one: AWS_ENDPOINT_URL_KMS comes before it.
+"""
+
 _PREFIX: Final = "hsmkms-dev-"
 _TAKEN_WITHIN_SECONDS: Final = 60.0
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the place of a fresh folder with a random name
@@ -74,7 +83,7 @@ def serve(wanted: ServeSettings, account: str | None, *, until_stdin_ends: bool)
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder that is gone afterwards; if this process is killed, the next development server removes it."""
+    """Create a folder for the block; if this process is killed, the next development server removes it."""
     place = _place()
     _remove_abandoned(place)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as name:
@@ -88,7 +97,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _place() -> Path:
-    """Where the folder is made: in memory, where nothing waits for a disk, unless TMPDIR says otherwise."""
+    """Return the parent folder: in memory, where nothing waits for a disk, unless TMPDIR names another one."""
     usual = Path(tempfile.gettempdir())
     if "TMPDIR" in os.environ or not os.access(_MEMORY, os.W_OK | os.X_OK):
         return usual
@@ -96,7 +105,7 @@ def _place() -> Path:
 
 
 def _remove_abandoned(place: Path) -> None:
-    """Remove the folders of servers that are gone: those that nobody holds a lock on, after a moment to take it."""
+    """Remove the folders of servers that have ended: those without a lock, unless they were created just now."""
     for each in place.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             held = os.open(each, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
@@ -182,6 +191,7 @@ def _tell(access_key_id: str, secret: str, serve: ServeSettings, port: int, serv
         "AWS_DEFAULT_REGION": DEFAULT_REGION,
         "AWS_ENDPOINT_URL_KMS": server.url_of(serve, port),
     }
+    unsets = "".join(f"unset {' '.join(names)}\n" for names in SHADOWING)
     exports = "".join(f"export {name}={value}\n" for name, value in lines.items())
-    sys.stdout.write(f"unset AWS_SESSION_TOKEN AWS_PROFILE\n{exports}")
+    sys.stdout.write(unsets + exports)
     sys.stdout.flush()

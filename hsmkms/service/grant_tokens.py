@@ -1,4 +1,4 @@
-"""Making and checking grant tokens."""
+"""Create and check grant tokens."""
 
 import secrets
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _NONCE_BYTES: Final = 8
 
 
 def make(core: Core, grant: GrantRecord) -> str:
-    """A new token of a grant."""
+    """Return a new token of a grant."""
     signed = grant_token.signed_part(
         Claims(grant.grant_id, grant.key_id, grant.region, secrets.token_bytes(_NONCE_BYTES))
     )
@@ -31,16 +31,16 @@ def make(core: Core, grant: GrantRecord) -> str:
 
 
 def check(core: Core, caller: Caller, tokens: Sequence[str]) -> bool:
-    """Raise InvalidGrantTokenException unless each was made here, for the caller's region.
+    """Raise InvalidGrantTokenException unless each was made by this installation, for the caller's region.
 
-    True if the grant of one of them has ended: only a caller who may do what they ask for is to learn that.
+    Return True if the grant of one of them has ended, which only a caller with the permission is to learn.
     """
     found = [find(core, caller, read(core, caller, token)) for token in tokens]
     return None in found
 
 
 def read(core: Core, caller: Caller, token: str) -> Claims:
-    """What a token says, or InvalidGrantTokenException if it was not made here, or for another region."""
+    """Return a token's claims; InvalidGrantTokenException unless this installation made it, for the caller's region."""
     claims = _claims(core, token)
     if claims.region != caller.region:
         raise InvalidGrantTokenException(grant_token.INVALID)
@@ -48,7 +48,7 @@ def read(core: Core, caller: Caller, token: str) -> Claims:
 
 
 def find(core: Core, caller: Caller, claims: Claims) -> GrantRecord | None:
-    """The grant of a token, or None if it has ended."""
+    """Return the grant of a token, or None if it has ended."""
     key = core.cache.key(caller.region, claims.key_id)
     if key is None:
         return None

@@ -34,7 +34,7 @@ class Source(Protocol):
     """A readable byte stream."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to so many bytes; fewer only at the end."""
+        """Return up to that many bytes; fewer only at the end."""
 
 
 class SealedWriter:
@@ -80,7 +80,7 @@ class SealedReader:
         self._ended = False
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes; fewer only at the end."""
+        """Return up to that many bytes; fewer only at the end."""
         parts = []
         while size and (self._buffered or not self._ended):
             if not self._buffered:

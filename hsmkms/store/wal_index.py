@@ -12,6 +12,7 @@ Source: https://sqlite.org/walformat.html, section 2; https://sqlite.org/howtoco
 """
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ VERSION: Final = 3007000
 """Of the index's format, the header's first number; the same since WAL was introduced."""
 
 _MAPPINGS: Final = Path("/proc/self/maps")
-_SHARED: Final = "rw-s"
+_SHARED: Final = b"rw-s"
 
 
 def find_header(database: Path) -> "ctypes.Array[ctypes.c_char] | None":
@@ -33,13 +34,13 @@ def find_header(database: Path) -> "ctypes.Array[ctypes.c_char] | None":
     """
     index = database.with_name(f"{database.name}-shm")
     try:
-        lines = _MAPPINGS.read_text().splitlines()
+        lines = _MAPPINGS.read_bytes().splitlines()
     except OSError:
         return None
     for line in lines:
         addresses, access, offset, _, _, *path = line.split(maxsplit=5)
-        if access == _SHARED and not int(offset, 16) and path and _is_same(Path(path[0]), index):
-            header = (ctypes.c_char * HEADER_BYTES).from_address(int(addresses.partition("-")[0], 16))
+        if access == _SHARED and not int(offset, 16) and path and _is_same(Path(os.fsdecode(path[0])), index):
+            header = (ctypes.c_char * HEADER_BYTES).from_address(int(addresses.partition(b"-")[0], 16))
             return header if int.from_bytes(header.raw[:4], sys.byteorder) == VERSION else None
     return None
 

@@ -21,7 +21,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
 )
 from hsmkms.hsm.ports import Device
-from hsmkms.hsm.unavailable import AwayDevice
+from hsmkms.hsm.unavailable import UnavailableDevice
 from hsmkms.model.audit import Durability
 from hsmkms.model.ids import KeyRef, unknown
 from hsmkms.process import exclusive, uptime
@@ -39,15 +39,15 @@ from hsmkms.service.backup.recipients import Header
 from hsmkms.service.backup.restore import Configured, Order, Restored
 from hsmkms.service.backup.unsealing import Unsealed
 from hsmkms.service.runtime import binding, open_processes, row_seals
-from hsmkms.service.runtime.audit_log import AuditBook
-from hsmkms.service.runtime.authoriser import Access
+from hsmkms.service.runtime.audit_log import AuditLog
+from hsmkms.service.runtime.authoriser import PolicyAuthoriser
 from hsmkms.service.runtime.clock import DriftWatch
 from hsmkms.service.runtime.core import Core
-from hsmkms.service.runtime.encryption_counter import LeaseBook
-from hsmkms.service.runtime.last_use import UsageBook
+from hsmkms.service.runtime.encryption_counter import EncryptionCounter
+from hsmkms.service.runtime.last_use import LastUses
 from hsmkms.service.runtime.ports import Checkpoint, Clock, Installation, never_drifted, no_checkpoint
 from hsmkms.service.runtime.record_cache import RecordCache
-from hsmkms.service.runtime.row_seals import SealBook
+from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store import aliases, audit_files, files, installation, leases, log_renewal, migrate
 from hsmkms.store.engine import Store
@@ -146,7 +146,7 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
     store = Store.open(settings.data_dir)
     try:
         row, token = binding.expected(store)
-        away = AwayDevice(fault)
+        away = UnavailableDevice(fault)
         tokens = Tokens(store, token.id, away, lambda _: away)
         return _core(settings, store, tokens, _described(settings, row), clock, None)
     except BaseException:
@@ -194,11 +194,11 @@ def _core(
     monotonic: Monotonic | None,
 ) -> Core:
     rotation, imports = settings.rotation, settings.imports
-    seals = SealBook(store, lambda conn: row_seals.keys_from(tokens, installation, conn))
+    seals = RowSeals(store, lambda conn: row_seals.keys_from(tokens, installation, conn))
     cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
     occasion = Occasion(installation.account, _agent())
     policy = audit_policy(settings)
-    audit = AuditBook(store, installation.id, occasion, policy, cache, clock)
+    audit = AuditLog(store, installation.id, occasion, policy, cache, clock)
     if policy.durability is not Durability.OFF:
         store.meta.companions.append(audit)
     store.meta.companions.append(seals)  # last, since the seals cover what other companions have written
@@ -211,9 +211,9 @@ def _core(
         audit=audit,
         seals=seals,
         write_audit_record=audit.record,
-        authorise=Access(cache, installation.account),
-        leases=LeaseBook(store),
-        uses=UsageBook(store),
+        authorise=PolicyAuthoriser(cache, installation.account),
+        leases=EncryptionCounter(store),
+        uses=LastUses(store),
         clock=clock,
         rotation=RotationPolicy(
             period_days=rotation.period_days,

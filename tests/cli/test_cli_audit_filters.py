@@ -1,8 +1,9 @@
-"""Filters of `audit export`: what cannot match is refused, and an empty answer says what was looked at."""
+"""Filters of `audit export`, `tail` and `show`: a filter that matches nothing is refused or explained."""
 
 import csv
 import io
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -83,6 +84,8 @@ def test_filters_that_cannot_match(shared: Site, key: str, options: tuple[str, .
     """A filter that nothing can match is refused with what would be right, and nothing is printed."""
     del key
     assert words in shared.run("audit", "export", *options).error
+    assert words in shared.run("audit", "tail", *options).error
+    assert words in shared.run("audit", "show", "some-id", *options).error
 
 
 def names(site: Site, *options: str) -> list[str]:
@@ -116,8 +119,43 @@ def test_empty_answers(shared: Site, key: str) -> None:
     for options in (("--end-time", "2020-01-01"), ("--event-name", "Sign"), ("--outcome", "DisabledException")):
         done = shared.run("audit", "export", *options)
         assert (done.status, done.stdout) == (0, "")
-        assert done.stderr == f"hsmkms: note: none of the {everything} records of the audit log matches\n"
+        note = f"hsmkms: note: none of the {everything} records of the audit log matches\n"
+        assert done.stderr == note
+        tail, show = shared.run("audit", "tail", *options), shared.run("audit", "show", "some-id", *options)
+        assert (tail.status, json.loads(tail.stdout), tail.stderr) == (0, {"Records": []}, note)
+        assert (show.status, json.loads(show.stdout), show.stderr) == (0, {"Records": []}, note)
+    unknown = shared.run("audit", "show", "some-id").error
+    assert unknown == (
+        f"NotFoundException: The audit log has no record with the id some-id ({everything} records were looked at)."
+    )
     assert " matches (their principals: alice, root)\n" in shared.run("audit", "export", "--principal", "bob").stderr
+
+
+def test_filters_of_tail_and_show(shared: Site, key: str) -> None:
+    """The newest records that match, and those of a request that match."""
+    asked = ("--query", "Records[].[eventName, errorCode]")
+    newest = shared.run("audit", "tail", "-n", "1", "--key-id", key, *asked).json
+    assert newest == [["Encrypt", "AccessDeniedException"]]
+    newest = shared.run("audit", "tail", "-n", "2", "--key-id", key, "--principal", "root", *asked).json
+    assert newest == [["CreateAlias", None], ["Encrypt", None]]
+    (record,) = shared.run("audit", "tail", "--outcome", "error").json["Records"]
+    shown = ("audit", "show", record["requestID"])
+    assert shared.run(*shown, "--principal", "alice", "--start-time", "1d").json == {"Records": [record]}
+    assert shared.run(*shown, "--event-name", "Encrypt", "--key-id", key).json == {"Records": [record]}
+
+
+def test_tail_at_a_terminal(shared: Site, key: str) -> None:
+    """At a terminal a record is one line, which is never broken: time, operation, user, outcome and keys."""
+    shown, status = at_terminal(shared, "audit", "tail", "--event-name", "Encrypt", columns="40")
+    head, *lines = shown.splitlines()
+    assert (status, head.split()) == (0, ["Time", "Operation", "User", "Outcome", "Keys"])
+    assert [line.split()[3:] for line in lines] == [
+        ["Encrypt", "root", "ok", key],
+        ["Encrypt", "alice", "AccessDeniedException", key],
+    ]
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  ", line) for line in lines)
+    whole, _ = at_terminal(shared, "audit", "tail", "-n", "1", "--output", "json")
+    assert json.loads(whole)["Records"][0]["eventVersion"]
 
 
 def test_empty_log(site: Site) -> None:

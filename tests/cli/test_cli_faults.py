@@ -144,7 +144,7 @@ def test_wrong_pin(site: Site) -> None:
     once_more = site.run("doctor", "--retry-pin", "--yes")
     assert once_more.status == 1
     *logged, message = once_more.stderr.splitlines()
-    assert set(logged) == {"hsmkms: log: somebody gave a wrong PIN for token 'hsmkms' since the last login"}
+    assert set(logged) == {"hsmkms: log: a wrong PIN was given for token 'hsmkms' since the last login"}
     assert message.startswith("hsmkms: PinError: the token 'hsmkms' refused the PIN")
     assert (site.data / "pin-refused.json").exists()
 

@@ -17,7 +17,7 @@ from devices import SoftHsm
 from msgspec import Struct, field
 
 REGIONS: Final = ("--region", "us-east-1", "--region", "eu-west-1")
-TOOLS: Final = ("age", "age-keygen", "curl", "faketime", "jq", "openssl", "sqlite3")
+TOOLS: Final = ("age", "age-keygen", "curl", "faketime", "jq", "openssl", "pkcs11-tool", "softhsm2-util", "sqlite3")
 """What the pages use besides hsmkms and what every Debian has; scripts/test installs it."""
 
 
@@ -37,8 +37,7 @@ def installed(site: Site) -> Reader:
     assert site.run("create-alias", "--alias-name", "photos", "--target-key-id", key, **config).status == 0
     (site.folder / "secret.txt").write_text("a secret of ours\n")
     (site.folder / "conf").symlink_to(pages.ROOT / "conf")
-    (site.folder / "backup").mkdir(mode=0o700)
-    return Reader(places={"/mnt/backup": str(site.folder / "backup")}, environment=config)
+    return Reader(environment=config)
 
 
 def served(site: Site) -> Reader:
@@ -56,11 +55,13 @@ def on_a_bad_day(site: Site) -> Reader:
     """The tour's installation with the backup and the operator's key that the page of operations makes."""
     reader = installed(site)
     making = [
-        command for command in pages.commands((pages.GUIDE / "operations.md").read_text()) if "operator.txt" in command
+        command
+        for command in pages.commands((pages.GUIDE / "operations.md").read_text())
+        if re.search(r"operator\.txt|mkdir --parents", command)
     ]
     steps = [pages.Step(command=each.replace(" --signing-key signing.pem", ""), output=[], status=0) for each in making]
     done = pages.run(site, steps, reader.places, reader.environment)
-    assert [each.status for each in done] == [0, 0], done
+    assert [each.status for each in done] == [0, 0, 0], done
     return reader
 
 
@@ -77,6 +78,12 @@ def at_an_hsm(site: Site) -> Reader:
         "/var/lib/hsmkms": str(site.folder / "data"),
     }
     return Reader(places=places, environment=token.environment)
+
+
+def before_the_loss(site: Site) -> Reader:
+    """The tour's installation, and a token in the place of an HSM."""
+    tour, hsm = installed(site), at_an_hsm(site)
+    return Reader(places=hsm.places, environment={**hsm.environment, **tour.environment})
 
 
 def with_quick_imports(site: Site) -> Reader:
@@ -116,8 +123,10 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
     "endpoint": served,
     "hsm": at_an_hsm,
     "import": with_quick_imports,
+    "lost-machine": before_the_loss,
     "monitoring": served,
     "move-hsm": with_two_tokens,
+    "programs": served,
 }
 """Pages for which more, or less, than the tour's installation is there."""
 

@@ -171,7 +171,7 @@ def test_configuration_of_a_stranger(bare: Site) -> None:
     assert f"{trap} belongs to 54321 (uid 54321): run hsmkms as the uid 54321; if 54321" in result.error
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as another user")
 def test_root_on_the_files_of_a_user(site: Site) -> None:
     """Root is refused with the advice to run as the installation's user, and leaves no files owned by root in it."""
     for each in (site.data, *site.data.rglob("*")):

@@ -46,14 +46,78 @@ def test_json_at_a_terminal(shared: Site, key: str) -> None:
     assert (status, json.loads(shown)["KeyMetadata"]["KeyId"]) == (0, key)
 
 
-@pytest.mark.parametrize("columns", ["60", "80"])
-def test_narrow_tables_keep_ids(shared: Site, key: str, columns: str) -> None:
-    """In a narrow terminal a long id is folded and not cut: put together again it is whole."""
-    shown, _ = at_terminal(shared, "list-keys", columns=columns)
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
-    together = " ".join("".join(cells) for cells in zip(*rows, strict=True)) if rows else shown
-    assert f"key/{key}" in together
-    assert key in together.replace(f"key/{key}", "")
+def test_keys_at_a_terminal(site: Site) -> None:
+    """Each key is one row: its whole id, alias, state, origin, spec, age, and the next date with its kind."""
+    rotating, empty, leaving = site.new_key(), site.new_key("--origin", "EXTERNAL"), site.new_key("--multi-region")
+    site.run("create-alias", "--alias-name", "photos", "--target-key-id", rotating)
+    site.run("enable-key-rotation", "--key-id", rotating)
+    site.run("schedule-key-deletion", "--key-id", leaving)
+    for columns in ("80", "140"):
+        shown, status = at_terminal(site, "list-keys", columns=columns)
+        rows = {row[0]: " ".join(" ".join(row[1:]).split()) for row in table_rows(shown, stacked=columns == "80")}
+        assert (status, set(rows)) == (0, {rotating, empty, leaving})
+        date, kind = r"\d{4}-\d\d-\d\d", "AWS_KMS SYMMETRIC_DEFAULT 0 days"
+        assert re.fullmatch(f"alias/photos Enabled {kind} rotation {date}", rows[rotating])
+        assert rows[empty] == "- PendingImport EXTERNAL SYMMETRIC_DEFAULT 0 days -"
+        assert re.fullmatch(f"- PendingDeletion {kind} deletion {date}", rows[leaving])
+    site.run("update-key-description", "--key-id", empty, "--description", "red\x1b[31m")
+    assert r"red\x1b[31m" in at_terminal(site, "describe-key", "--key-id", empty)[0]  # no terminal obeys it
+
+
+def table_rows(shown: str, *, stacked: bool) -> list[list[str]]:
+    """The rows of a table without its head; lines of a row are joined, and the first column's first line is its own."""
+    rows: list[list[str]] = [[]]
+    for line in shown.splitlines():
+        if line.startswith("├"):
+            rows.append([])
+        elif line.startswith("│"):
+            rows[-1] += [cell.strip() for cell in line.strip("│").split("│")]
+            rows += [] if stacked else [[]]
+    if stacked:
+        parts = [[row[start::3] for start in range(3)] for row in rows if row]
+        return [[column[0][0], *column[0][1:], *column[1], *column[2]] for column in parts]
+    return [row for row in rows if row]
+
+
+def test_keys_of_a_user_at_a_terminal(shared: Site, key: str) -> None:
+    """A user's list has the members of the API alone; so has a page, and what is piped."""
+    shared.run("create-user", "--user-name", "lister")
+    policy = '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "kms:ListKeys", "Resource": "*"}}'
+    shared.run("put-user-policy", "--user-name", "lister", "--policy-name", "list", "--policy-document", policy)
+    shown, status = at_terminal(shared, "--as", "lister", "list-keys")
+    assert (status, "KeyArn" in shown, "Alias" in shown, key in shown) == (0, True, False, True)
+    shown, _ = at_terminal(shared, "list-keys", "--max-items", "1")
+    assert "alias/photos" in shown
+
+
+@pytest.mark.parametrize("columns", ["80", "100", "200"])
+def test_tables_keep_ids(shared: Site, key: str, columns: str) -> None:
+    """Whatever the width, an id is in one piece, also that of an ARN; only the id of key material is halved."""
+    shown, _ = at_terminal(shared, "describe-key", "--key-id", key, columns=columns)
+    cells = [line.split("│")[2].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert key in cells
+    arn = f"arn:aws:kms:eu-central-1:111122223333:key/{key}"
+    assert arn in cells or cells[cells.index(arn.removesuffix(key)) + 1] == key
+    material = shared.run("describe-key", "--key-id", key).json["KeyMetadata"]["CurrentKeyMaterialId"]
+    assert material in cells or cells[cells.index(material[:32]) + 1] == material[32:]
+    shown, _ = at_terminal(shared, "list-keys", "--query", "Keys[].{Arn: KeyArn, Id: KeyId}", columns=columns)
+    assert f"│ {key} " in shown
+
+
+def test_dates_under_a_query(shared: Site, key: str) -> None:
+    """At a terminal a queried date is a date, and still a number to the query; for programs it is a number."""
+    date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    asked = ("describe-key", "--key-id", key, "--query")
+    for query in ("KeyMetadata.CreationDate", "[KeyMetadata][?CreationDate > `1`].CreationDate | [0]"):
+        assert re.fullmatch(date, at_terminal(shared, *asked, query)[0].strip())
+    for query in ("max([KeyMetadata.CreationDate, `1`])", "sort_by([KeyMetadata], &CreationDate)[0].[CreationDate]"):
+        assert re.fullmatch(date, at_terminal(shared, *asked, query)[0].strip())
+    assert re.search(rf"When │ {date}", at_terminal(shared, *asked, "{When: KeyMetadata.CreationDate}")[0])
+    assert isinstance(shared.run(*asked, "KeyMetadata.CreationDate").json, int | float)
+    shown, _ = at_terminal(shared, *asked, "KeyMetadata.CreationDate", "--output", "json")
+    assert isinstance(json.loads(shown), int | float)
+    shown, _ = at_terminal(shared, "audit", "tail", "--query", "Records[-1].eventTime")
+    assert re.fullmatch(date, shown.strip())
 
 
 def test_text_as_the_aws_cli(shared: Site, key: str) -> None:

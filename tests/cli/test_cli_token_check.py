@@ -62,6 +62,8 @@ def test_before_there_is_an_installation(bare: Site, soft: tuple[str, str], pin_
     text = file.read_text()
     report = json.loads(text)
     assert report["Checks"] == done.json["Checks"]
+    assert report["Result"] == done.json["Result"] == "usable"
+    assert {*report["Packages"]} == {"python-pkcs11", "cryptography"}
     assert (report["Module"]["File"], report["Module"]["Environment"]) == ("libsofthsm2.so", ["SOFTHSM2_CONF"])
     assert {"Name": "AES_GCM", "MinKeySize": 16, "MaxKeySize": 32}.items() <= next(
         mechanism.items() for mechanism in report["Token"]["Mechanisms"] if mechanism["Name"] == "AES_GCM"
@@ -223,8 +225,35 @@ def test_nss_without_its_parameters(bare: Site, pin_file: Path) -> None:
     done = bare.run("token-check", "--module", module, "--pin-file", pin_file)
     first, second, *_ = json.loads(done.stdout)["Checks"]
     assert (done.status, first["Name"], first["Outcome"]) == (1, "module", "failed")
-    assert "C_Initialize: CKR 0x" in first["Detail"]
+    assert "C_Initialize: CKR_ARGUMENTS_BAD): it may want parameters" in first["Detail"]
+    assert "--init-reserved" in first["Detail"]
     assert (second["Outcome"], second["Detail"]) == ("not tried", "it needs 'module', which did not succeed")
+
+
+def test_nss_without_a_pin(bare: Site, pin_file: Path) -> None:
+    """An NSS database without a PIN is not initialised: its label is named, with what is missing."""
+    module = next((each for each in NSS_MODULES if Path(each).is_file()), None)
+    if module is None:
+        pytest.skip("NSS softokn is not installed (package libnss3)")
+    (bare.folder / "nss").mkdir(mode=0o700)
+    reserved = f"configdir='sql:{bare.folder / 'nss'}' certPrefix='' keyPrefix='' secmod='secmod.db' flags="
+    named = ("--module", module, "--token-label", "NSS Certificate DB", "--init-reserved", reserved)
+    done = bare.run("token-check", *named, "--pin-file", pin_file, "--query", "Checks[?Name=='token'] | [0]")
+    assert json.loads(done.stdout)["Detail"].endswith(
+        "; not initialised, or without a user PIN: label 'NSS Certificate DB'"
+    )
+
+
+def test_no_token(bare: Site, soft: tuple[str, str], pin_file: Path) -> None:
+    """A module that shows no token is said to need one, or its variables."""
+    (bare.folder / "empty").mkdir(mode=0o700)
+    (bare.folder / "empty.conf").write_text(f"directories.tokendir = {bare.folder / 'empty'}\n")
+    named = ("--module", soft[0], "--environment", f"SOFTHSM2_CONF={bare.folder / 'empty.conf'}")
+    done = bare.run("token-check", *named, "--pin-file", pin_file, "--query", "Checks[?Name=='token'] | [0]")
+    shown = json.loads(done.stdout)
+    assert shown["Detail"] == "no token fits any token; present: none"
+    assert "initialise a token" in shown["Advice"]
+    assert "--environment" in shown["Advice"]
 
 
 @pytest.fixture
@@ -261,4 +290,6 @@ def test_p11_kit(bare: Site, pin_file: Path, p11_kit: str) -> None:
     assert opened(done.stdout) == WORKS
     checks = {check["Name"]: check for check in json.loads(done.stdout)["Checks"]}
     assert checks["stored keys"]["Outcome"] == checks["data objects"]["Outcome"] == "works"
+    for check in checks.values():
+        assert "hsmkms token-check" not in check["Detail"], "leads to itself"
     assert "not tried" not in {check["Outcome"] for check in checks.values()}

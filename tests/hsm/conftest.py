@@ -1,4 +1,4 @@
-"""What the device suite shares: shared tokens, the spied main job, and ways to lose a login behind the device's back.
+"""Shared fixtures of the device suite: tokens, the main job under the spy, and logouts that the device does not see.
 
 With ``--hsm-driver`` the suite runs on another module than SoftHSM. Then a test passes, or is skipped for a reason that
 the driver names (tokens/driver.py): the test is not about that module, or hsmkms refused what its token cannot do.
@@ -24,7 +24,7 @@ CKR_USER_NOT_LOGGED_IN = 0x101
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests that say nothing of the module under test."""
+    """Skip the tests that do not apply to the module under test."""
     driver = options.other_driver(config)
     for item in items if driver else ():
         reason = driver.exclusion(item.nodeid)
@@ -56,7 +56,7 @@ def _reason(driver: Driver, fault: BaseException) -> str | None:
 
 @pytest.fixture(scope="session")
 def new_token(scratch: Path, driver: Driver, pytestconfig: pytest.Config) -> Iterator[NewToken]:
-    """Make tokens in named folders, for fixtures that several tests share. They end with the run."""
+    """Create tokens in named folders, for fixtures that several tests share. They are removed after the run."""
     folders: list[Path] = []
 
     def make(name: str) -> Token:
@@ -72,13 +72,13 @@ def new_token(scratch: Path, driver: Driver, pytestconfig: pytest.Config) -> Ite
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    """The folder of the programs that tests run in processes of their own."""
+    """Return the folder of the programs that tests run in processes of their own."""
     return PROGRAMS
 
 
 @pytest.fixture(scope="session")
 def main_job(new_token: NewToken, spy_path: Path) -> spylog.MainJob:
-    """The main job, done once through the spy."""
+    """Run the main job once through the spy."""
     token = new_token("spied")
     log = token.folder / "spy.log"
     output = devices.run(PROGRAMS / "main_job.py", token.spied(spy_path, log))
@@ -87,14 +87,14 @@ def main_job(new_token: NewToken, spy_path: Path) -> spylog.MainJob:
 
 @pytest.fixture
 def session(device: TokenDevice) -> Iterator[Session]:
-    """A session of the device's pool, to check the token without the device."""
+    """Yield a session of the device's pool, to inspect the token without the device."""
     with device.connection.pool.session() as borrowed:
         yield borrowed
 
 
 @pytest.fixture(params=[functions.log_out, functions.close_all_sessions], ids=["logged out", "sessions closed"])
 def lose(request: pytest.FixtureRequest) -> Callable[[TokenDevice], None]:
-    """Lose a device's login, or all its sessions, as happens when a token is pulled or restarted."""
+    """End a device's login, or all its sessions, as happens when a token is pulled or restarted."""
 
     def act(device: TokenDevice) -> None:
         assert request.param(device) in (0, CKR_USER_NOT_LOGGED_IN)  # lost already, where nothing has needed it since

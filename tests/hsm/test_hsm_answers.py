@@ -1,4 +1,4 @@
-"""Answers of a token that is in trouble, or wrong: none becomes a result, and trouble is not called bad data."""
+"""Responses of a failing or faulty token: none becomes a result, and a device fault is not reported as bad data."""
 
 import os
 from pathlib import Path
@@ -25,18 +25,18 @@ TROUBLE = ("0x5", "0x6", "0x30")
 
 @pytest.fixture
 def played(make_token: MakeToken, shim_path: Path) -> Played:
-    """A fresh token behind the shim, which plays nothing yet."""
+    """Return a fresh token behind the shim, which has no orders yet."""
     return Played.of(make_token(), shim_path)
 
 
 @pytest.fixture
 def token(played: Played) -> SoftHsm:
-    """The same token."""
+    """Return the same token."""
     return played.token
 
 
 def new_object(device: TokenDevice, spec: KeySpec, usage: KeyUsage) -> bytes:
-    """Make a backing key of a kind; its CKA_ID."""
+    """Create a backing key of a kind; return its CKA_ID."""
     cka_id = os.urandom(16)
     device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, "answers", (spec, usage))
     return cka_id
@@ -44,7 +44,7 @@ def new_object(device: TokenDevice, spec: KeySpec, usage: KeyUsage) -> bytes:
 
 @pytest.mark.parametrize("code", TROUBLE)
 def test_trouble_is_not_bad_data(device: TokenDevice, played: Played, code: str) -> None:
-    """A right ciphertext decrypts though the token fails once; one that was changed is refused all the same."""
+    """A valid ciphertext decrypts although the token fails once; a changed one is still refused."""
     key = new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"aad")
     played.order(f"fault C_Decrypt 1 return {code} after")
@@ -67,7 +67,7 @@ def test_trouble_is_not_a_bad_block(device: TokenDevice, played: Played) -> None
 
 
 def test_trouble_is_not_a_bad_signature(device: TokenDevice, played: Played) -> None:
-    """A right signature that the token verifies is right though it fails once, and wrong if it fails with it twice."""
+    """A signature that the token verifies is valid although one call fails, and invalid if both attempts fail."""
     kind = (KeySpec.ECC_NIST_EDWARDS25519, KeyUsage.SIGN_VERIFY)
     key = new_object(device, *kind)
     algorithm, shown = SigningAlgorithm.ED25519_PH_SHA_512, permit(Operation.VERIFY, key)
@@ -79,7 +79,7 @@ def test_trouble_is_not_a_bad_signature(device: TokenDevice, played: Played) -> 
     assert not device.pairs.verify(shown, key, kind, algorithm, bytes(64), signature)
 
 
-def test_short_plaintext_is_thrown_away(device: TokenDevice, played: Played) -> None:
+def test_short_plaintext_is_discarded(device: TokenDevice, played: Played) -> None:
     """A plaintext that is shorter than its ciphertext is not returned."""
     key = new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"aad")
@@ -88,16 +88,16 @@ def test_short_plaintext_is_thrown_away(device: TokenDevice, played: Played) -> 
         device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"aad")
 
 
-def test_short_mac_is_thrown_away(device: TokenDevice, played: Played) -> None:
-    """A truncated MAC is neither returned nor compared with one that is as short."""
+def test_short_mac_is_discarded(device: TokenDevice, played: Played) -> None:
+    """A truncated MAC is neither returned nor compared with an equally short one."""
     key = new_object(device, KeySpec.HMAC_256, KeyUsage.GENERATE_VERIFY_MAC)
     played.order("fault C_Sign * truncate 31")
     with pytest.raises(TokenError, match="wrong length"):
         device.pairs.generate_mac(permit(Operation.VERIFY_MAC, key), key, MacAlgorithm.HMAC_SHA_256, b"message")
 
 
-def test_unwritten_signature_is_thrown_away(device: TokenDevice, played: Played) -> None:
-    """A token that returns CKR_OK and writes nothing has not signed: the buffer is not returned as a signature."""
+def test_unwritten_signature_is_discarded(device: TokenDevice, played: Played) -> None:
+    """If a token returns CKR_OK without writing a signature, the buffer is not returned as one."""
     key = new_object(device, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
     played.order("silent")
     with pytest.raises(TokenUnavailableError):
@@ -105,7 +105,7 @@ def test_unwritten_signature_is_thrown_away(device: TokenDevice, played: Played)
 
 
 def test_first_buffer_is_overwritten(session: Session, played: Played) -> None:
-    """A token that finds the buffer too small only after it has written into it leaves nothing in there."""
+    """A buffer that a token found too small only after writing into it is overwritten with zeros."""
     made = session.generate_key(KeyType.GENERIC_SECRET, 256, capabilities=MechanismFlag.SIGN, store=False)
     ffi.memmove(operations.SCRATCH.out, b"written before it was found too small", 37)
     played.order(f"room {operations.ROOM + 1}")
@@ -115,7 +115,7 @@ def test_first_buffer_is_overwritten(session: Session, played: Played) -> None:
 
 @pytest.mark.parametrize("code", ["0x60", "0x82", "0xF0"])
 def test_wrapping_key_that_is_gone(played: Played, code: str) -> None:
-    """C_UnwrapKey with an invalid handle says that the wrapping key is gone, whichever of three codes it answers."""
+    """C_UnwrapKey with an invalid handle is reported as a missing wrapping key, for each of three return codes."""
     bench = Bench(played.token.open())
     material = bench.wrap(OAEP_1, os.urandom(32))
     bench.fingerprints(material)

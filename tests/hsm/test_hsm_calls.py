@@ -20,9 +20,10 @@ from shims import Played
 
 from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm import return_codes
-from hsmkms.hsm.calls import attributes, function_list, operations
+from hsmkms.hsm.calls import attributes, function_list, operations, two_calls
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.mechanisms import gcm, mechanism
+from hsmkms.hsm.calls.two_calls import Pace
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, MAPPER
 from hsmkms.hsm.objects.handle_keys import HandleObject, create_object
@@ -37,19 +38,19 @@ IV, AAD, PLAINTEXT = bytes(range(12)), b"authenticated", b"to be encrypted"
 
 @pytest.fixture
 def played(make_token: MakeToken, shim_path: Path) -> Played:
-    """A fresh token behind the shim, which plays nothing yet."""
+    """Return a fresh token behind the shim, which has no orders yet."""
     return Played.of(make_token(), shim_path)
 
 
 @pytest.fixture
 def token(played: Played) -> SoftHsm:
-    """The same token."""
+    """Return the same token."""
     return played.token
 
 
 @pytest.fixture
 def key(session: Session) -> Iterator[int]:
-    """A session key for AES-GCM, by its handle."""
+    """Return the handle of a session key for AES-GCM."""
     made = generate(session, AES_256_BACKING_KEY, b"calls", "a key of the calls", store=False)
     yield handle_of(made)
     made.destroy()
@@ -59,7 +60,7 @@ def key(session: Session) -> Iterator[int]:
 
 
 def test_list_is_the_modules_own(make_token: MakeToken) -> None:
-    """The list that is read out of python-pkcs11's objects is the one that C_GetFunctionList gives of SoftHSM."""
+    """The function list read from python-pkcs11's objects is the one that SoftHSM's C_GetFunctionList returns."""
     token = make_token()
     device = token.open()
     wanted = ctypes.c_void_p()
@@ -71,7 +72,7 @@ def test_list_is_the_modules_own(make_token: MakeToken) -> None:
 
 
 def test_other_layout_is_refused(token: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A python-pkcs11 with another base of its objects is refused by name; nothing is read out of it."""
+    """A python-pkcs11 with another object layout is refused by name; no pointer is read from it."""
     assert function_list._LAYOUT_IS_KNOWN
     monkeypatch.setattr(function_list, "_LAYOUT_IS_KNOWN", False)
     with pytest.raises(Exception, match="this version of python-pkcs11"):
@@ -85,7 +86,7 @@ def test_foreign_object_has_no_functions() -> None:
 
 
 def test_declarations_are_up_to_date() -> None:
-    """The written declarations are those of scripts/declare.py: same types, sizes, members and places."""
+    """The stored declarations are those of scripts/declare.py: same types, sizes, members and offsets."""
     fresh = cffi.FFI()
     fresh.cdef(declare.DECLARATIONS)
     names = fresh.list_types()[0]
@@ -99,7 +100,7 @@ def test_declarations_are_up_to_date() -> None:
 
 
 def test_remote_module_has_one_connection(make_token: MakeToken) -> None:
-    """Through p11-kit's remote module, where each function list is a connection, login and keys are those of one."""
+    """With p11-kit's remote module, where each function list is a connection, login and keys use one connection."""
     if not REMOTE.exists() or shutil.which("p11-kit") is None:
         pytest.skip("p11-kit is not installed (Debian: p11-kit, p11-kit-modules)")
     token = make_token()
@@ -148,7 +149,7 @@ def test_code_has_its_exception(code: int, name: str) -> None:
 
 
 def test_codes_are_those_of_the_other_library(played: Played) -> None:
-    """Each code becomes the class as which python-pkcs11 raises it, asked by a module that answers it."""
+    """Each code that a module returns becomes the class that python-pkcs11 raises for it."""
     device = played.token.open()
     with device.connection.pool.session() as session:
         for code, kind in return_codes.EXCEPTIONS.items():
@@ -165,8 +166,18 @@ def test_codes_are_those_of_the_other_library(played: Played) -> None:
 # -- operations ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[False, True], ids=["lock released", "lock kept"])
+def pace(request: pytest.FixtureRequest, session: Session) -> Pace:
+    """Return the pace of the session's module, whose calls release or keep the interpreter's lock."""
+    pace = function_list.functions_of(session).encrypting.pace
+    pace.keeps_lock = request.param
+    assert pace.is_shared(object())
+    return pace
+
+
+@pytest.mark.usefixtures("pace")
 def test_operations_are_those_of_the_other_library(session: Session, key: int) -> None:
-    """AES-GCM gives what python-pkcs11 gives, whatever the lengths of IV and additional data."""
+    """AES-GCM has the same results as python-pkcs11, for all lengths of IV and additional data."""
     for iv, aad in ((IV, AAD), (IV, b""), (IV, bytes(5000)), (bytes(8), AAD)):
         built = mechanism(Mechanism.AES_GCM, GCMParams(iv, aad, 128))
         sealed = operations.encrypt(session, key, built, PLAINTEXT)
@@ -179,6 +190,7 @@ def test_operations_are_those_of_the_other_library(session: Session, key: int) -
     assert expected == operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
 
 
+@pytest.mark.usefixtures("pace")
 def test_large_output(session: Session, key: int) -> None:
     """Data larger than a thread's own buffer is encrypted and decrypted as well."""
     data = os.urandom(3 * operations.ROOM)
@@ -186,8 +198,9 @@ def test_large_output(session: Session, key: int) -> None:
     assert operations.decrypt(session, key, gcm(IV, AAD), sealed, len(sealed)) == data
 
 
+@pytest.mark.usefixtures("pace")
 def test_plaintext_is_overwritten(session: Session, key: int) -> None:
-    """After a decryption, a refused one, and a MAC (some are keys) the thread's buffer holds zeros only."""
+    """After a decryption, a refused one, and a MAC (some become keys) the thread's buffer has only zeros."""
     sealed = operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
     assert operations.decrypt(session, key, gcm(IV, AAD), sealed) == PLAINTEXT
     assert not any(bytes(ffi.buffer(operations.SCRATCH.out)))
@@ -209,6 +222,35 @@ def test_small_buffer_gets_one_retry(session: Session, played: Played) -> None:
     played.order("fault C_Sign 1 return 0x150")
     with pytest.raises(BufferTooSmallError):
         operations.sign(session, handle, by, b"message")
+
+
+def test_lock_is_kept_while_threads_share_a_quick_token() -> None:
+    """The quickest of several operations decides whether the lock is kept; a single slow one with the lock ends it."""
+    pace, one, other = Pace(), object(), object()
+    waits, quick = two_calls.SLOW_SECONDS, two_calls.QUICK_SECONDS
+    for seconds in [waits] * (two_calls.WINDOW - 1):
+        pace.note(seconds)
+        assert not pace.keeps_lock
+    pace.note(quick)
+    assert pace.keeps_lock
+    pace.note(waits)
+    assert pace.keeps_lock
+    pace.note(waits * 1.01)
+    assert not pace.keeps_lock
+    for _ in range(two_calls.WINDOW):
+        pace.note(quick * 1.01)
+    assert not pace.keeps_lock
+    assert all(pace.is_shared(user) for user in [one, other] * two_calls.SHARED_FOR)
+    assert [pace.is_shared(other) for _ in range(two_calls.SHARED_FOR)] == [True] * (two_calls.SHARED_FOR - 1) + [False]
+
+
+def test_slow_token_gets_the_lock_released(session: Session, key: int, played: Played) -> None:
+    """After one slow operation with the lock kept, threads run while the token works."""
+    calls = function_list.functions_of(session).encrypting
+    played.order(f"fault C_Encrypt * delay {2e6 * two_calls.SLOW_SECONDS:.0f}")
+    calls.pace.keeps_lock = calls.pace.is_shared(object())
+    operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
+    assert not calls.pace.keeps_lock
 
 
 def test_absurd_size_is_refused(session: Session, played: Played) -> None:
@@ -258,7 +300,7 @@ READ = (
 
 @pytest.mark.parametrize("manner", ["marked", "stops", "refused"])
 def test_others_are_given(session: Session, key: int, played: Played, manner: str) -> None:
-    """An attribute that the token does not know costs the others nothing, however the token says so."""
+    """An attribute that the token does not know leaves the others readable, with each return code."""
     wanted = attributes.read_several(session, key, READ)
     assert None not in wanted.values()
     played.order(f"unknown {Attribute.COPYABLE:#x} {manner}")
@@ -267,7 +309,7 @@ def test_others_are_given(session: Session, key: int, played: Played, manner: st
 
 
 def test_untouched_is_not_read(session: Session, key: int, played: Played) -> None:
-    """An attribute that the token left unwritten, and refuses alone, has no value: zeros in the buffer are none."""
+    """An attribute that the token left unwritten, and refuses alone, has no value: zeros in the buffer do not count."""
     played.order(f"unknown {Attribute.CLASS:#x} stops", "fault C_GetAttributeValue 2+ return 0x5")
     assert attributes.read_several(session, key, READ) == dict.fromkeys(READ)
 
@@ -277,7 +319,7 @@ def test_untouched_is_not_read(session: Session, key: int, played: Played) -> No
     [((), 1), ((f"unknown {Attribute.COPYABLE:#x} marked",), 2), ((f"unknown {Attribute.COPYABLE:#x} refused",), 2)],
 )
 def test_number_of_calls(session: Session, key: int, played: Played, orders: tuple[str, ...], calls: int) -> None:
-    """All attributes take one call, and each that the token does not know one more, once that is known."""
+    """All attributes take one call, plus one for each attribute that the token is known not to support."""
     played.order(*orders)
     wanted = attributes.read_several(session, key, READ)
     played.order(*orders, f"fault C_GetAttributeValue {calls + 1}+ return 0x30")
@@ -297,7 +339,7 @@ def test_buffers_of_numbers(session: Session, key: int, played: Played) -> None:
 
 @pytest.mark.parametrize("manner", ["empty", "unwritten"])
 def test_ok_is_no_value(session: Session, key: int, played: Played, manner: str) -> None:
-    """A token that returns CKR_OK and writes no value has given none: read together or alone, for every type."""
+    """If a token returns CKR_OK without a value, the attribute has none: read together or alone, for every type."""
     names = (Attribute.EXTRACTABLE, Attribute.SENSITIVE, Attribute.CLASS, Attribute.KEY_TYPE)
     played.order(*(f"unknown {name:#x} {manner}" for name in names))
     key_object = HandleObject(session, key)
@@ -311,7 +353,7 @@ def test_ok_is_no_value(session: Session, key: int, played: Played, manner: str)
 
 
 def test_read_back_is_not_fooled_by_silence(device: TokenDevice, played: Played) -> None:
-    """A token that says nothing of CKA_EXTRACTABLE, and calls that CKR_OK, gets no key: silence is not false."""
+    """A token that returns CKR_OK without a value of CKA_EXTRACTABLE gets no key: a missing value is not false."""
     for manner in ("empty", "unwritten"):
         played.order(f"unknown {Attribute.EXTRACTABLE:#x} {manner}")
         with pytest.raises(TokenUnfitError, match="CKA_EXTRACTABLE is None instead of False"):
@@ -330,8 +372,8 @@ def test_long_values(session: Session, played: Played) -> None:
     assert played.waiting() == 0
 
 
-def test_lost_object_is_asked_once(session: Session, played: Played) -> None:
-    """Of an object that is gone nothing is known, after one call."""
+def test_lost_object_takes_one_call(session: Session, played: Played) -> None:
+    """Reading a missing object's attributes takes one call, and gives no values."""
     played.order("fault C_GetAttributeValue 2+ hang")
     assert attributes.read_several(session, 999_999, READ) == dict.fromkeys(READ)
 
@@ -344,7 +386,7 @@ def test_unavailable_with_ok(session: Session, key: int, played: Played) -> None
 
 
 def test_read_back_sees_what_the_token_ignored(device: TokenDevice, played: Played) -> None:
-    """Read together, an attribute that the token ignored is found as it was when read alone."""
+    """An attribute that the token ignored is detected when read together, as when read alone."""
     cka_id = new_key(device)
     played.order(f"ignore {Attribute.EXTRACTABLE:#x} 1")
     with pytest.raises(Exception, match="CKA_EXTRACTABLE is True instead of False"):

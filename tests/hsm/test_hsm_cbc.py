@@ -1,4 +1,4 @@
-"""AES-CBC with HMAC on the token: published answers, frozen ciphertexts, two keys that live and die together.
+"""AES-CBC with HMAC on the token: known answers, frozen ciphertexts, two keys created and destroyed together.
 
 What every token must do, round trips and the refusal of every changed bit among it, runs on a token without AES-GCM in
 test_hsm_personalities.py.
@@ -96,7 +96,7 @@ def load_both(session: Session) -> cbc.Keys:
 
 
 def expected(iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
-    """Ciphertext and tag as other libraries compute them."""
+    """Return ciphertext and tag as computed by other libraries."""
     missing = 16 - len(plaintext) % 16
     encryptor = Cipher(algorithms.AES(AES_KEY), modes.CBC(iv)).encryptor()
     ciphertext = encryptor.update(plaintext + bytes([missing]) * missing) + encryptor.finalize()
@@ -108,7 +108,7 @@ def expected(iv: bytes, plaintext: bytes, aad: bytes) -> bytes:
 
 
 def test_published_mac() -> None:
-    """The HMAC covers what RFC 7518 says, to the byte."""
+    """The HMAC covers exactly the bytes that RFC 7518 specifies."""
     covered = cbc.mac_input(RFC_7518_AAD, RFC_7518_IV, RFC_7518_CIPHERTEXT)
     assert hmac.digest(RFC_7518_KEY, covered, "sha256") == RFC_7518_MAC
 
@@ -125,7 +125,7 @@ def test_published_ciphertext(session: Session) -> None:
 
 @pytest.mark.parametrize("frozen", FROZEN, ids=[each[0].decode() or "empty" for each in FROZEN])
 def test_frozen_ciphertexts(session: Session, frozen: tuple[bytes, bytes, str, str]) -> None:
-    """What was encrypted once decrypts for ever, and is encrypted to the same bytes."""
+    """Frozen ciphertexts decrypt, and the same plaintexts encrypt to the same bytes."""
     keys, (plaintext, aad, iv, body) = load_both(session), frozen
     assert cbc.open_sealed(session, keys, bytes.fromhex(iv), bytes.fromhex(body), aad) == plaintext
     assert cbc.seal(session, keys, bytes.fromhex(iv), plaintext, aad).hex() == body
@@ -133,7 +133,7 @@ def test_frozen_ciphertexts(session: Session, frozen: tuple[bytes, bytes, str, s
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 4095, 4096])
 def test_sizes(session: Session, size: int) -> None:
-    """From nothing to 4,096 bytes, with and without additional data, the token answers as other libraries do."""
+    """From 0 to 4,096 bytes, with and without additional data, the token has the same results as other libraries."""
     keys, plaintext = load_both(session), b"p" * size
     for aad in (b"", b"a" * 20, b"a" * 9000):
         iv = session.generate_random(128)
@@ -143,20 +143,20 @@ def test_sizes(session: Session, size: int) -> None:
 
 
 def test_longest_plaintext(session: Session) -> None:
-    """More than 4,096 bytes are not encrypted at once: the number of encryptions that are allowed counts on it."""
+    """More than 4,096 bytes are refused: the allowed number of encryptions depends on that limit."""
     with pytest.raises(MisuseError, match="4097 bytes were to be encrypted at once"):
         cbc.seal(session, load_both(session), bytes(16), b"p" * 4097, b"")
 
 
 @given(first=st.tuples(st.binary(), st.binary()), second=st.tuples(st.binary(), st.binary()))
 def test_no_two_inputs_are_one(first: tuple[bytes, bytes], second: tuple[bytes, bytes]) -> None:
-    """Whatever the bytes, additional data cannot be taken for ciphertext, nor the other way round."""
+    """No two different pairs of additional data and ciphertext have the same HMAC input."""
     inputs = {cbc.mac_input(aad, bytes(16), ciphertext) for aad, ciphertext in (first, second)}
     assert len(inputs) == len({first, second})
 
 
 def test_authentic_data_that_is_not_padded(session: Session) -> None:
-    """Data with a right HMAC and no padding is no bad data, but the token's fault: its two keys do not fit."""
+    """Data with a valid HMAC but no padding is a fault of the token (its two keys do not fit), not bad data."""
     keys, iv = load_both(session), bytes(16)
     encryptor = Cipher(algorithms.AES(AES_KEY), modes.CBC(iv)).encryptor()
     ciphertext = encryptor.update(bytes(16))
@@ -179,7 +179,7 @@ def test_nothing_is_decrypted_before_it_is_verified(session: Session, monkeypatc
 
 @given(uuid4=st.uuids(version=4))
 def test_ids(uuid4: UUID) -> None:
-    """A CKA_ID says what its format is, and leads to that of the HMAC key and back; a random one has none."""
+    """A CKA_ID determines its format and the HMAC key's CKA_ID, and vice versa; a random one has no HMAC key."""
     random = uuid4.bytes
     assert (format_of(random), mac_key_id(random), material_of_mac_key(random)) == (GCM, None, None)
     assert format_of(new_cka_id()) is GCM
@@ -196,25 +196,25 @@ def test_ids(uuid4: UUID) -> None:
 
 @pytest.fixture
 def played(make_token: MakeToken, shim_path: Path) -> Played:
-    """A token without AES-GCM."""
+    """Return a token without AES-GCM."""
     return Played.of(make_token(), shim_path, *NO_GCM.orders)
 
 
 def two_ids(cka_id: bytes) -> tuple[bytes, bytes]:
-    """The CKA_IDs of both objects of a material."""
+    """Return the CKA_IDs of both objects of a material."""
     other = mac_key_id(cka_id)
     assert other is not None
     return cka_id, other
 
 
 def on_token(device: TokenDevice, cka_id: bytes) -> list[bool]:
-    """Which of both objects are on the token."""
+    """Return whether each of both objects is on the token."""
     with device.connection.pool.session() as session:
         return [find(session, ObjectClass.SECRET_KEY, each) is not None for each in two_ids(cka_id)]
 
 
 def test_two_keys_for_one_material(played: Played) -> None:
-    """Both are made as ordered, non-extractable, with no usage but their own, and are destroyed together."""
+    """Both are created as ordered, non-extractable, with only their own usages, and are destroyed together."""
     device = played.token.open()
     key = new_key(device)
     attributes, deviations = device.keys.attest(key)
@@ -233,7 +233,7 @@ def test_two_keys_for_one_material(played: Played) -> None:
 
 @pytest.mark.parametrize("which", [0, 1], ids=["encrypting key", "HMAC key"])
 def test_one_of_two_is_missing(played: Played, which: int) -> None:
-    """Without one of its keys a material is not there: nothing is encrypted or decrypted, and `attest` says so."""
+    """A material that lacks one of its keys counts as missing: it neither encrypts nor decrypts; `attest` says so."""
     device = played.token.open()
     witness, key = new_key(device), new_key(device)
     sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
@@ -257,7 +257,7 @@ def test_one_of_two_is_missing(played: Played, which: int) -> None:
 
 @pytest.mark.parametrize("code", ["0x40", "0x41"], ids=["encrypted data invalid", "encrypted data length range"])
 def test_authentic_data_that_is_refused(played: Played, code: str) -> None:
-    """Where the token calls data wrong whose HMAC is right, that is the token's fault, and no bad ciphertext."""
+    """If the token refuses data with a valid HMAC, that is a fault of the token, not a bad ciphertext."""
     device = played.token.open()
     key = new_key(device)
     sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
@@ -271,7 +271,7 @@ def test_authentic_data_that_is_refused(played: Played, code: str) -> None:
 
 @pytest.mark.parametrize("mechanism", ["HMAC", "AES-CBC"])
 def test_token_that_takes_little_data(played: Played, mechanism: str) -> None:
-    """Where the token takes less data at once, the refusal says what to do, and `token-check` says so before."""
+    """If the token takes less data at once, the error names the remedy, and `token-check` reports it before."""
     device = played.token.open()
     key = new_key(device)
     short = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
@@ -288,7 +288,7 @@ def test_token_that_takes_little_data(played: Played, mechanism: str) -> None:
 
 
 def test_refused_second_key_leaves_nothing(played: Played) -> None:
-    """Where the token makes the first key and refuses the second, the first is destroyed."""
+    """If the token creates the first key and refuses the second, the first is destroyed."""
     device = played.token.open()
     key = new_cka_id(CBC)
     played.order(*NO_GCM.orders, "fault C_GenerateKey 2 return 0x71")
@@ -300,7 +300,7 @@ def test_refused_second_key_leaves_nothing(played: Played) -> None:
 
 @pytest.mark.parametrize("which", [0, 1], ids=["encrypting key", "HMAC key"])
 def test_one_of_two_is_unfit(played: Played, which: int) -> None:
-    """Where one of both is not as ordered, the refusal names what the token ignored, and both are destroyed."""
+    """If one of both is not as ordered, the error names the ignored attribute, and both are destroyed."""
     device = played.token.open()
     key, usage = new_cka_id(CBC), (Attribute.SIGN, Attribute.ENCRYPT)[which]
     played.order(*NO_GCM.orders, ignoring(usage, value=True))
@@ -312,7 +312,7 @@ def test_one_of_two_is_unfit(played: Played, which: int) -> None:
 
 @pytest.mark.parametrize("first_is_swapped", [True, False])
 def test_swapped_while_two_are_made(device: TokenDevice, session: Session, *, first_is_swapped: bool) -> None:
-    """On a token that was swapped the handle of either is another object's, which is never destroyed as one of them."""
+    """On a token that was swapped a handle may be another object's, which is never destroyed."""
     key, label, other, support = new_cka_id(CBC), "swapped", os.urandom(16), device.profile.attributes
     both = make_both(session, key, label, support)
     stranger = generate(session, AES_256_BACKING_KEY, other, label, support)
@@ -329,7 +329,7 @@ def test_swapped_while_two_are_made(device: TokenDevice, session: Session, *, fi
 
 
 def test_swapped_after_the_proof(device: TokenDevice, session: Session) -> None:
-    """An imported key counts as there only under its CKA_ID: its handle may be another object's by now."""
+    """An imported key counts as present only with its CKA_ID: its handle may be another object's by now."""
     key = os.urandom(16)
     made = generate(session, AES_256_BACKING_KEY, key, "swapped", device.profile.attributes)
     assert require_there(made, key) is made
@@ -356,7 +356,7 @@ def test_interrupted_creation_is_repeated(played: Played) -> None:
 
 
 def test_no_other_format_on_a_token(played: Played) -> None:
-    """No token makes material in another format than its own: AES-CBC is no choice where AES-GCM is."""
+    """No token creates material in a format other than its own: with AES-GCM there is no AES-CBC."""
     device = played.token.open()
     for orders, foreign in ((NO_GCM.orders, GCM), ((), CBC)):
         device.close()
@@ -369,7 +369,7 @@ def test_no_other_format_on_a_token(played: Played) -> None:
 
 @pytest.mark.parametrize("orders", [("iv untold",), ("iv written_back repeated",)], ids=str)
 def test_no_downgrade(played: Played, orders: tuple[str, ...]) -> None:
-    """A token that has AES-GCM, and one that is unfit, is refused: it does not get AES-CBC instead."""
+    """A token whose AES-GCM is wrong is refused: AES-CBC is not used instead."""
     played.order(*orders)
     with pytest.raises(TokenUnfitError):
         played.token.open()
@@ -384,14 +384,14 @@ def test_neither(played: Played) -> None:
 
 @pytest.mark.parametrize("code", ["0x54", "0x70"], ids=["function not supported", "mechanism invalid"])
 def test_token_that_generates_nothing(played: Played, code: str) -> None:
-    """A token that lists its mechanisms and refuses C_GenerateKey (tpm2-pkcs11) is refused by that reason."""
+    """A token that lists the mechanisms but refuses C_GenerateKey (tpm2-pkcs11) is refused with that reason."""
     played.order(*NO_GCM.orders, f"fault C_GenerateKey * return {code}")
     with pytest.raises(TokenUnfitError, match="it generates no secret keys itself"):
         played.token.open()
 
 
 def test_wrong_cbc(played: Played) -> None:
-    """A token whose ciphertexts are not those of the standard is refused at start."""
+    """A token with nonstandard AES-CBC ciphertexts is refused at start."""
     played.order(*NO_GCM.orders, "fault C_Encrypt * truncate 1 after")
     with pytest.raises(TokenError):
         played.token.open()
@@ -401,7 +401,7 @@ def test_wrong_cbc(played: Played) -> None:
 
 
 def test_gcm_from_blocks(session: Session) -> None:
-    """What AES-GCM encrypted is decrypted from single blocks, and nothing that was changed."""
+    """AES-GCM ciphertexts are decrypted from single blocks, and changed ones are refused."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - the other side of this test alone
 
     key, iv = load(session, AES_KEY), bytes(range(12))
@@ -414,7 +414,7 @@ def test_gcm_from_blocks(session: Session) -> None:
 
 
 def test_lost_gcm(played: Played) -> None:
-    """After the token has lost AES-GCM, its old ciphertexts decrypt, and the old key encrypts no more."""
+    """After the token has lost AES-GCM, old ciphertexts decrypt, and the old key no longer encrypts."""
     played.order()
     device = played.token.open()
     key = new_key(device)
@@ -431,7 +431,7 @@ def test_lost_gcm(played: Played) -> None:
 
 
 def test_lost_cbc(played: Played) -> None:
-    """After a token has got AES-GCM for AES-CBC, the refusal of the old key says so, in both directions."""
+    """After a token has gained AES-GCM and lost AES-CBC, the old key's error says so, for both directions."""
     device = played.token.open()
     key = new_key(device)
     sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"before", b"aad")
@@ -445,3 +445,14 @@ def test_lost_cbc(played: Played) -> None:
     ):
         with pytest.raises(UnsupportedOperationException, match="This token has no AES-CBC any more"):
             act()
+
+
+def test_material_that_is_there_is_not_made_again(played: Played) -> None:
+    """A creation repeated by mistake destroys neither key of complete material, which still decrypts."""
+    device = played.token.open()
+    key = new_key(device)
+    sealed = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"secret", b"")
+    with pytest.raises(TokenError, match="complete with its HMAC key, so none was made in its place"):
+        device.keys.generate_backing_key(permit(Operation.CREATE_KEY, key), key, "again")
+    again = played.token.open()
+    assert again.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"") == b"secret"

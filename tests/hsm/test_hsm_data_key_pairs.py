@@ -1,4 +1,4 @@
-"""Data key pairs: made on the token, read once, destroyed at once."""
+"""Data key pairs: generated on the token, read once, destroyed at once."""
 
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ MAY = Operation.GENERATE_DATA_KEY_PAIR
 
 @pytest.fixture(scope="module")
 def device(new_token: NewToken) -> Iterator[TokenDevice]:
-    """A token of this module's own: it must be empty at the end of each test."""
+    """Return a token of this module's own: it must be empty at the end of each test."""
     device = new_token("data-key-pairs").open()
     yield device
     device.close()
@@ -29,7 +29,7 @@ def device(new_token: NewToken) -> Iterator[TokenDevice]:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_pairs_work_elsewhere(device: TokenDevice, spec: KeySpec, tmp_path: Path) -> None:
-    """Other programs read the private key, it belongs to the public key, and nothing of it stays on the token."""
+    """Other programs read the private key, it belongs to the public key, and no object stays on the token."""
     pair = device.pairs.data_key_pair(permit(MAY), spec)
     key = load_der_private_key(pair.private, None)
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -46,7 +46,7 @@ def test_pairs_work_elsewhere(device: TokenDevice, spec: KeySpec, tmp_path: Path
 
 @pytest.mark.parametrize("spec", [KeySpec.RSA_2048, KeySpec.ECC_NIST_P521])
 def test_without_key_wrap(device: TokenDevice, spec: KeySpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token without AES-KWP gives the private key by attribute, and keeps nothing either."""
+    """On a token without AES-KWP the private key is read by attribute, and no object stays either."""
     monkeypatch.setattr(device.connection, "has", lambda mechanism: mechanism.name != "AES_KEY_WRAP_PAD")
     pair = device.pairs.data_key_pair(permit(MAY), spec)
     key = load_der_private_key(pair.private, None)
@@ -56,7 +56,7 @@ def test_without_key_wrap(device: TokenDevice, spec: KeySpec, monkeypatch: pytes
 
 
 def test_specs_that_the_token_lacks(device: TokenDevice) -> None:
-    """A spec that the token cannot make is refused with those that it can."""
+    """A spec that the token cannot generate is refused with a list of those that it can."""
     for spec in SPECS:
         device.pairs.check_data_key_pair(spec)
     with pytest.raises(UnsupportedOperationException, match=r"no data key pairs of KeyPairSpec ML_KEM_768.*RSA_2048"):

@@ -1,4 +1,4 @@
-"""Evidence from the device: what passes between hsmkms and the token when data key pairs are made."""
+"""Calls between hsmkms and the token while data key pairs are generated, as pkcs11-spy logs them."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from devices import NewToken
 
 @pytest.fixture(scope="module")
 def calls(new_token: NewToken, spy_path: Path, programs: Path) -> list[spylog.SpyCall]:
-    """What the spy saw when an RSA pair, one of P-256 and one of Ed25519 were made."""
+    """Return the calls logged while pairs of RSA, P-256 and Ed25519 were generated."""
     token = new_token("spied-data-key-pairs")
     log = token.folder / "spy.log"
     output = devices.run(programs / "data_key_pairs_job.py", token.spied(spy_path, log))
@@ -33,7 +33,7 @@ def test_private_keys_leave_wrapped(calls: list[spylog.SpyCall]) -> None:
 
 
 def test_nothing_outlives_the_call(calls: list[spylog.SpyCall]) -> None:
-    """Each half, and each transport key, is destroyed; every transport key is another one and can only wrap."""
+    """Each half and each transport key is destroyed; transport keys are used once and can only wrap."""
     transports = spylog.named(calls, "C_CreateObject")
     assert len(transports) == 3
     for transport in transports:

@@ -20,20 +20,20 @@ Replace = Callable[[Session, Found], Found]
 
 
 def _after_the_search(session: Session, found: Found) -> Found:
-    """What was found is destroyed before its value is read."""
+    """Destroy the found object before its value is read."""
     data_objects.keep_note(session, PREFIX, f"{PREFIX}newer", b"newer")
     return found
 
 
 def _within_the_search(session: Session, found: Found) -> Found:
-    """The search has passed the place of the newer one, and comes to the older one when that is not there any more."""
+    """Destroy the older object during the search, which has passed the place of the newer one."""
     _after_the_search(session, found)
     return []
 
 
 @pytest.mark.parametrize("replace", [_after_the_search, _within_the_search])
 def test_replaced_while_it_is_read(device: TokenDevice, replace: Replace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever another process replaces a note, a reader gets the older or the newer one, and never none."""
+    """Whenever another process replaces a note, a reader gets the older or the newer one, never none."""
     seal = permit(OperatorAct.SEAL)
     device.own.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
     search = data_objects.search
@@ -48,7 +48,7 @@ def test_replaced_while_it_is_read(device: TokenDevice, replace: Replace, monkey
 
 
 def test_lost_each_time(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that shows an object again and again, and never gives its value, is not asked for ever."""
+    """A token that lists an object repeatedly, but never returns its value, is given up after some attempts."""
     seal = permit(OperatorAct.SEAL)
     device.own.replace_note(seal, PREFIX, f"{PREFIX}older", b"older")
     search, searches = data_objects.search, list[Mapping[Attribute, Any]]()

@@ -43,13 +43,13 @@ NSS_MODULES = (
 
 @pytest.fixture
 def played(make_token: MakeToken, shim_path: Path) -> Played:
-    """A fresh token behind the shim, which plays nothing yet."""
+    """Return a fresh token behind the shim, which has no orders yet."""
     return Played.of(make_token(), shim_path)
 
 
 @pytest.fixture
 def token(played: Played) -> SoftHsm:
-    """The same token."""
+    """Return the same token."""
     return played.token
 
 
@@ -64,7 +64,7 @@ def new_pair(device: TokenDevice, kind: tuple[KeySpec, KeyUsage] = PAIR) -> byte
 
 
 def test_a_token_that_does_all_has_no_quirk(played: Played) -> None:
-    """On SoftHSM nothing is tolerated: the copy is refused, and every attribute is reported as ordered."""
+    """SoftHSM needs no tolerance: it refuses the copy and reports every attribute as ordered."""
     device = played.token.open()
     attributes = device.profile.attributes
     assert attributes.copies is Copying.REFUSED
@@ -77,7 +77,7 @@ def test_a_token_that_does_all_has_no_quirk(played: Played) -> None:
 
 @pytest.mark.parametrize("code", ["0x12", "0x13", "0x5"])
 def test_copyable_refused_in_templates(played: Played, code: str) -> None:
-    """Where a template with CKA_COPYABLE is refused, by whatever code, it is left out; what copies become is tried."""
+    """If a template with CKA_COPYABLE is refused, with any code, it is left out, and a copy is tried."""
     played.order(f"refuse {COPYABLE} {code}")
     device = played.token.open()
     attributes = device.profile.attributes
@@ -99,14 +99,14 @@ def test_copyable_refused_in_templates(played: Played, code: str) -> None:
     assert opens(bench, bench.bring(bench.wrap(OAEP_1, secret)), secret)
 
 
-def test_trouble_at_start_loosens_nothing(played: Played) -> None:
-    """A token that is in trouble for a moment, when it is opened, still gets CKA_COPYABLE ordered."""
+def test_a_fault_at_start_loosens_nothing(played: Played) -> None:
+    """After a brief device fault while the token is opened, CKA_COPYABLE is still ordered."""
     played.order("fault C_GenerateKey 1 return 0x5")
     assert played.token.open().profile.attributes.orders_copyable
 
 
 def test_copyable_ignored(played: Played) -> None:
-    """A token that reports keys as copyable whatever is ordered keeps keys; the quirk says what a copy becomes."""
+    """A token that always reports keys as copyable is used; the quirk says what a copy becomes."""
     played.order(ignoring(Attribute.COPYABLE, value=True))
     device = played.token.open()
     attributes = device.profile.attributes
@@ -117,7 +117,7 @@ def test_copyable_ignored(played: Played) -> None:
 
 
 def test_copyable_unreported(played: Played) -> None:
-    """A token that does not report the attribute, and refuses to copy, keeps keys."""
+    """A token that does not report the attribute, but refuses to copy, is used."""
     played.order(f"report {COPYABLE} none")
     device = played.token.open()
     assert device.profile.attributes.copyable == (None,)
@@ -128,7 +128,7 @@ def test_copyable_unreported(played: Played) -> None:
 
 
 def test_copyable_that_begins_to_be_ignored(played: Played) -> None:
-    """What the trial at start has not shown is not tolerated: the key is destroyed."""
+    """A deviation that the trial at start did not show is not tolerated: the key is destroyed."""
     device = played.token.open()
     witness, key = new_key(device), os.urandom(16)
     played.order(ignoring(Attribute.COPYABLE, value=True))
@@ -138,7 +138,7 @@ def test_copyable_that_begins_to_be_ignored(played: Played) -> None:
 
 
 def test_readable_copies_are_named(played: Played) -> None:
-    """Where a copy of a key becomes extractable, the profile says that keys can be taken out with the PIN."""
+    """If a copy of a key becomes extractable, the profile says that keys can be extracted with the PIN."""
     played.order(ignoring(Attribute.COPYABLE, value=True), "readable_copies")
     device = played.token.open()
     assert device.profile.attributes.copies is Copying.READABLE
@@ -152,7 +152,7 @@ def test_readable_copies_are_named(played: Played) -> None:
 
 @pytest.mark.parametrize(("order", "value"), [("0", False), ("none", None)])
 def test_local_reported_otherwise(played: Played, order: str, value: object) -> None:
-    """A token that does not say of generated keys that they are local is believed by the other two attributes."""
+    """A token that does not report CKA_LOCAL of generated keys is used if the other two attributes hold."""
     played.order(f"report {LOCAL} {order}")
     device = played.token.open()
     assert device.profile.attributes.local == (value,)
@@ -166,7 +166,7 @@ def test_local_reported_otherwise(played: Played, order: str, value: object) -> 
 @pytest.mark.parametrize("attribute", [Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE], ids=str)
 @pytest.mark.parametrize("value", ["0", "none"])
 def test_the_past_of_generated_keys_must_hold(played: Played, attribute: Attribute, value: str) -> None:
-    """A token that does not say that a generated key always was sensitive and never extractable is refused."""
+    """A token that does not report generated keys as always sensitive and never extractable is refused."""
     played.order(f"report {attribute:#x} {value}")
     with pytest.raises(TokenUnfitError, match=f"CKA_{attribute.name} is (False|None) instead of True"):
         played.token.open()
@@ -189,7 +189,7 @@ def test_public_halves_that_are_not_private(played: Played) -> None:
 
 
 def test_silence_about_unwrapped_keys(played: Played) -> None:
-    """A token that says nothing of the past of unwrapped keys (kryoptic) imports, and `attest` shows the silence."""
+    """A token without CKA_ALWAYS_SENSITIVE of unwrapped keys (kryoptic) imports, and `attest` shows what is missing."""
     past = (Attribute.LOCAL, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE)
     played.order(*(f"report {each:#x} none unwrapped" for each in past))
     device = played.token.open()
@@ -206,7 +206,7 @@ def test_silence_about_unwrapped_keys(played: Played) -> None:
 
 
 def test_ignored_templates_are_tightened(played: Played) -> None:
-    """Where C_UnwrapKey makes extractable keys whatever is ordered, the key that stays is a tightened copy.
+    """If C_UnwrapKey always creates extractable keys, the key that stays is a tightened copy.
 
     It is exactly as ordered, and the instant in which the session object was extractable is named.
     """
@@ -233,7 +233,7 @@ def test_ignored_templates_are_tightened(played: Played) -> None:
 
 
 def test_tightening_of_other_kinds(played: Played) -> None:
-    """HMAC keys and private keys are importable there as well, and are tightened in the same way."""
+    """HMAC keys and private keys are importable on such a token as well, and are tightened in the same way."""
     played.order(f"ignore_unwrapped {Attribute.EXTRACTABLE:#x} 1")
     device = played.token.open()
     hmac = (KeySpec.HMAC_256, KeyUsage.GENERATE_VERIFY_MAC)
@@ -253,7 +253,7 @@ def test_tightening_of_other_kinds(played: Played) -> None:
 
 @pytest.mark.parametrize("function", ["C_SetAttributeValue", "C_CopyObject"])
 def test_what_cannot_be_tightened_is_refused(played: Played, function: str) -> None:
-    """Where a step of the tightening is refused, imports are refused with a sentence that names the instant."""
+    """If a step of the tightening is refused, imports are refused with a sentence that names the reason."""
     played.order(f"ignore_unwrapped {Attribute.EXTRACTABLE:#x} 1", f"fault {function} * return 0x10")
     device = played.token.open()
     witness = new_key(device)
@@ -272,7 +272,7 @@ def test_what_cannot_be_tightened_is_refused(played: Played, function: str) -> N
 
 
 def test_key_wrap_by_its_new_number(played: Played) -> None:
-    """AES-KWP is used as 0x210B where that is its number, for imports and for data key pairs."""
+    """AES-KWP is used as 0x210B on tokens with that number, for imports and for data key pairs."""
     played.order("kwp_by_new_number")
     device = played.token.open()
     assert device.imports.profiles.symmetric().key_wrap is Mechanism.AES_KEY_WRAP_KWP
@@ -285,7 +285,7 @@ def test_key_wrap_by_its_new_number(played: Played) -> None:
 
 
 def test_ed25519_by_object_identifier(played: Played) -> None:
-    """Where Ed25519 is named by its object identifier, keys and data key pairs of it are made, and keys recognised."""
+    """If Ed25519 is named by its object identifier, keys and data key pairs are generated, and keys recognised."""
     played.order("ed25519_by_oid")
     device = played.token.open()
     device.keys.check_kind(ED25519)
@@ -303,7 +303,7 @@ def test_ed25519_by_object_identifier(played: Played) -> None:
     [("0x140", "CKR_CURVE_NOT_SUPPORTED"), ("0x130", "CKR_DOMAIN_PARAMS_INVALID"), ("0x5", "CKR_GENERAL_ERROR")],
 )
 def test_curves_that_are_listed_and_not_made(played: Played, code: str, name: str) -> None:
-    """A curve that the token lists and does not make is refused with the token's word, before anything is made."""
+    """A listed curve that the token does not generate is refused with its return code before anything is created."""
     device = played.token.open()
     witness = new_key(device)
     played.order(f"fault C_GenerateKeyPair * return {code}")
@@ -317,7 +317,7 @@ def test_curves_that_are_listed_and_not_made(played: Played, code: str, name: st
 
 
 def test_the_trial_leaves_nothing(device: TokenDevice) -> None:
-    """Trials of every spec leave no object, on the token or in the session, and are made once."""
+    """Trials of every spec leave no object, on the token or in the session, and are run once."""
     specs = [spec for spec, facts in KEY_FACTS.items() if facts.public and device.connection.has(facts.generation)]
     outcomes = [device.pairs._trials.outcome(spec) for spec in specs]
     assert not any(isinstance(outcome, str) for outcome in outcomes)
@@ -330,7 +330,7 @@ def test_the_trial_leaves_nothing(device: TokenDevice) -> None:
 
 
 def test_data_key_pairs_take_the_way_that_works(played: Played) -> None:
-    """Where no key is wrapped, whatever the code, the pair is read by attribute, and that is tried once a process."""
+    """If wrapping is refused, with any code, the pair is read by attribute; wrapping is tried once per process."""
     device = played.token.open()
     may = permit(Operation.GENERATE_DATA_KEY_PAIR)
     played.order("fault C_WrapKey * return 0x70")
@@ -340,8 +340,8 @@ def test_data_key_pairs_take_the_way_that_works(played: Played) -> None:
     device.pairs.data_key_pair(may, KeySpec.ECC_NIST_P384)
 
 
-def test_a_way_in_trouble_is_tried_again(played: Played) -> None:
-    """A code that may mean the device settles nothing: the next pair is wrapped again."""
+def test_a_failing_way_is_tried_again(played: Played) -> None:
+    """A code that may mean a device fault decides nothing: wrapping is tried again for the next pair."""
     device = played.token.open()
     may = permit(Operation.GENERATE_DATA_KEY_PAIR)
     played.order("fault C_WrapKey 1 return 0x5")
@@ -353,7 +353,7 @@ def test_a_way_in_trouble_is_tried_again(played: Played) -> None:
 
 
 def test_no_way_at_all(played: Played) -> None:
-    """A token that neither wraps nor shows private keys is refused with its word for each way."""
+    """A token that neither wraps nor returns private keys is refused with its return code for each way."""
     device = played.token.open()
     device.pairs.check_data_key_pair(KeySpec(DataKeyPairSpec.ECC_NIST_P256))
     played.order("fault C_WrapKey * return 0x6A", f"report {Attribute.VALUE:#x} none")
@@ -368,7 +368,7 @@ def test_no_way_at_all(played: Played) -> None:
 
 @pytest.mark.parametrize("code", ["0x5", "0x6", "0x7", "0x20", "0x30", "0x68", "0x70", "0xC0"])
 def test_wrong_signatures_by_any_code(played: Played, code: str) -> None:
-    """A signature that the token verifies and refuses with any code is wrong, as long as the token is well."""
+    """A signature that the token refuses with any code is invalid, as long as the device works."""
     device = played.token.open()
     pair = new_pair(device, ED25519)
     algorithm, may = SigningAlgorithm.ED25519_PH_SHA_512, permit(Operation.VERIFY, pair)
@@ -381,7 +381,7 @@ def test_wrong_signatures_by_any_code(played: Played, code: str) -> None:
 
 @pytest.fixture
 def nss(tmp_path: Path) -> Iterator[Session]:
-    """A logged-in session of a fresh NSS token; softokn is in Debian's libnss3."""
+    """Yield a logged-in session of a fresh NSS token; softokn is in Debian's libnss3."""
     path = next((Path(each) for each in NSS_MODULES if Path(each).is_file()), None)
     if path is None:
         pytest.skip("NSS softokn is not installed (package libnss3)")
@@ -400,7 +400,7 @@ def nss(tmp_path: Path) -> Iterator[Session]:
 
 
 def test_nss_keeps_secret_keys(nss: Session) -> None:
-    """NSS refuses CKA_COPYABLE of token objects, copies keys into extractable ones, and calls none local."""
+    """NSS refuses CKA_COPYABLE of token objects, copies keys to extractable ones, and reports no key as local."""
     support = try_attributes(nss)
     assert not support.orders_copyable
     assert support.copies is Copying.READABLE

@@ -1,4 +1,4 @@
-"""Translation of CKR codes: a table, and one sentence for what is not in it."""
+"""Translation of CKR codes: a table, and one sentence for all other codes."""
 
 import logging
 
@@ -77,7 +77,7 @@ def test_table_is_complete() -> None:
 
 @pytest.mark.parametrize(("fault", "expected"), EXPECTED.items())
 def test_fault_becomes_its_error(fault: str, expected: str) -> None:
-    """Each code becomes its own error, with the AWS code of that error, a sentence for people, and its cause."""
+    """Each code becomes its own error, with that error's AWS code, a sentence, and its cause."""
     original = getattr(ckr, fault, None) or getattr(return_codes, fault)
     original = original("detail of the vendor")
     with pytest.raises(errors.HsmKmsError) as caught, translated():
@@ -115,7 +115,7 @@ def test_other_faults_are_internal(fault: type[ckr.PKCS11Error], name: str, capl
     [(0x1B, "CKR_ACTION_PROHIBITED"), (0x68, "CKR_KEY_FUNCTION_NOT_PERMITTED"), (0x140, "CKR_CURVE_NOT_SUPPORTED")],
 )
 def test_refusals_without_a_class(number: int, name: str) -> None:
-    """Codes for which python-pkcs11 has only a number are refusals by name as well."""
+    """Codes without a class in python-pkcs11 are refusals with their name as well."""
     error = translate(ckr.PKCS11Error(f"Unmapped error code {number:#x}"))
     assert type(error) is errors.UnsupportedOperationException
     assert str(error).endswith(f"({name})")
@@ -144,7 +144,7 @@ def test_known_faults_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_subclasses_are_translated_as_their_base() -> None:
-    """A more special error of python-pkcs11 is translated as the code that it stands for."""
+    """A subclass of a python-pkcs11 error is translated like its base class."""
 
     class Special(ckr.DeviceMemory):
         pass

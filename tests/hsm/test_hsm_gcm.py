@@ -1,4 +1,4 @@
-"""AES-GCM on the token: the standard's own answers, and nothing accepted that was changed."""
+"""AES-GCM on the token: NIST's test vectors, and refusal of everything that was changed."""
 
 import os
 from collections import defaultdict
@@ -34,7 +34,7 @@ Vector = dict[str, bytes]
 
 
 def vectors(name: str) -> dict[tuple[int, int], list[Vector]]:
-    """The vectors of a file with 96-bit IV and 128-bit tag, by bits of plaintext and of AAD.
+    """Return the vectors of a file with 96-bit IV and 128-bit tag, by bits of plaintext and of AAD.
 
     Numbers are bytes here; FAIL, which stands instead of a plaintext, leaves PT out.
     """
@@ -57,7 +57,7 @@ DECRYPTIONS = vectors("gcmDecrypt256.rsp")
 
 
 def load(session: Session, key: bytes) -> int:
-    """Load a known key as a session object of this test; its handle."""
+    """Load a known key as a session object of this test; return its handle."""
     made = session.create_object(
         {
             Attribute.CLASS: ObjectClass.SECRET_KEY,
@@ -73,7 +73,7 @@ def load(session: Session, key: bytes) -> int:
 
 @pytest.fixture
 def gcm(device: TokenDevice) -> None:
-    """Skip a test that calls AES-GCM itself on modules that have none."""
+    """Skip tests that call AES-GCM directly on modules without it."""
     require_gcm(device)
 
 
@@ -88,7 +88,7 @@ def test_vectors_are_all_there() -> None:
 @pytest.mark.usefixtures("gcm")
 @pytest.mark.parametrize("sizes", ENCRYPTIONS, ids=str)
 def test_nist_encryptions(session: Session, sizes: tuple[int, int]) -> None:
-    """The token's ciphertext and tag are NIST's, and decrypt to NIST's plaintext."""
+    """The token's ciphertext and tag equal NIST's, and decrypt to NIST's plaintext."""
     for vector in ENCRYPTIONS[sizes]:
         handle = load(session, vector["Key"])
         sealed = seal(session, handle, vector["IV"], vector["PT"], vector["AAD"])
@@ -99,7 +99,7 @@ def test_nist_encryptions(session: Session, sizes: tuple[int, int]) -> None:
 @pytest.mark.usefixtures("gcm")
 @pytest.mark.parametrize("sizes", DECRYPTIONS, ids=str)
 def test_nist_decryptions(session: Session, sizes: tuple[int, int]) -> None:
-    """What NIST says to fail is refused as bad data; the rest decrypts."""
+    """Vectors that must fail are refused as bad data; the others decrypt."""
     for vector in DECRYPTIONS[sizes]:
         handle = load(session, vector["Key"])
         body = vector["CT"] + vector["Tag"]
@@ -113,21 +113,21 @@ def test_nist_decryptions(session: Session, sizes: tuple[int, int]) -> None:
 
 @given(key=st.binary(min_size=32, max_size=32), iv=st.binary(min_size=12, max_size=12), plaintext=st.binary(), aad=...)
 def test_expected_answer(key: bytes, iv: bytes, plaintext: bytes, aad: bytes) -> None:
-    """The computation that the probe compares with is AES-GCM as another library has it."""
+    """The computation that the probe compares with has the same results as another library."""
     block = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update  # noqa: S305 - single blocks
     assert expected_gcm(block, iv, plaintext, aad) == AESGCM(key).encrypt(iv, plaintext, aad)
 
 
 @pytest.fixture(scope="module")
 def known_key() -> bytes:
-    """A key that both sides know."""
+    """Return the bytes of an AES key."""
     return os.urandom(32)
 
 
 @pytest.mark.usefixtures("gcm")
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 4095, 4096])
 def test_sizes(session: Session, known_key: bytes, size: int) -> None:
-    """From nothing to 4,096 bytes, with and without AAD, the token answers as another library does."""
+    """From 0 to 4,096 bytes, with and without AAD, the token has the same results as another library."""
     handle = load(session, known_key)
     for aad in (b"", os.urandom(20), os.urandom(9000)):
         iv, plaintext = os.urandom(12), os.urandom(size)
@@ -140,7 +140,7 @@ def test_sizes(session: Session, known_key: bytes, size: int) -> None:
 
 
 def flips(data: bytes) -> Iterator[bytes]:
-    """``data`` with each of its bits changed in turn."""
+    """Yield ``data`` with each of its bits changed in turn."""
     for bit in range(len(data) * 8):
         changed = bytearray(data)
         changed[bit // 8] ^= 1 << bit % 8
@@ -148,7 +148,7 @@ def flips(data: bytes) -> Iterator[bytes]:
 
 
 def assert_refused(device: TokenDevice, key: bytes, iv: bytes, body: bytes, aad: bytes) -> None:
-    """Assert that Decrypt refuses this as bad data, with the one sentence for all faults."""
+    """Assert that Decrypt refuses this as bad data, with the same sentence for all faults."""
     with pytest.raises(RejectedDataError) as caught:
         device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, aad)
     assert str(caught.value) == "the token refused the data"
@@ -184,7 +184,7 @@ def test_wrong_lengths(device: TokenDevice) -> None:
 
 
 def test_another_key(device: TokenDevice) -> None:
-    """What one key made is refused by another."""
+    """A ciphertext is refused by another key."""
     first, second = new_key(device), new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, first), first, b"mine", b"")
     assert_refused(device, second, iv, body, b"")
@@ -194,7 +194,7 @@ def test_another_key(device: TokenDevice) -> None:
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plaintext=st.binary(min_size=1, max_size=4096), aad=st.binary(max_size=300))
 def test_round_trip(device: TokenDevice, plaintext: bytes, aad: bytes) -> None:
-    """Whatever goes in comes out with the same AAD, and the same plaintext twice looks different each time."""
+    """Every plaintext decrypts with the same AAD, and two encryptions of one plaintext differ."""
     key = new_key(device)
     leave = permit(Operation.ENCRYPT, key)
     first, second = (device.ciphers.encrypt(leave, key, plaintext, aad) for _ in range(2))
@@ -205,7 +205,7 @@ def test_round_trip(device: TokenDevice, plaintext: bytes, aad: bytes) -> None:
 
 
 def test_largest_plaintext(device: TokenDevice) -> None:
-    """4,096 bytes, the most that Encrypt takes, go through the device."""
+    """4,096 bytes, the limit of Encrypt, are encrypted and decrypted."""
     key, plaintext = new_key(device), os.urandom(4096)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, plaintext, b"")
     layout = LAYOUTS[device.profile.cipher_format]
@@ -215,7 +215,7 @@ def test_largest_plaintext(device: TokenDevice) -> None:
 
 @pytest.mark.usefixtures("gcm")
 def test_trouble_of_the_token_is_no_bad_data(device: TokenDevice, session: Session) -> None:
-    """CKR_GENERAL_ERROR means bad data only if the key still works; else it is the device's own trouble."""
+    """CKR_GENERAL_ERROR counts as bad data only if the key still works; else it is a device fault."""
     good = load(session, os.urandom(32))
     assert isinstance(explain_refusal(GeneralError(), session, good, IvOrigin.CALLER), RejectedDataError)
     assert isinstance(explain_refusal(GeneralError(), session, 123456, IvOrigin.CALLER), ObjectLostError)

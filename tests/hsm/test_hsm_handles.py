@@ -1,4 +1,4 @@
-"""Handles: searched for once, whatever else is on the token."""
+"""Handle cache: each key is searched for once, whatever else is on the token."""
 
 import os
 from collections import Counter
@@ -42,7 +42,7 @@ def _counting(count: Counter[str], name: str, real: Callable[..., object]) -> Ca
 
 @pytest.fixture
 def searches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often the index searched for one key ("find") or listed them all ("list_keys")."""
+    """Count the searches of the index for one key ("find") or for all ("list_keys")."""
     count: Counter[str] = Counter()
     for name in ("find", "list_keys"):
         monkeypatch.setattr(handles, name, _counting(count, name, getattr(handles, name)))
@@ -56,13 +56,13 @@ def encrypt(device: TokenDevice, *keys: bytes) -> None:
 
 
 def test_made_keys_are_known(device: TokenDevice, searches: Counter[str]) -> None:
-    """A key made by this process is never searched for."""
+    """A key created by this process is never searched for."""
     encrypt(device, new_key(device), new_key(device))
     assert not searches
 
 
 def test_one_search_per_key(token: Token, searches: Counter[str]) -> None:
-    """An object is searched for at its first use only; after some the token is enumerated once, and then no more."""
+    """An object is searched for only at its first use; after several searches the token is enumerated, once."""
     device = token.open()
     keys = [new_key(device) for _ in range(12)]
     device.close()
@@ -81,7 +81,7 @@ def test_one_search_per_key(token: Token, searches: Counter[str]) -> None:
 def test_a_label_is_read_where_a_key_is_found(
     token: Token, searches: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether a key that was searched for has a label is known without another search, until it is forgotten."""
+    """The label of a key that was searched for is known without another search, until the key is forgotten."""
     device = token.open()
     key = new_key(device, "hsmkms one")
     device.close()
@@ -98,7 +98,7 @@ def test_a_label_is_read_where_a_key_is_found(
 
 
 def test_searches_on_the_token(make_token: MakeToken, spy_path: Path, programs: Path) -> None:
-    """As the spy sees it: thirty encryptions with ten keys start three searches and one enumeration of three kinds."""
+    """In the spy's log thirty encryptions with ten keys make three searches and one enumeration of three kinds."""
     token = make_token()
     device = token.open()
     keys = [new_key(device).hex() for _ in range(10)]
@@ -121,7 +121,7 @@ def test_enumerated_anew(device: TokenDevice, searches: Counter[str]) -> None:
 
 
 def test_many_objects(token: Token, searches: Counter[str]) -> None:
-    """With a thousand objects on the token, forty keys cost three searches and one enumeration, then nothing."""
+    """With a thousand objects on the token, forty keys take three searches and one enumeration in all."""
     device = token.open()
     require_copyable(device)
     with device.connection.pool.session() as session:
@@ -140,7 +140,7 @@ def test_many_objects(token: Token, searches: Counter[str]) -> None:
 
 
 class RawMapper(_TolerantMapper):
-    """Writes and reads labels as bytes, to make such as are no text."""
+    """Writes and reads labels as bytes, to create labels that are no text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,14 +148,14 @@ class RawMapper(_TolerantMapper):
 
 
 def foreign_key(session: Session, **attributes: object) -> None:
-    """Make a key that differs from ours in nothing but its label."""
+    """Create a key that differs from a backing key only in its label."""
     session.generate_key(
         KeyType.AES, 256, store=True, capabilities=AES_256_BACKING_KEY.capabilities, template=HARDENED, **attributes
     )
 
 
 def certificate() -> bytes:
-    """A self-signed certificate, DER."""
+    """Return a self-signed certificate in DER."""
     key, name = Ed25519PrivateKey.generate(), x509.Name([])
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
@@ -163,7 +163,7 @@ def certificate() -> bytes:
 
 
 def add_foreign_objects(device: TokenDevice) -> int:
-    """Put everything on the token that other applications leave there; how many objects."""
+    """Create objects of every kind that other applications leave on a token; return their number."""
     with closing(device.connection.token.open(rw=True, attribute_mapper=RawMapper())) as session:
         templates: list[dict[Attribute, Any]] = [
             {Attribute.CLASS: ObjectClass.DATA, Attribute.LABEL: b"data", Attribute.VALUE: b"\0\1"},
@@ -206,16 +206,16 @@ def add_foreign_objects(device: TokenDevice) -> int:
 
 
 def snapshot(device: TokenDevice) -> set[tuple[Any, ...]]:
-    """Every object on the token, with all that it says of itself."""
+    """Return every object on the token with all its readable attributes."""
     with closing(device.connection.token.open(attribute_mapper=RawMapper())) as session:
         return {
-            (each.handle, *(f"{name.name}={told!r}" for name, told in tell(each, tuple(Attribute)).items()))
+            (each.handle, *(f"{name.name}={value!r}" for name, value in tell(each, tuple(Attribute)).items()))
             for each in session.get_objects({Attribute.TOKEN: True})
         }
 
 
 def test_foreign_objects(token: Token) -> None:
-    """Whatever else is on the token breaks nothing, is listed if it is a key with an id, and is never touched."""
+    """Foreign objects break nothing, are listed if they are keys with an id, and are never changed."""
     device = token.open()
     count = add_foreign_objects(device)
     before = snapshot(device)
@@ -235,8 +235,8 @@ def test_foreign_objects(token: Token) -> None:
     assert {each[1:] for each in snapshot(device)} == {each[1:] for each in before}
 
 
-def test_key_that_stands_twice(device: TokenDevice) -> None:
-    """Two keys with one CKA_ID are an error that names it, for this key alone, also after an enumeration."""
+def test_key_that_exists_twice(device: TokenDevice) -> None:
+    """Two keys with one CKA_ID are an error that names it, only for this key, also after an enumeration."""
     keys = [new_key(device) for _ in range(handles.ENUMERATE_AFTER + 1)]
     twice = keys[0]
     require_copyable(device)
@@ -258,7 +258,7 @@ def test_key_that_stands_twice(device: TokenDevice) -> None:
 
 
 def test_inventory_needs_its_witness(device: TokenDevice) -> None:
-    """An inventory that does not show the installation's own key proves nothing and is refused."""
+    """An inventory without the installation's own key proves nothing and is refused."""
     key = new_key(device)
     with pytest.raises(TokenUnavailableError, match="does not show the installation's own key"):
         device.keys.inventory(bytes(16))
@@ -266,7 +266,7 @@ def test_inventory_needs_its_witness(device: TokenDevice) -> None:
 
 
 def test_inventory_while_keys_come_and_go(device: TokenDevice, token: Token, programs: Path) -> None:
-    """A listing holds all keys that stay, however many another process makes and destroys meanwhile."""
+    """A listing has all keys that stay, however many another process creates and destroys meanwhile."""
     keys = {new_key(device) for _ in range(5)}
     witness = next(iter(keys))
     process = devices.start(programs / "come_and_go.py", token, seconds=1.5)

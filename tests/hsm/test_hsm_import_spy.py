@@ -1,4 +1,4 @@
-"""Evidence from the device: what really passes between hsmkms and the token during an import.
+"""Calls between hsmkms and the token during an import, as pkcs11-spy logs them.
 
 ``pkcs11-spy`` (OpenSC) stands between both and writes down every call with its arguments.
 """
@@ -22,35 +22,35 @@ THROUGH_THE_HOST = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_
 
 
 class Spied(Struct, frozen=True, kw_only=True):
-    """What the import job reported, and the calls that the spy saw."""
+    """Report of the import job, and the calls that the spy logged."""
 
-    told: dict[str, dict[str, Any]]
+    imports: dict[str, dict[str, Any]]
     refusal: str
     secret: str
     calls: list[spylog.SpyCall]
 
     def unwrapped(self) -> list[spylog.SpyCall]:
-        """All calls that unwrapped something."""
+        """Return all calls that unwrap a key."""
         return [call for call in spylog.named(self.calls, "C_UnwrapKey") if call.returned == "CKR_OK"]
 
     def stayed(self) -> list[spylog.SpyCall]:
-        """Those that made an object that stays."""
+        """Return those that create a token object."""
         return list(filter(stays, self.unwrapped()))
 
 
 def stays(call: spylog.SpyCall) -> bool:
-    """True if the call makes an object that stays."""
+    """Return True if the call creates a token object."""
     return ("CKA_TOKEN", "True") in call.attributes.items()
 
 
 def dumped(text: str) -> bytes:
-    """All bytes that a piece of the log shows in hexadecimal, one after the other, in both layouts of the spy."""
+    """Return all bytes that a part of the log has in hexadecimal, concatenated, in both layouts of the spy."""
     lines = re.findall(r"^    (?:[0-9A-F]{8}  )?((?:[0-9A-F]{2} ?)+)(?=$| )", text, re.MULTILINE)
     return bytes.fromhex("".join(lines))
 
 
 def seen(job: Spied, secret: bytes) -> bool:
-    """Return whether the log shows the secret, in any parameter of any call."""
+    """Return whether the log contains the secret, in any parameter of any call."""
     return any(secret in dumped(call.text) for call in job.calls)
 
 
@@ -63,32 +63,32 @@ def spy_on(token: Token, spy_path: Path, programs: Path, *, host_unwrap: bool) -
 
 @pytest.fixture(scope="module")
 def spied(new_token: NewToken, spy_path: Path, programs: Path) -> Spied:
-    """Imports as they are done but for development."""
+    """Run the import job without ``host_unwrap``."""
     return spy_on(new_token("spied-import"), spy_path, programs, host_unwrap=False)
 
 
 @pytest.fixture(scope="module")
 def spied_host(new_token: NewToken, spy_path: Path, programs: Path) -> Spied:
-    """Imports with ``host_unwrap``."""
+    """Run the import job with ``host_unwrap``."""
     return spy_on(new_token("spied-host-import"), spy_path, programs, host_unwrap=True)
 
 
 def test_spied_imports_work(spied: Spied, spied_host: Spied) -> None:
-    """What was spied upon are imports that did what they should, and one that was refused."""
+    """The logged job has successful imports, and one that was refused."""
     for job, algorithms, on_device in (
         (spied, ON_DEVICE, {True}),
         (spied_host, (*ON_DEVICE, *THROUGH_THE_HOST), {True, False}),
     ):
-        assert tuple(job.told) == algorithms
-        assert {each["on_device"] for each in job.told.values()} == on_device
-        assert all(each["works"] and not each["deviations"] for each in job.told.values())
-        assert all(each["fingerprints"] == each["expected"] for each in job.told.values())
+        assert tuple(job.imports) == algorithms
+        assert {each["on_device"] for each in job.imports.values()} == on_device
+        assert all(each["works"] and not each["deviations"] for each in job.imports.values())
+        assert all(each["fingerprints"] == each["expected"] for each in job.imports.values())
         assert job.refusal == "RejectedDataError"
         assert len(job.stayed()) == len(algorithms)
 
 
 def test_what_stays_is_unwrapped_as_ordered(spied: Spied, spied_host: Spied) -> None:
-    """C_UnwrapKey makes what stays: sensitive, not extractable, for two usages only."""
+    """Token objects come from C_UnwrapKey: sensitive, not extractable, with two usages only."""
     for call in (*spied.stayed(), *spied_host.stayed()):
         yes = {name for name, value in call.attributes.items() if value == "True"}
         no = {name for name, value in call.attributes.items() if value == "False"}
@@ -98,7 +98,7 @@ def test_what_stays_is_unwrapped_as_ordered(spied: Spied, spied_host: Spied) -> 
 
 
 def test_session_copies_can_do_one_thing(spied: Spied, spied_host: Spied) -> None:
-    """All else that is unwrapped are session objects, sensitive, not extractable, that only sign or only unwrap."""
+    """All other unwrapped keys are session objects, sensitive, not extractable, that only sign or only unwrap."""
     usages = {f"CKA_{name}" for name in ("ENCRYPT", "DECRYPT", "SIGN", "VERIFY", "WRAP", "UNWRAP", "DERIVE")}
     for job in (spied, spied_host):
         copies = [each for each in job.unwrapped() if not stays(each)]
@@ -110,7 +110,7 @@ def test_session_copies_can_do_one_thing(spied: Spied, spied_host: Spied) -> Non
 
 
 def test_material_does_not_pass_through_the_host(spied: Spied) -> None:
-    """No object is created from bytes, none is wrapped or read, RSA decrypts nothing: no call shows the material."""
+    """No object is created from bytes, wrapped or read, and RSA decrypts nothing: no call contains the material."""
     forbidden = ("C_CreateObject", "C_WrapKey", "C_DeriveKey", "C_SetAttributeValue")
     assert spylog.named(spied.calls, *forbidden) == []
     assert spylog.refused_copies(spied.calls) == 1
@@ -123,7 +123,7 @@ def test_material_does_not_pass_through_the_host(spied: Spied) -> None:
 
 
 def test_host_unwrap_creates_no_object(spied_host: Spied) -> None:
-    """With ``host_unwrap`` raw RSA is decrypted, and the bytes go back by C_UnwrapKey, never by C_CreateObject."""
+    """With ``host_unwrap`` raw RSA is decrypted, and the bytes return by C_UnwrapKey, never by C_CreateObject."""
     assert spylog.named(spied_host.calls, "C_CreateObject") == []
     started = [call for call in spylog.named(spied_host.calls, "C_DecryptInit") if "CKM_RSA_X_509" in call.text]
     assert started
@@ -134,6 +134,6 @@ def test_host_unwrap_creates_no_object(spied_host: Spied) -> None:
 
 
 def test_the_search_for_secrets_finds(spied: Spied) -> None:
-    """The search above finds what is passed to the token: a plaintext, and the label of a key."""
+    """The search for secrets finds data passed to the token: a plaintext, and the label of a key."""
     assert seen(spied, b"plaintext")
     assert seen(spied, b"hsmkms spied import")

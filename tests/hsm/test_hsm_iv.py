@@ -1,4 +1,4 @@
-"""Initialisation vectors: none is ever used twice."""
+"""Initialisation vectors: none is used twice."""
 
 import threading
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_none_twice_among_threads(device: TokenDevice) -> None:
 
 
 def test_fetched_in_small_blocks(session: Session) -> None:
-    """One call to the token serves a block of at most 64 encryptions, so that little is ever held in advance."""
+    """One call to the token serves at most 64 encryptions, so that few IVs are prefetched."""
     asked: list[int] = []
 
     class Counting:
@@ -50,7 +50,7 @@ def test_fetched_in_small_blocks(session: Session) -> None:
 
 
 def test_failing_generator(session: Session) -> None:
-    """If the token gives no random bytes, there is no IV, and the next attempt starts afresh."""
+    """If the token returns no random bytes, there is no IV, and the next attempt fetches a new block."""
 
     class Failing:
         def generate_random(self, _bits: int) -> bytes:
@@ -64,7 +64,7 @@ def test_failing_generator(session: Session) -> None:
 
 @pytest.mark.parametrize("answer", ["zeros", "again"])
 def test_generator_that_repeats(session: Session, answer: str) -> None:
-    """A generator that gives the same bytes again, within a block or in the next one, gives no IV."""
+    """A generator that repeats bytes, within a block or in the next one, is refused."""
     first = session.generate_random(BLOCK * 96)
 
     class Repeating:
@@ -80,14 +80,14 @@ def test_generator_that_repeats(session: Session, answer: str) -> None:
 
 
 def test_none_twice_among_processes(token: Token, programs: Path) -> None:
-    """Four processes that encrypt 20,000 times each with one key, at the same time, share not one IV."""
+    """Four processes that encrypt 20,000 times each with one key, at the same time, share no IV."""
     device = token.open()
     key = new_key(device)
     device.close()
-    told = devices.run_together(
+    counts = devices.run_together(
         programs / "write_ivs.py", [token] * 4, key=key.hex(), count=20_000, folder=str(token.folder)
     )
-    assert told == [20_000] * 4
+    assert counts == [20_000] * 4
     written = b"".join(file.read_bytes() for file in token.folder.glob("*.ivs"))
     size = LAYOUTS[device.profile.cipher_format].iv
     ivs = {written[at : at + size] for at in range(0, len(written), size)}

@@ -1,4 +1,4 @@
-"""Key pairs and HMAC keys on the token, each algorithm against an independent implementation, both ways."""
+"""Key pairs and HMAC keys on the token, each algorithm against an independent implementation, in both directions."""
 
 import hashlib
 import hmac
@@ -59,21 +59,21 @@ RSA = (KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT)
 
 
 class Bench:
-    """A token with one key of each kind, made when it is first asked for: RSA keys take their time."""
+    """A token with one key of each kind, created when it is first needed: RSA keys take long."""
 
     def __init__(self, device: TokenDevice) -> None:
         self.device = device
         self._keys: dict[Kind, bytes] = {}
 
     def key(self, spec: KeySpec, usage: KeyUsage = KeyUsage.SIGN_VERIFY) -> bytes:
-        """CKA_ID of the key of that kind."""
+        """Return the CKA_ID of the key of that kind."""
         kind = (spec, usage)
         if kind not in self._keys:
             self._keys[kind] = self.new(spec, usage)
         return self._keys[kind]
 
     def new(self, spec: KeySpec, usage: KeyUsage = KeyUsage.SIGN_VERIFY) -> bytes:
-        """CKA_ID of a new key of that kind."""
+        """Create a key of that kind; return its CKA_ID."""
         self.device.keys.check_kind((spec, usage))
         symmetric = (spec, usage) == SYMMETRIC
         cka_id = new_cka_id(self.device.profile.cipher_format) if symmetric else os.urandom(16)
@@ -81,7 +81,7 @@ class Bench:
         return cka_id
 
     def public(self, spec: KeySpec, usage: KeyUsage = KeyUsage.SIGN_VERIFY) -> object:
-        """The public key, as another program reads it."""
+        """Return the public key, parsed by another library."""
         cka_id = self.key(spec, usage)
         info = self.device.pairs.public_key(permit(Operation.GET_PUBLIC_KEY, cka_id), cka_id, (spec, usage))
         return load_der_public_key(info)
@@ -102,27 +102,27 @@ class Bench:
         return self.device.pairs.decrypt_oaep(permit(Operation.DECRYPT, cka_id), cka_id, spec, algorithm, block)
 
     def object(self, object_class: ObjectClass | None, cka_id: bytes) -> Object | None:
-        """An object, looked at behind the device's back."""
+        """Return an object, found without the device."""
         with self.device.connection.pool.session() as session:
             return find(session, object_class, cka_id)
 
 
 @pytest.fixture(scope="module")
 def bench(new_token: NewToken) -> Iterator[Bench]:
-    """A token that the tests of this module share."""
+    """Return a token that the tests of this module share."""
     device = new_token("keypairs").open()
     yield Bench(device)
     device.close()
 
 
 def to_sign(algorithm: SigningAlgorithm) -> bytes:
-    """What the device is given of MESSAGE: its digest, or itself."""
+    """Return the device's input for MESSAGE: its digest, or the message itself."""
     name = algorithm.rsplit("_", 1)[1]
     return MESSAGE if algorithm is S.ED25519_SHA_512 else hashlib.new(f"sha{name}", MESSAGE).digest()
 
 
 def check(public: object, algorithm: SigningAlgorithm, signature: bytes) -> None:
-    """Verify a signature of MESSAGE with another program; InvalidSignature if it is wrong."""
+    """Verify a signature of MESSAGE with another library; InvalidSignature if it is wrong."""
     hashed = HASHES[algorithm.rsplit("_", 1)[1]]
     if isinstance(public, Ed25519PublicKey):
         public.verify(signature, MESSAGE)
@@ -139,7 +139,7 @@ def check(public: object, algorithm: SigningAlgorithm, signature: bytes) -> None
 
 @pytest.mark.parametrize(("spec", "algorithm"), SIGNERS)
 def test_signatures(bench: Bench, spec: KeySpec, algorithm: SigningAlgorithm) -> None:
-    """What the token signs another program verifies, and so does the device; nothing that was changed passes."""
+    """Another library verifies the token's signatures, and so does the device; changed ones are refused."""
     data = to_sign(algorithm)
     signature = bench.sign(spec, algorithm, data)
     check(bench.public(spec), algorithm, signature)
@@ -156,7 +156,7 @@ def test_signatures(bench: Bench, spec: KeySpec, algorithm: SigningAlgorithm) ->
 
 
 def test_salt_is_as_long_as_the_hash(bench: Bench) -> None:
-    """RSASSA-PSS has a salt of the hash's length, as AWS has it; no other length verifies."""
+    """RSASSA-PSS has a salt of the hash's length, as at AWS; no other length verifies."""
     public = bench.public(KeySpec.RSA_2048)
     assert isinstance(public, RSAPublicKey)
     for name, hashed in HASHES.items():
@@ -183,7 +183,7 @@ def test_ecdsa_signatures_are_der(bench: Bench, spec: KeySpec) -> None:
     "raw", [bytes(31) + b"\x01" + bytes(31) + b"\x02", b"\xff" * 64, bytes(31) + b"\x80" + b"\x7f" * 32]
 )
 def test_der_of_short_numbers(raw: bytes) -> None:
-    """The token's r and s of equal length become the DER of another program."""
+    """The token's r and s of equal length are encoded as another library encodes them."""
     r, s = int.from_bytes(raw[:32]), int.from_bytes(raw[32:])
     assert signing._ecdsa_der(raw) == encode_dss_signature(r, s)
 
@@ -199,7 +199,7 @@ def test_der_of_short_numbers(raw: bytes) -> None:
 def test_verification_on_the_token(
     bench: Bench, spec: KeySpec, algorithm: SigningAlgorithm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row without ``verify`` asks the token, by the public half: the same answers."""
+    """A row without ``verify`` verifies on the token with the public half, with the same results."""
     row = signing.SIGNINGS[algorithm]
     bare = msgspec.structs.replace(row, verify=None)
     monkeypatch.setattr(signing, "SIGNINGS", {**signing.SIGNINGS, algorithm: bare})
@@ -212,7 +212,7 @@ def test_verification_on_the_token(
 
 
 def test_prehashed_ed25519_is_refused(bench: Bench) -> None:
-    """SoftHSM signs pure Ed25519 whatever it is told: the known answer shows it, and the algorithm is refused."""
+    """SoftHSM always signs pure Ed25519: the known answer test detects it, and the algorithm is refused."""
     with bench.device.connection.pool.session() as session:
         assert signs_prehashed(session) is False
     with pytest.raises(UnsupportedOperationException, match="Use ED25519_SHA_512 with the message itself"):
@@ -221,7 +221,7 @@ def test_prehashed_ed25519_is_refused(bench: Bench) -> None:
 
 
 def test_the_known_answer_can_be_met(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe's test key goes onto the token: with the token's own pure signature as the answer it says yes."""
+    """The probe's test key is loaded on the token, and its own signature as the expected one is accepted."""
     seed = bytes.fromhex("833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42")
     public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
     assert public.hex() == "ec172b93ad5e563bf4932c70e1245034c35467ef2efd4d64ebf819683467e2bf"  # RFC 8032, 7.3
@@ -240,13 +240,13 @@ OAEP_HASHES: dict[EncryptionAlgorithm, hashes.HashAlgorithm] = {
 
 
 def seal(public: object, plaintext: bytes, hashed: hashes.HashAlgorithm, label: bytes | None = None) -> bytes:
-    """Encrypt with another program."""
+    """Encrypt with another library."""
     assert isinstance(public, RSAPublicKey)
     return public.encrypt(plaintext, padding.OAEP(padding.MGF1(hashed), hashed, label))
 
 
 def raw(public: object, encoded: bytes) -> bytes:
-    """The RSA block of an encoded message that may be as wrong as it likes."""
+    """Return the RSA block of an encoded message, valid or not."""
     assert isinstance(public, RSAPublicKey)
     numbers = public.public_numbers()
     return pow(int.from_bytes(encoded), numbers.e, numbers.n).to_bytes(256)
@@ -254,7 +254,7 @@ def raw(public: object, encoded: bytes) -> bytes:
 
 @pytest.mark.parametrize("algorithm", OAEP_HASHES)
 def test_oaep(bench: Bench, algorithm: EncryptionAlgorithm) -> None:
-    """What another program or the device encrypts to the public half, the private half decrypts, of every length."""
+    """The private half decrypts messages of every length from another library or the device."""
     public, hashed = bench.public(*RSA), OAEP_HASHES[algorithm]
     cka_id = bench.key(*RSA)
     for length in (0, 1, 32, 256 - 2 * hashed.digest_size - 2):
@@ -266,7 +266,7 @@ def test_oaep(bench: Bench, algorithm: EncryptionAlgorithm) -> None:
 
 @pytest.mark.parametrize("algorithm", OAEP_HASHES)
 def test_oaep_refusals_are_all_alike(bench: Bench, algorithm: EncryptionAlgorithm) -> None:
-    """Whatever is wrong with a block, the error and its words are the same: the padding is no oracle."""
+    """Every fault of a block has the same error and text: the padding is no oracle."""
     public, hashed = bench.public(*RSA), OAEP_HASHES[algorithm]
     assert isinstance(public, RSAPublicKey)
     (other,) = (each for each in OAEP_HASHES.values() if each is not hashed)
@@ -295,7 +295,7 @@ def test_oaep_refusals_are_all_alike(bench: Bench, algorithm: EncryptionAlgorith
 
 
 def test_oaep_without_a_separator(bench: Bench) -> None:
-    """Padding that has no 0x01 in it, or other bytes before it, is refused as well."""
+    """Padding without 0x01, or with other bytes before it, is refused as well."""
     public = bench.public(*RSA)
     for data in (bytes(191), bytes(100) + b"\x02\x01" + bytes(89), b"\x02" + bytes(190)):
         encoded = oaep_encoded(data)
@@ -306,31 +306,31 @@ def test_oaep_without_a_separator(bench: Bench) -> None:
 
 
 def oaep_encoded(data: bytes) -> bytes:
-    """EME-OAEP with SHA-256 around any data block (RFC 8017, section 7.1.1, steps 2.d to 2.i)."""
+    """Return EME-OAEP with SHA-256 around any data block (RFC 8017, section 7.1.1, steps 2.d to 2.i)."""
     block, seed = hashlib.sha256(b"").digest() + data, os.urandom(32)
     masked = xor(block, mgf1(seed, len(block)))
     return b"\x00" + xor(seed, mgf1(masked, 32)) + masked
 
 
 def mgf1(seed: bytes, length: int) -> bytes:
-    """MGF1 with SHA-256."""
+    """Return MGF1 with SHA-256."""
     blocks = (hashlib.sha256(seed + n.to_bytes(4)).digest() for n in range(length // 32 + 1))
     return b"".join(blocks)[:length]
 
 
 def xor(left: bytes, right: bytes) -> bytes:
-    """Byte by byte."""
+    """Return the bytewise XOR."""
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
 
 def test_where_padding_is_removed(bench: Bench) -> None:
-    """SoftHSM's own OAEP has SHA-1 only; the probe tells, and SHA-256 goes through the bare RSA decryption."""
+    """SoftHSM's own OAEP has SHA-1 only; the probe detects it, and SHA-256 uses raw RSA decryption."""
     assert bench.device.pairs._oaep_refusals() == {OAEP_SHA_1: None, OAEP_SHA_256: "answers CKR_ARGUMENTS_BAD"}
     assert set(oaep.OAEPS.values()) == {OAEP_SHA_1, OAEP_SHA_256}
 
 
 def test_a_token_without_raw_rsa(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the token can do neither, the error says what it lacks."""
+    """On a token with neither, the error names what it lacks."""
     has = Connection.has
     monkeypatch.setattr(Connection, "has", lambda self, each: each is not Mechanism.RSA_X_509 and has(self, each))
     with pytest.raises(UnsupportedOperationException, match=r"SHA-256 answers CKR_ARGUMENTS_BAD, .* lacks CKM_RSA_X_5"):
@@ -342,7 +342,7 @@ def test_a_token_without_raw_rsa(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("spec", CURVES)
 def test_key_agreement(bench: Bench, spec: KeySpec) -> None:
-    """Both sides get one secret: the token by its private half, another program by its own."""
+    """Both sides derive the same secret: the token with its private half, another library with its own key."""
     public = bench.public(spec, KeyUsage.KEY_AGREEMENT)
     assert isinstance(public, ec.EllipticCurvePublicKey)
     theirs = ec.generate_private_key(public.curve)
@@ -355,7 +355,7 @@ def test_key_agreement(bench: Bench, spec: KeySpec) -> None:
 
 
 def test_secrets_keep_their_leading_zeros(bench: Bench) -> None:
-    """A secret that begins with zero octets has its full length."""
+    """A secret with leading zero octets has its full length."""
     bench.device.keys.check_kind((KeySpec.ECC_NIST_P256, KeyUsage.KEY_AGREEMENT))
     facts = KEY_FACTS[KeySpec.ECC_NIST_P256]
     assert facts.curve is not None
@@ -380,12 +380,12 @@ def test_secrets_keep_their_leading_zeros(bench: Bench) -> None:
 
 
 def spki(public: object) -> bytes:
-    """DER SubjectPublicKeyInfo."""
+    """Encode as DER SubjectPublicKeyInfo."""
     return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]
 
 
 def test_unusable_peers(bench: Bench) -> None:
-    """A peer's key must be a point on the key's own curve, in DER SubjectPublicKeyInfo and nothing else."""
+    """A peer's key must be a point on the key's own curve, in DER SubjectPublicKeyInfo without trailing data."""
     right = spki(ec.generate_private_key(ec.SECP256R1()).public_key())
     off_the_curve = right[:-1] + bytes((right[-1] ^ 1,))
     unusable = [
@@ -426,7 +426,7 @@ def test_hmac(bench: Bench, algorithm: MacAlgorithm) -> None:
 
 @pytest.mark.parametrize("algorithm", MACS)
 def test_hmac_is_that_of_the_standard(bench: Bench, algorithm: MacAlgorithm) -> None:
-    """With a known key the token's HMAC is that of another program."""
+    """With a known key the token's HMAC equals that of another library."""
     bench.device.keys.check_kind((MACS[algorithm][0], KeyUsage.GENERATE_VERIFY_MAC))
     secret = os.urandom(64)
     with bench.device.connection.pool.session() as session:
@@ -449,8 +449,8 @@ CHEAP = [kind for kind in kinds() if KEY_FACTS[kind[0]].key_type not in (KeyType
 
 
 @pytest.mark.parametrize("kind", [*CHEAP, RSA], ids="-".join)
-def test_objects_tell_their_kind(bench: Bench, kind: Kind) -> None:
-    """Spec and usage of a key can be told from its objects alone, and it is attested as it was made."""
+def test_kind_is_derived_from_the_objects(bench: Bench, kind: Kind) -> None:
+    """Spec and usage of a key are derived from its objects alone, and it is attested as it was created."""
     cka_id = bench.key(*kind)
     assert bench.device.keys.identify(cka_id) == kind
     attributes, deviations = bench.device.keys.attest(cka_id, kind)
@@ -460,8 +460,8 @@ def test_objects_tell_their_kind(bench: Bench, kind: Kind) -> None:
     assert bool(public) == (KEY_FACTS[kind[0]].public is not None)
 
 
-def test_foreign_objects_tell_no_kind(bench: Bench) -> None:
-    """An object that hsmkms would not make so is like nothing; one that is not there is lost."""
+def test_foreign_objects_have_no_kind(bench: Bench) -> None:
+    """An object that hsmkms would not create fits no kind; a missing one is ObjectLostError."""
     cka_id = os.urandom(16)
     with bench.device.connection.pool.session() as session:
         session.generate_keypair(KeyType.RSA, 1024, id=cka_id, store=True, capabilities=MechanismFlag.SIGN)
@@ -476,7 +476,7 @@ def test_foreign_objects_tell_no_kind(bench: Bench) -> None:
     ids="-".join,
 )
 def test_a_replaced_public_half_is_noticed(bench: Bench, kind: Kind) -> None:
-    """Nobody gets, verifies with, or encrypts to a public half that is not the private half's own."""
+    """A public half that does not belong to the private half is not returned, verified with, or encrypted to."""
     device, attacker, victim = bench.device, bench.key(*kind), bench.new(*kind)
     shown = permit(Operation.GET_PUBLIC_KEY, victim)
     before = device.pairs.public_key(shown, victim, kind)
@@ -486,22 +486,22 @@ def test_a_replaced_public_half_is_noticed(bench: Bench, kind: Kind) -> None:
     copied = [Attribute.EC_PARAMS, Attribute.EC_POINT]
     if kind is RSA:
         copied = [Attribute.MODULUS, Attribute.PUBLIC_EXPONENT]
-    told = {name: other[name] for name in (Attribute.KEY_TYPE, *copied)}
+    attributes = {name: other[name] for name in (Attribute.KEY_TYPE, *copied)}
     original.destroy()
     with device.connection.pool.session() as session:
         session.create_object(
-            {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.TOKEN: True, Attribute.ID: victim, **told}
+            {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.TOKEN: True, Attribute.ID: victim, **attributes}
         )
     assert device.pairs.public_key(shown, victim, kind) == before  # what this process has seen proven stays
     device.pairs._publics.clear()
-    with pytest.raises(TokenError, match="somebody has replaced it"):
+    with pytest.raises(TokenError, match="it was replaced"):
         device.pairs.public_key(shown, victim, kind)
     _, deviations = device.keys.attest_public(victim, kind)
     assert "its halves do not belong together" in deviations
 
 
 def test_destruction_takes_both_halves(bench: Bench) -> None:
-    """Destroying a pair destroys both halves, and nothing of another; a second time finds nothing."""
+    """Destroying a pair destroys both halves and no other object; a second time nothing is found."""
     gone, stays = (bench.new(KeySpec.ECC_NIST_P256) for _ in range(2))
     assert bench.device.keys.destroy(permit(OperatorAct.MAINTAIN, gone), gone)
     assert not bench.device.keys.destroy(permit(OperatorAct.MAINTAIN, gone), gone)
@@ -513,7 +513,7 @@ def test_destruction_takes_both_halves(bench: Bench) -> None:
 
 
 def test_a_public_half_alone_is_destroyed_too(bench: Bench) -> None:
-    """After a destruction that was interrupted between the halves, a second one ends it."""
+    """After a destruction that was interrupted between the halves, a second one completes it."""
     cka_id = bench.new(KeySpec.ECC_NIST_P256)
     private = bench.object(ObjectClass.PRIVATE_KEY, cka_id)
     assert private is not None
@@ -524,7 +524,7 @@ def test_a_public_half_alone_is_destroyed_too(bench: Bench) -> None:
 
 
 def test_a_missing_public_half(bench: Bench) -> None:
-    """Without its public half a key is attested as not whole, and nobody gets a public key made up for it."""
+    """Without its public half a key is attested as incomplete, and no public key is returned for it."""
     kind = (KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
     cka_id = bench.new(*kind)
     public = bench.object(ObjectClass.PUBLIC_KEY, cka_id)
@@ -537,7 +537,7 @@ def test_a_missing_public_half(bench: Bench) -> None:
 
 
 def test_specs_that_the_token_lacks(bench: Bench) -> None:
-    """What the token cannot make is refused with what it can."""
+    """A spec that the token cannot create is refused with a list of those that it can."""
     for spec in (KeySpec.ML_DSA_44, KeySpec.ML_DSA_87, KeySpec.ML_KEM_768):
         with pytest.raises(UnsupportedOperationException, match=f"no keys of KeySpec {spec} for SIGN_VERIFY: it has"):
             bench.device.keys.check_kind((spec, KeyUsage.SIGN_VERIFY))
@@ -557,7 +557,7 @@ def test_specs_that_the_token_lacks(bench: Bench) -> None:
 def test_keys_that_could_not_be_used(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, lacking: Mechanism, kind: Kind, instead: str
 ) -> None:
-    """A key that the token could make and not use is refused before it is made."""
+    """A key that the token could create but not use is refused before it is created."""
     has = Connection.has
     monkeypatch.setattr(Connection, "has", lambda self, each: each is not lacking and has(self, each))
     with pytest.raises(UnsupportedOperationException, match=f"for {kind[1]}: it has keys of .*{instead}"):

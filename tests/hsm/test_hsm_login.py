@@ -1,4 +1,4 @@
-"""Logging in: one refused PIN at most, whoever asks and however many start at once."""
+"""Login: at most one refused PIN, whatever asks for it and however many processes start at once."""
 
 import json
 import stat
@@ -23,26 +23,26 @@ WRONG = "not the horse"
 
 
 class Reader:
-    """A PIN source that counts how often it is asked."""
+    """A PIN source that counts how often it is read."""
 
     def __init__(self, *pins: str) -> None:
         self.pins = list(pins)
         self.asked = 0
 
     def __call__(self) -> str:
-        """The next PIN; the last one again and again."""
+        """Return the next PIN, the last one repeatedly."""
         self.asked += 1
         return self.pins.pop(0) if len(self.pins) > 1 else self.pins[0]
 
 
 def mode(path: Path) -> int:
-    """Permission bits of a file."""
+    """Return the permission bits of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
 @pytest.mark.parametrize("pin", [WRONG, "", "1", "x" * 300, "pässwörter"])
 def test_refused_pin_is_not_tried_again(token: Token, pin: str) -> None:
-    """A refusal of any kind leaves a mark, and then not even the right PIN is read."""
+    """A refusal of any kind leaves a mark; then not even the right PIN is read."""
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), Reader(pin))
     right = Reader(token.pin)
@@ -51,15 +51,15 @@ def test_refused_pin_is_not_tried_again(token: Token, pin: str) -> None:
     assert right.asked == 0
 
 
-def test_mark_says_nothing_of_the_pin(token: Token) -> None:
-    """The mark names token and time; neither it nor the error says anything of the PIN; both files are private."""
+def test_mark_contains_nothing_of_the_pin(token: Token) -> None:
+    """The mark names token and time; neither mark nor error contains anything of the PIN; both files are private."""
     with pytest.raises(PinError) as caught:
         TokenDevice.open(token.settings(), Reader(WRONG))
     mark = token.folder / "pin-refused.json"
-    told = json.loads(mark.read_text())
+    contents = json.loads(mark.read_text())
     known = {"label", "serial", "refused_at", "source", "version", "comparable", "unsettled", "members", "alone"}
-    assert told.keys() == known
-    assert (told["label"], told["serial"], told["source"]) == (token.label, token.serial, "")
+    assert contents.keys() == known
+    assert (contents["label"], contents["serial"], contents["source"]) == (token.label, token.serial, "")
     assert WRONG not in mark.read_text()
     assert WRONG not in str(caught.value)
     assert mode(mark) == 0o600
@@ -67,7 +67,7 @@ def test_mark_says_nothing_of_the_pin(token: Token) -> None:
 
 
 def test_right_pin_closes_the_mark(token: Token) -> None:
-    """A PIN that a person insists on is tried in spite of the mark; once the token takes it, everybody is let in."""
+    """A PIN that a person confirms is tried despite the mark; once the token accepts it, every login is allowed."""
     gate = LoginGate(token.folder)
     with pytest.raises(PinError):
         TokenDevice.open(token.settings(), Reader(WRONG))
@@ -77,17 +77,17 @@ def test_right_pin_closes_the_mark(token: Token) -> None:
 
 
 def from_file(pin: str, version: str) -> Secret:
-    """A PIN of a file in a state."""
+    """Return a PIN read from a file in that state."""
     return Secret(pin, PinOrigin(name="the PIN file /pin", version=version, comparable=True))
 
 
 def from_variable(pin: str, process: str) -> Secret:
-    """A PIN of an environment variable, as a process and its children see it."""
+    """Return a PIN of an environment variable, as a process and its children have it."""
     return Secret(pin, PinOrigin(name="the environment variable PIN", version=process))
 
 
 @pytest.mark.parametrize(
-    ("refused", "again", "told"),
+    ("refused", "again", "message"),
     [
         (from_file(WRONG, "1"), from_file(WRONG, "1"), "the PIN file /pin has not changed since the token"),
         (from_file(WRONG, "1"), from_file(WRONG, "2"), "keeps nothing of it to compare with"),
@@ -98,13 +98,13 @@ def from_variable(pin: str, process: str) -> Secret:
     ],
     ids=["file", "changed", "other", "variable", "unknown", "unknown-again"],
 )
-def test_refused_pin_is_not_retried(token: Token, refused: Secret, again: Secret, told: str) -> None:
-    """Even when the operator asks for a retry, what is or may be the refused PIN is not sent, unless he insists."""
+def test_refused_pin_is_not_retried(token: Token, refused: Secret, again: Secret, message: str) -> None:
+    """Even under --retry-pin a PIN that is or may be the refused one is not sent, unless the operator confirms it."""
     mark = token.folder / "pin-refused.json"
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), lambda: refused)
     written = mark.stat().st_mtime_ns
-    with pytest.raises(PinError, match=told):
+    with pytest.raises(PinError, match=message):
         TokenDevice.open(token.settings(), lambda: again, accept_final_try=True)
     assert mark.stat().st_mtime_ns == written
     insisted = Secret(again.reveal(), again.origin, insisted=True)
@@ -114,7 +114,7 @@ def test_refused_pin_is_not_retried(token: Token, refused: Secret, again: Secret
 
 
 def test_typed_pin_is_retried(token: Token) -> None:
-    """A PIN that a person has just typed is tried when the operator asks for a retry, and never before."""
+    """A PIN that a person has just typed is tried under --retry-pin, and never before."""
     typed = Secret(token.pin, PinOrigin(name="the answer at the prompt", version="2", typed=True))
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), lambda: from_file(WRONG, "1"))
@@ -125,7 +125,7 @@ def test_typed_pin_is_retried(token: Token) -> None:
 
 
 def test_refused_pin_in_the_memory_of_a_process(token: Token) -> None:
-    """Who still has the refused PIN when the token has taken another one does not send it again."""
+    """A process that still has the refused PIN when the token has accepted another one does not send it again."""
     gate = LoginGate(token.folder)
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), lambda: from_variable(WRONG, "old"))
@@ -139,7 +139,7 @@ def test_refused_pin_in_the_memory_of_a_process(token: Token) -> None:
 
 
 def test_refused_pin_that_is_taken_later(token: Token) -> None:
-    """A source whose PIN the token takes in the end is no longer listed as refused."""
+    """A source whose PIN the token finally accepts is no longer listed as refused."""
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(token.settings(), lambda: from_file(WRONG, "1"))
     insisted = Secret(token.pin, from_file(token.pin, "1").origin, insisted=True)
@@ -149,7 +149,7 @@ def test_refused_pin_that_is_taken_later(token: Token) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"', "null"])
 def test_unreadable_mark_counts(token: Token, content: str) -> None:
-    """A mark that was cut off by a crash or a full disk still keeps everybody from trying."""
+    """A mark that was truncated by a crash or a full disk still prevents every attempt."""
     (token.folder / "pin-refused.json").write_text(content)
     reader = Reader(token.pin)
     with pytest.raises(PinError):
@@ -158,7 +158,7 @@ def test_unreadable_mark_counts(token: Token, content: str) -> None:
 
 
 def test_no_second_login_on_the_token(token: Token, spy_path: Path, programs: Path) -> None:
-    """The spy sees one C_Login with the wrong PIN, and none in the process that comes after it."""
+    """The spy logs one C_Login with the wrong PIN, and none in the next process."""
     counts = []
     for pin in (WRONG, token.pin):
         log = token.folder / f"{len(counts)}.log"
@@ -178,13 +178,13 @@ def test_many_processes_try_one_pin(token: Token, spy_path: Path, programs: Path
 
 
 def test_right_pin_leaves_no_mark(token: Token) -> None:
-    """A login that works writes no mark."""
+    """A successful login writes no mark."""
     token.open().close()
     assert LoginGate(token.folder).mark() is None
 
 
 def test_failing_pin_source(token: Token) -> None:
-    """Trouble with the PIN's source is no refusal: it leaves no mark."""
+    """A failing PIN source is no refusal: it leaves no mark."""
 
     def broken() -> str:
         raise PinError("the PIN file is empty")
@@ -195,7 +195,7 @@ def test_failing_pin_source(token: Token) -> None:
 
 
 def test_unwritable_state_folder(token: Token) -> None:
-    """Where no mark could be written, no PIN is read."""
+    """If no mark could be written, no PIN is read."""
     reader = Reader(token.pin)
     with pytest.raises(ConfigurationError, match="cannot be written"):
         TokenDevice.open(token.settings(state_dir=token.folder / "missing"), reader)
@@ -230,7 +230,7 @@ def test_second_opening_shares_the_login(device: TokenDevice, token: Token) -> N
 
 
 def test_login_of_others_is_shared(token: Token) -> None:
-    """If another part of the process is logged in already, its login is used and left standing."""
+    """If another part of the process is logged in already, its login is used and kept."""
     module = token.load()
     others = choose(module, token.settings().choice).open(rw=True, user_pin=token.pin)
     device = token.open()
@@ -240,7 +240,7 @@ def test_login_of_others_is_shared(token: Token) -> None:
 
 
 def test_lost_login_reads_the_pin_once(token: Token, lose: Callable[[TokenDevice], None]) -> None:
-    """After a lost login the PIN is read and tried once more; if it is refused then, never again."""
+    """After a lost login the PIN is read and tried once; if it is refused then, never again."""
     reader = Reader(token.pin, token.pin, WRONG)
     device = TokenDevice.open(token.settings(), reader)
     key = new_key(device)
@@ -259,7 +259,7 @@ def test_lost_login_reads_the_pin_once(token: Token, lose: Callable[[TokenDevice
 
 
 def test_login_after_a_change_of_the_pin(token: Token, lose: Callable[[TokenDevice], None]) -> None:
-    """A process that is logged in goes on after a change, and takes the new PIN when its login is lost later."""
+    """A process that is logged in continues after a change, and reads the new PIN when its login is lost later."""
     settings, reader = token.settings(), Reader(token.pin, token.new_pin)
     device = TokenDevice.open(settings, reader)
     key = new_key(device)
@@ -278,7 +278,7 @@ def test_login_after_a_change_of_the_pin(token: Token, lose: Callable[[TokenDevi
 
 
 def test_login_that_is_lost_before_a_change(token: Token, lose: Callable[[TokenDevice], None]) -> None:
-    """Who changes the PIN under the lock of logins logs in again under it, instead of waiting for itself."""
+    """A process that changes the PIN under the login lock logs in again under it, instead of a deadlock."""
     settings = token.settings()
     device = TokenDevice.open(settings, Reader(token.pin))
     lose(device)
@@ -291,7 +291,7 @@ def test_login_that_is_lost_before_a_change(token: Token, lose: Callable[[TokenD
 
 
 def test_pin_that_the_token_does_not_take(token: Token) -> None:
-    """A PIN that is too short, or a wrong present one, changes nothing, and leaves no mark."""
+    """A new PIN that is too short, or a wrong present one, changes nothing, and leaves no mark."""
     settings = token.settings()
     device = TokenDevice.open(settings, Reader(token.pin))
     for old, new in ((token.pin, "x"), (WRONG, token.new_pin)):
@@ -302,7 +302,7 @@ def test_pin_that_the_token_does_not_take(token: Token) -> None:
 
 
 def succeeds(act: Callable[[], object]) -> bool:
-    """True if the act raises nothing that says that the token is away."""
+    """Return True if the call does not raise that the token is away."""
     try:
         act()
     except TokenUnavailableError:

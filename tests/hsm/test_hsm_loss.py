@@ -1,4 +1,4 @@
-"""Lost logins, lost sessions and dead handles: replaced once, and never taken for an empty token."""
+"""Lost logins, lost sessions and invalid handles: replaced once, and never mistaken for an empty token."""
 
 import os
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def encrypt(device: TokenDevice, key: bytes, plaintext: bytes = b"x") -> tuple[b
 
 
 def decrypt(device: TokenDevice, key: bytes, sealed: tuple[bytes, bytes]) -> bytes:
-    """Decrypt what ``encrypt`` gave."""
+    """Decrypt the result of ``encrypt``."""
     return device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, b"")
 
 
@@ -48,7 +48,7 @@ def destroy(device: TokenDevice, key: bytes) -> bool:
 
 @pytest.fixture
 def key(device: TokenDevice) -> bytes:
-    """A backing key whose handle is known."""
+    """Return a backing key whose handle is cached."""
     key = new_key(device)
     encrypt(device, key)
     return key
@@ -56,13 +56,13 @@ def key(device: TokenDevice) -> bytes:
 
 @pytest.fixture
 def mac_key(device: TokenDevice) -> bytes:
-    """An installation key."""
+    """Return an installation key."""
     mac_key = os.urandom(16)
     device.own.generate_mac_key(permit(OperatorAct.INITIALISE, mac_key), mac_key, "hsmkms test installation")
     return mac_key
 
 
-def test_encrypt_and_decrypt_go_on(device: TokenDevice, key: bytes, lose: Lose) -> None:
+def test_encrypt_and_decrypt_continue(device: TokenDevice, key: bytes, lose: Lose) -> None:
     """After a loss the next encryption and the next decryption succeed."""
     sealed = encrypt(device, key, b"before")
     lose(device)
@@ -72,8 +72,8 @@ def test_encrypt_and_decrypt_go_on(device: TokenDevice, key: bytes, lose: Lose) 
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["with a warm pool", "with an empty pool"])
-def test_every_procedure_goes_on(device: TokenDevice, key: bytes, mac_key: bytes, lose: Lose, *, warm: bool) -> None:
-    """After a loss every other procedure gives the same answer as before it."""
+def test_every_procedure_continues(device: TokenDevice, key: bytes, mac_key: bytes, lose: Lose, *, warm: bool) -> None:
+    """After a loss every other procedure returns the same result as before it."""
     attested = device.keys.attest(key)
     answer = device.own.mac(permit(OperatorAct.OPEN, mac_key), mac_key, b"challenge")
     listed = {each.cka_id for each in device.keys.inventory(mac_key)}
@@ -99,10 +99,10 @@ def test_every_procedure_goes_on(device: TokenDevice, key: bytes, mac_key: bytes
 
 
 def test_lost_login_is_not_an_empty_token(device: TokenDevice, key: bytes, lose: Lose) -> None:
-    """Nothing says "absent" of a key that is there but hidden by a lost login, while the login can't be mended."""
+    """No call reports a key as absent that is hidden by a lost login, while the login cannot be restored."""
     lose(device)
     device.connection._recover = lambda: None  # type: ignore[method-assign]  # as if the token refused a new login for now
-    device.connection._comeback.begin = lambda: None  # type: ignore[method-assign]
+    device.connection._reconnector.begin = lambda: None  # type: ignore[method-assign]
     for act in (device.keys.holds, device.keys.attest, device.keys.inventory):
         with pytest.raises(TokenUnavailableError):
             act(key)
@@ -116,7 +116,7 @@ def test_lost_login_is_not_an_empty_token(device: TokenDevice, key: bytes, lose:
 def test_login_lost_during_a_search(
     device: TokenDevice, key: bytes, monkeypatch: pytest.MonkeyPatch, mended: str
 ) -> None:
-    """A login that is lost in the midst of a search, even if it is back at its end, makes no key look absent.
+    """A login that is lost during a search, even if it is restored at its end, makes no key look absent.
 
     Handles of sessions prove nothing: opencryptoki gives that of the closed session to the new one.
     """
@@ -142,7 +142,7 @@ def test_login_lost_during_a_search(
 
 
 def test_repeated_exactly_once(device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that meets a loss each time is tried twice, not more; its error says that the session was lost."""
+    """A call that loses its session each time is tried twice, not more; its error says that the session was lost."""
     tries = []
     take = device.connection.pool.take
 
@@ -169,7 +169,7 @@ def test_repeated_exactly_once(device: TokenDevice, key: bytes, lose: Lose, monk
 def test_generation_is_never_repeated(
     device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A generation that meets a loss is tried once; nothing is on the token, and the next one succeeds."""
+    """A generation that loses its session is tried once; no object stays on the token, and the next one succeeds."""
     tries, other = [], new_cka_id(device.profile.cipher_format)
     take = device.connection.pool.take
 
@@ -203,7 +203,7 @@ def test_losses_leak_no_sessions(device: TokenDevice, key: bytes, lose: Lose) ->
 
 
 def test_destroyed_in_another_session(device: TokenDevice, key: bytes) -> None:
-    """A key that was destroyed behind the device's back is ObjectLostError, for a known handle and for an unknown."""
+    """A key that was destroyed without the device is ObjectLostError, with a cached handle and without one."""
     sealed = encrypt(device, key)
     with device.connection.pool.session() as session:
         found = find(session, ObjectClass.SECRET_KEY, key)
@@ -227,7 +227,7 @@ def test_destroyed_by_another_process(device: TokenDevice, key: bytes, token: To
 
 
 def test_made_again_by_another_process(device: TokenDevice, key: bytes, token: Token, programs: Path) -> None:
-    """A key that was destroyed and made again is found again by its CKA_ID, under its new handle."""
+    """A key that was destroyed and created again is found by its CKA_ID, under its new handle."""
     old = encrypt(device, key, b"old")
     assert devices.run(programs / "remake_key.py", token, key=key.hex(), again=True)
     assert decrypt(device, key, encrypt(device, key, b"new")) == b"new"
@@ -238,7 +238,7 @@ def test_made_again_by_another_process(device: TokenDevice, key: bytes, token: T
 def test_destroyed_while_an_operation_is_active(
     device: TokenDevice, key: bytes, token: Token, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that was destroyed elsewhere encrypts no longer, whatever operation had begun under it (NSS goes on)."""
+    """A key that was destroyed elsewhere no longer encrypts, even in an active operation (which NSS continues)."""
     now = [0.0]
     monkeypatch.setattr(device.connection.messages, "_clock", lambda: now[0])
     for _ in range(3):
@@ -250,7 +250,7 @@ def test_destroyed_while_an_operation_is_active(
 
 
 def test_token_that_is_away(device: TokenDevice, key: bytes, lose: Lose, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that was there and does not come back is unavailable, for every kind of call, until it does."""
+    """A token that disappears is unavailable for every kind of call, until it is back."""
 
     def away(*_: object) -> NoReturn:
         raise TokenNotFoundError("no token fits")

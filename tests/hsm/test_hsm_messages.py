@@ -1,4 +1,4 @@
-"""Message-based encryption of PKCS#11 3: one call an encryption where a token has it, and never with a weak IV."""
+"""Message-based encryption of PKCS#11 3: one call per encryption on tokens that have it, never with a weak IV."""
 
 import math
 from collections.abc import Callable
@@ -20,19 +20,19 @@ AAD, PLAINTEXT = b"authenticated", b"to be encrypted"
 
 @pytest.fixture
 def played(make_token: MakeToken, shim_path: Path) -> Played:
-    """A fresh token behind the shim, whose messages have the caller's IVs."""
+    """Return a fresh token behind the shim, whose messages have the caller's IVs."""
     return Played.of(make_token(), shim_path, "messages caller")
 
 
 @pytest.fixture
 def token(played: Played) -> SoftHsm:
-    """The same token."""
+    """Return the same token."""
     return played.token
 
 
 @pytest.fixture(autouse=True)
 def long_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No message operation becomes too old in these tests, however slow the machine is."""
+    """Keep message operations from becoming too old in these tests, however slow the machine is."""
     monkeypatch.setattr(messages, "LIFETIME_SECONDS", math.inf)
 
 
@@ -42,13 +42,13 @@ def encrypt(device: TokenDevice, key: bytes, plaintext: bytes = PLAINTEXT) -> tu
 
 
 def decrypt(device: TokenDevice, key: bytes, sealed: tuple[bytes, bytes]) -> bytes:
-    """Decrypt what was encrypted."""
+    """Decrypt a ciphertext."""
     return device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, *sealed, AAD)
 
 
 @pytest.mark.parametrize(("kind", "generator"), [("caller", Generator.CALLER), ("random", Generator.RANDOM)])
 def test_messages_are_used(played: Played, kind: str, generator: Generator) -> None:
-    """The third encryption under a key is one call; each decrypts in the usual way, and no IV comes twice."""
+    """The third encryption under a key is one call; each decrypts as usual, and no IV repeats."""
     played.order(f"messages {kind}")
     device = played.token.open()
     assert device.connection.messages.generator is generator
@@ -63,7 +63,7 @@ def test_messages_are_used(played: Played, kind: str, generator: Generator) -> N
 
 
 def test_lengths(device: TokenDevice) -> None:
-    """Plaintexts of none to 4,096 bytes are encrypted by message."""
+    """Plaintexts of 0 to 4,096 bytes are encrypted by message."""
     key = new_key(device)
     for size in (1, 1, 1, 0, 16, 4096):
         sealed = encrypt(device, key, bytes(size))
@@ -73,7 +73,7 @@ def test_lengths(device: TokenDevice) -> None:
 
 @pytest.mark.parametrize("kind", ["counted", "wrong"])
 def test_weak_generators_are_refused(played: Played, kind: str) -> None:
-    """A token whose random IVs count, or that uses another IV than it was given, encrypts by two calls as before."""
+    """A token whose random IVs count up, or that replaces the given IV, encrypts by two calls."""
     played.order(f"messages {kind}")
     device = played.token.open()
     assert device.connection.messages.generator is None
@@ -82,7 +82,7 @@ def test_weak_generators_are_refused(played: Played, kind: str) -> None:
 
 
 def test_other_operations_between(device: TokenDevice) -> None:
-    """A message operation is ended before its session does anything else; this token allows nothing beside it."""
+    """A message operation is ended before its session does anything else; this token allows no other operation."""
     first, second = new_key(device), new_key(device)
     between: list[Callable[[], object]] = [
         lambda: decrypt(device, first, encrypt(device, first)),
@@ -100,7 +100,7 @@ def test_other_operations_between(device: TokenDevice) -> None:
 
 
 def test_alternating_keys_begin_no_message(device: TokenDevice, played: Played) -> None:
-    """Where keys alternate in a session, each encryption makes two calls, and no message operation is begun."""
+    """With alternating keys in a session each encryption makes two calls, and no message operation is begun."""
     keys = [new_key(device), new_key(device)]
     for key in keys:
         encrypt(device, key)
@@ -113,7 +113,7 @@ def test_alternating_keys_begin_no_message(device: TokenDevice, played: Played) 
 
 
 def test_handle_of_another_key(device: TokenDevice) -> None:
-    """A key that gets the handle of one whose message operation is active is not encrypted under that one."""
+    """If a key gets the handle of one whose message operation is active, nothing is encrypted under the other key."""
     old, new = new_key(device), new_key(device)
     for _ in range(3):
         encrypt(device, old)
@@ -129,7 +129,7 @@ def test_handle_of_another_key(device: TokenDevice) -> None:
 
 
 def test_key_made_again_under_another_handle(device: TokenDevice) -> None:
-    """A key that was made again under its CKA_ID is not encrypted with the old one, whose operation lives on."""
+    """A key that was created again is used instead of the old one of the same CKA_ID, whose operation is active."""
     old, new = new_key(device), new_key(device)
     for _ in range(3):
         encrypt(device, old)
@@ -145,7 +145,7 @@ def test_key_made_again_under_another_handle(device: TokenDevice) -> None:
 
 
 def test_dropped_key_begins_anew(device: TokenDevice, played: Played) -> None:
-    """Once a key was dropped from the caches no session goes on with its operation, whatever handle it gets."""
+    """Once a key was dropped from the caches no session continues its operation, whatever handle it gets."""
     key = new_key(device)
     for _ in range(3):
         encrypt(device, key)
@@ -159,7 +159,7 @@ def test_dropped_key_begins_anew(device: TokenDevice, played: Played) -> None:
 
 
 def test_operation_has_an_end(device: TokenDevice, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a second the operation is begun again, so a key that another program destroyed no longer encrypts."""
+    """After a second the operation is begun again, so that a key that another program destroyed no longer encrypts."""
     now = [100.0]
     monkeypatch.setattr(messages, "LIFETIME_SECONDS", 1.0)
     monkeypatch.setattr(device.connection.messages, "_clock", lambda: now[0])
@@ -185,7 +185,7 @@ def test_lost_session(device: TokenDevice, lose: Callable[[TokenDevice], None]) 
 
 
 def test_token_that_can_no_more(device: TokenDevice, played: Played) -> None:
-    """A token that refuses messages later on is encrypted with in two calls from then on."""
+    """If a token refuses messages later, encryptions take two calls from then on."""
     key = new_key(device)
     for _ in range(3):
         encrypt(device, key)

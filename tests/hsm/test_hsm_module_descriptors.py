@@ -1,8 +1,12 @@
-"""The descriptors of a module that is initialised again: no other file of the process suffers from it."""
+"""Descriptors of a module that is initialised again: no other file of the process is closed by it."""
 
 import os
+import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ LIVES = 4
 
 
 class LockFile:
-    """A file as modules keep it; ``forgetful``: its number is kept when it was closed, as by opencryptoki 3.8."""
+    """A file of a module; ``forgetful``: it keeps its number after it was closed, as in opencryptoki 3.8."""
 
     def __init__(self, path: Path, *, forgetful: bool) -> None:
         path.touch()
@@ -23,12 +27,12 @@ class LockFile:
         self.number = -1
 
     def open(self) -> None:
-        """Open it, unless it counts as open."""
+        """Open the file, unless it counts as open."""
         if self.number == -1:
             self.number = os.open(self.path, os.O_RDWR)
 
     def close(self) -> None:
-        """Close it, or what has its number."""
+        """Close the file, or whatever has its number."""
         os.close(self.number)
         if not self.forgetful:
             self.number = -1
@@ -36,7 +40,7 @@ class LockFile:
 
 @pytest.fixture
 def others() -> Iterator[list[int]]:
-    """Descriptors of other files, which end with the test."""
+    """Yield descriptors of other files, closed after the test."""
     opened: list[int] = []
     yield opened
     for each in opened:
@@ -45,7 +49,7 @@ def others() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("forgetful", [True, False])
 def test_no_other_file_is_closed(tmp_path: Path, others: list[int], *, forgetful: bool) -> None:
-    """A module that closes its file twice closes no other one, and works on its own file all the time."""
+    """A module that closes its file twice closes no other file, and always uses its own."""
     descriptors, file = ModuleDescriptors(), LockFile(tmp_path / "lock", forgetful=forgetful)
     for _ in range(LIVES):
         with descriptors.initialising():
@@ -60,7 +64,7 @@ def test_no_other_file_is_closed(tmp_path: Path, others: list[int], *, forgetful
 
 
 def test_a_number_that_was_taken_meanwhile(tmp_path: Path, others: list[int]) -> None:
-    """What another thread opened under the number, as soon as the module had closed it, stays what it is."""
+    """A file that another thread opened under the number just after the module closed it stays open."""
     descriptors, file = ModuleDescriptors(), LockFile(tmp_path / "lock", forgetful=True)
     with descriptors.initialising():
         file.open()
@@ -72,7 +76,7 @@ def test_a_number_that_was_taken_meanwhile(tmp_path: Path, others: list[int]) ->
 
 
 def test_module_that_is_initialised_again(token: Token) -> None:
-    """Whatever module is under test, it closes no file of this process but its own."""
+    """The module under test closes no file of this process but its own."""
     files = []
     for _ in range(LIVES):
         token.load().release()
@@ -81,3 +85,37 @@ def test_module_that_is_initialised_again(token: Token) -> None:
         assert os.fstat(each.fileno()).st_nlink == 0, "still the file that has no name"
         each.write(b"x")
         each.close()
+
+
+def test_no_lock_on_a_database_is_lost(tmp_path: Path) -> None:
+    """What another thread opened and closed at the same moments is not opened again: closing it would drop its locks.
+
+    POSIX locks on a file belong to the process, and end when it closes any descriptor of that file.
+    """
+    descriptors, file = ModuleDescriptors(), tmp_path / "meta.db"
+    with closing(database(file)) as before:
+        before.execute("CREATE TABLE t (x)")
+    with descriptors.initialising():
+        closed_meanwhile = database(file)
+    with descriptors.finalising():
+        closed_meanwhile.close()
+    with closing(database(file)) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+        for _ in range(LIVES):
+            with descriptors.initialising():
+                pass
+            with descriptors.finalising():
+                pass
+        with pytest.raises(subprocess.CalledProcessError):
+            subprocess.run([sys.executable, "-c", WRITE, file], check=True, stderr=subprocess.PIPE)
+
+
+def database(file: Path) -> sqlite3.Connection:
+    """Open a database that is locked by its file, in the manner of journals."""
+    return sqlite3.connect(file, isolation_level=None)
+
+
+WRITE = """
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("INSERT INTO t VALUES (1)")
+"""

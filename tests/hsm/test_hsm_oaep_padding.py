@@ -1,4 +1,4 @@
-"""``host_unwrap``: the padding that this process removes, as exactly as the token would."""
+"""``host_unwrap``: OAEP padding is removed in this process, with the checks of a token."""
 
 import os
 
@@ -23,7 +23,7 @@ PADDINGS = {
 
 
 def padded(oaep: Oaep, secret: bytes) -> bytes:
-    """EME-OAEP encoding, as ``cryptography`` makes it: what raw RSA decryption gives."""
+    """Return the EME-OAEP encoding by ``cryptography``: the result of raw RSA decryption."""
     used = PADDINGS[oaep]
     block = int.from_bytes(SOFT_KEY.public_key().encrypt(secret, OAEP(MGF1(used), used, None)))
     # By the Chinese remainder theorem, a third of the time of one power modulo n.
@@ -37,14 +37,14 @@ def padded(oaep: Oaep, secret: bytes) -> bytes:
 @example(oaep=OAEP_SHA_256, secret=b"\1" * 190)
 @settings(deadline=None, max_examples=50)
 def test_padding_is_removed(oaep: Oaep, secret: bytes) -> None:
-    """What ``cryptography`` padded comes out as it went in, whatever its length."""
+    """The padding of ``cryptography`` is removed, for every length of message."""
     assert oaep_padding.remove_padding(padded(oaep, secret), oaep) == secret
 
 
 @given(oaep=st.sampled_from([OAEP_SHA_1, OAEP_SHA_256]), at=st.integers(0, 255), bit=st.integers(0, 7))
 @settings(deadline=None, max_examples=100)
 def test_changed_padding_is_refused(oaep: Oaep, at: int, bit: int) -> None:
-    """A padding with any bit changed is refused: seed and data mask each other, so every bit counts."""
+    """Padding with any changed bit is refused: seed and data mask each other, so every bit counts."""
     good = padded(oaep, os.urandom(32))
     changed = good[:at] + bytes((good[at] ^ 1 << bit,)) + good[at + 1 :]
     with pytest.raises(RejectedDataError) as caught:
@@ -53,7 +53,7 @@ def test_changed_padding_is_refused(oaep: Oaep, at: int, bit: int) -> None:
 
 
 def masked(oaep: Oaep, data: bytes, first: int = 0) -> bytes:
-    """EME-OAEP encoding of a data block that nobody would make."""
+    """Return the EME-OAEP encoding of an invalid data block."""
     name = oaep.algorithm().name
     seed = os.urandom(oaep.algorithm().digest_size)
     masked_data = oaep_padding._xor(data, oaep_padding._mgf1(seed, len(data), name))
@@ -62,7 +62,7 @@ def masked(oaep: Oaep, data: bytes, first: int = 0) -> bytes:
 
 
 def test_every_part_of_the_padding_counts() -> None:
-    """A first byte, a label hash, or a separator that is wrong or missing is refused, each in the same words."""
+    """A wrong or missing first byte, label hash or separator is refused, each with the same text."""
     good = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")  # SHA-256 of nothing
     room = 256 - 1 - 32 - 32
     message = (b"\1" + bytes(32)).rjust(room, b"\0")

@@ -1,4 +1,4 @@
-"""Objects on the token: made as ordered, read back, compared, destroyed."""
+"""Objects on the token: created as ordered, read back, compared, destroyed."""
 
 import os
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def test_backing_key_is_as_ordered(device: TokenDevice) -> None:
 
 
 def test_installation_key_is_as_ordered(device: TokenDevice, session: Session) -> None:
-    """An installation key signs and verifies, and nothing else."""
+    """An installation key can sign and verify, and nothing else."""
     key = os.urandom(16)
     device.own.generate_mac_key(permit(OperatorAct.INITIALISE, key), key, "own")
     found = find(session, ObjectClass.SECRET_KEY, key)
@@ -78,23 +78,23 @@ def test_installation_key_is_as_ordered(device: TokenDevice, session: Session) -
 
 
 def on_token(call: spylog.SpyCall) -> bool:
-    """True if the call makes an object that stays."""
+    """Return True if the call creates a token object."""
     return ("CKA_TOKEN", "True") in call.attributes.items()
 
 
 def test_template_on_the_wire(main_job: spylog.MainJob) -> None:
-    """As the spy sees it, the backing key is ordered sensitive, not extractable, and for two usages only."""
+    """In the spy's log the backing key's template is sensitive, not extractable, with two usages only."""
     made = [each for each in spylog.named(main_job.calls, "C_GenerateKey") if "CKM_AES_KEY_GEN" in each.text]
     (stored,) = filter(on_token, made)
-    told = stored.attributes
-    assert {name for name, value in told.items() if value == "True"} == {
+    ordered = stored.attributes
+    assert {name for name, value in ordered.items() if value == "True"} == {
         "CKA_TOKEN",
         "CKA_PRIVATE",
         "CKA_SENSITIVE",
         "CKA_ENCRYPT",
         "CKA_DECRYPT",
     }
-    assert {name for name, value in told.items() if value == "False"} - {"CKA_COPYABLE"} == {
+    assert {name for name, value in ordered.items() if value == "False"} - {"CKA_COPYABLE"} == {
         "CKA_EXTRACTABLE",
         "CKA_MODIFIABLE",
         "CKA_SIGN",
@@ -104,12 +104,12 @@ def test_template_on_the_wire(main_job: spylog.MainJob) -> None:
         "CKA_DERIVE",
     }
     # Newer spies know the attribute by its name.
-    assert COPYABLE in told or told["CKA_COPYABLE"] == "False"
+    assert COPYABLE in ordered or ordered["CKA_COPYABLE"] == "False"
     assert stored.returned == "CKR_OK"
 
 
 def test_probe_leaves_session_objects_only(main_job: spylog.MainJob) -> None:
-    """What the probe makes at start are session objects, destroyed at once."""
+    """The probe at start creates only session objects, and destroys them at once."""
     made = spylog.named(main_job.calls, "C_GenerateKey")
     assert sum(map(on_token, made)) == 2
     temporary = len(made) - 2
@@ -117,7 +117,7 @@ def test_probe_leaves_session_objects_only(main_job: spylog.MainJob) -> None:
 
 
 def test_material_stays_on_the_token(main_job: spylog.MainJob) -> None:
-    """In the whole main job no object is created from bytes, none wrapped, and CKA_VALUE is never asked for.
+    """In the whole main job no object is created from bytes, none is wrapped, and CKA_VALUE is never read.
 
     The one attempt to copy is that of the probe, with its own session key, and the token refuses it.
     """
@@ -132,7 +132,7 @@ def test_material_stays_on_the_token(main_job: spylog.MainJob) -> None:
 
 
 def test_encryption_is_done_by_the_token(main_job: spylog.MainJob) -> None:
-    """The plaintext goes to the token by C_Encrypt and comes back by C_Decrypt, with AES-GCM, IV of 96, tag of 128."""
+    """C_Encrypt gets the plaintext and C_Decrypt returns it, with AES-GCM, a 96-bit IV and a 128-bit tag."""
     if main_job.cipher_format != CipherFormat.AES_256_GCM:
         raise NotPossibleError("the token has no AES-GCM")
     encrypted = [each for each in spylog.named(main_job.calls, "C_Encrypt") if " a line of a real" in each.text]
@@ -147,7 +147,7 @@ def test_encryption_is_done_by_the_token(main_job: spylog.MainJob) -> None:
 
 
 def by_hand(session: Session, **changes: object) -> bytes:
-    """Make a key as another tool would, ours but for ``changes``; its CKA_ID."""
+    """Create a key as another tool would, like a backing key but for ``changes``; return its CKA_ID."""
     cka_id = os.urandom(16)
     template = {
         Attribute.SENSITIVE: True,
@@ -180,7 +180,7 @@ def by_hand(session: Session, **changes: object) -> bytes:
     ],
 )
 def test_deviations_are_named(device: TokenDevice, session: Session, changes: dict[str, Any], wrong: set[str]) -> None:
-    """Each attribute that is not as ordered is named with what it is, and nothing else is named."""
+    """Each attribute that is not as ordered is named with its value, and no other is named."""
     require_copyable(device)
     key = by_hand(session, **changes)
     _, deviations = device.keys.attest(key)
@@ -202,7 +202,7 @@ def test_label_and_id_count_at_generation(device: TokenDevice, session: Session)
 
 
 def test_destroy(device: TokenDevice) -> None:
-    """Destroying tells whether the key was there; afterwards it is gone, and its neighbour is not."""
+    """Destroying returns whether the key was there; afterwards only that key is gone."""
     key, neighbour = new_key(device), new_key(device)
     assert device.keys.holds(key)
     assert device.keys.destroy(permit(OperatorAct.RECONCILE, key), key)
@@ -214,7 +214,7 @@ def test_destroy(device: TokenDevice) -> None:
 
 @pytest.mark.parametrize("look", [KeyObjects.attest, KeyObjects.holds])
 def test_missing_key(device: TokenDevice, look: Callable[[KeyObjects, bytes], Any]) -> None:
-    """A key that is not there is ObjectLostError for attest and False for holds."""
+    """A missing key is ObjectLostError for attest and False for holds."""
     if look is KeyObjects.holds:
         assert look(device.keys, bytes(16)) is False
         return
@@ -223,7 +223,7 @@ def test_missing_key(device: TokenDevice, look: Callable[[KeyObjects, bytes], An
 
 
 def test_attest_counts_keys(device: TokenDevice, session: Session) -> None:
-    """Two keys with one CKA_ID can't be attested: nothing tells which is meant."""
+    """Two keys with one CKA_ID cannot be attested: which of them is meant is unknown."""
     key = new_key(device)
     generate(session, AES_256_BACKING_KEY, key, "again", device.profile.attributes)
     with pytest.raises(TokenError, match="2 objects with CKA_ID"):
@@ -231,7 +231,7 @@ def test_attest_counts_keys(device: TokenDevice, session: Session) -> None:
 
 
 def test_mac(device: TokenDevice) -> None:
-    """The installation key's MAC is 32 bytes, the same for the same message, another for another message or key."""
+    """The installation key's MAC has 32 bytes, is deterministic, and differs for other messages and keys."""
     keys = [os.urandom(16) for _ in range(2)]
     for key in keys:
         device.own.generate_mac_key(permit(OperatorAct.INITIALISE, key), key, "own")
@@ -245,7 +245,7 @@ def test_mac(device: TokenDevice) -> None:
 
 @pytest.mark.parametrize("count", [1, 32, 1024])
 def test_random(device: TokenDevice, count: int) -> None:
-    """As many random bytes as asked for, new ones each time."""
+    """``random`` returns as many bytes as requested, new ones each time."""
     drawn = [device.ciphers.random(permit(Operation.GENERATE_RANDOM), count) for _ in range(2)]
     assert [len(each) for each in drawn] == [count] * 2
     assert count == 1 or drawn[0] != drawn[1]

@@ -1,4 +1,4 @@
-"""A token that fails, goes away and comes back: calls fail fast with a name, and one thread brings the device back."""
+"""A token that fails, disappears and returns: calls fail fast with a named error, and one thread reconnects."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from shims import Played
 
 from hsmkms.errors import HsmKmsError, PinError, TokenUnavailableError
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.session.reconnect import Comeback
+from hsmkms.hsm.session.reconnect import Reconnector
 from hsmkms.model.enums import Operation
 
 # A search that failed is ended by python-pkcs11 when its iterator is collected, and that fails as well.
@@ -24,45 +24,45 @@ PATIENCE = 60
 
 
 class Bench(Struct):
-    """A played token, open, with one key on it."""
+    """An open token behind the shim with one key on it."""
 
     played: Played
     device: TokenDevice
     key: bytes
 
     def works(self) -> bool:
-        """Whether an encryption and its decryption succeed."""
+        """Return whether an encryption and its decryption succeed."""
         iv, body = self.device.ciphers.encrypt(permit(Operation.ENCRYPT, self.key), self.key, b"x", b"")
         return self.device.ciphers.decrypt(permit(Operation.DECRYPT, self.key), self.key, iv, body, b"") == b"x"
 
     def fails(self) -> str:
-        """What an encryption that must fail says."""
+        """Return the message of an encryption that must fail."""
         with pytest.raises((TokenUnavailableError, PinError)) as caught:
             self.works()
         assert caught.value.code == "DependencyTimeoutException"
         return str(caught.value)
 
     def is_away(self) -> bool:
-        """Whether calls fail fast."""
+        """Return whether calls fail fast."""
         return bool(self.device.connection.sessions().away)
 
     def comes_back(self) -> None:
-        """Once its faults end the token is soon in use again, and the reconnecting thread stops."""
+        """End the faults; the token is soon in use again, and the reconnect thread stops."""
         self.played.order()
         until(lambda: not self.is_away(), PATIENCE)
-        until(lambda: self.device.connection._comeback._thread is None, PATIENCE)
+        until(lambda: self.device.connection._reconnector._thread is None, PATIENCE)
         assert self.works()
 
 
 @pytest.fixture
 def logins() -> list[float]:
-    """When the PIN was read."""
+    """Return the times at which the PIN was read."""
     return []
 
 
 @pytest.fixture
 def bench(token: Token, shim_path: Path, logins: list[float]) -> Iterator[Bench]:
-    """A played token with a key that has been used."""
+    """Return a token behind the shim with a key that was used."""
     played = Played.of(token, shim_path)
 
     def read_pin() -> str:
@@ -89,7 +89,7 @@ def bench(token: Token, shim_path: Path, logins: list[float]) -> Iterator[Bench]
     ],
 )
 def test_comes_back(bench: Bench, orders: tuple[str, ...], logins: list[float]) -> None:
-    """While the token is away calls fail fast and without a login each; after its return all is well."""
+    """While the token is away calls fail fast without a login each; after its return they work."""
     sealed = bench.device.ciphers.encrypt(permit(Operation.ENCRYPT, bench.key), bench.key, b"kept", b"")
     bench.played.order(*orders)
     bench.fails()
@@ -104,20 +104,20 @@ def test_comes_back(bench: Bench, orders: tuple[str, ...], logins: list[float]) 
                 bench.fails()
         assert len(logins) - before < 100, "there is no login for each call"
         bench.comes_back()
-    until(lambda: bench.device.connection._comeback._thread is None, PATIENCE)
+    until(lambda: bench.device.connection._reconnector._thread is None, PATIENCE)
     assert bench.device.ciphers.decrypt(permit(Operation.DECRYPT, bench.key), bench.key, *sealed, b"") == b"kept"
     assert bench.works()
     assert bench.device.connection.sessions().outages == 1
 
 
 def test_refused_pin_is_not_repeated(bench: Bench, logins: list[float], token: Token) -> None:
-    """A PIN that is refused during reconnection is sent once; corrected and confirmed, everything works again."""
+    """A PIN that is refused during a reconnect is sent once; corrected and confirmed, everything works again."""
     bench.played.order("fault * 1 return 0xb3", "fault C_GetSessionInfo 1+ return 0xb3", "fault C_Login * return 0xa0")
     assert "PIN" in bench.fails()
     marked = len(logins)
     time.sleep(0.5)
     assert "refused the PIN" in bench.fails()
-    assert len(logins) == marked, "nobody reads it again while the mark is there"
+    assert len(logins) == marked, "it is not read again while the mark is there"
     bench.played.order()
     (token.folder / "pin-refused.json").unlink()
     until(lambda: not bench.is_away(), PATIENCE)
@@ -198,11 +198,11 @@ def test_many_threads_through_an_outage(bench: Bench) -> None:
     assert others == []
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
-def test_token_with_few_sessions(bench: Bench, shim_path: Path, *, told: bool) -> None:
-    """More threads than the token has sessions wait their turn; who waits too long is throttled."""
+@pytest.mark.parametrize("reported", [True, False], ids=["reported", "untold"])
+def test_token_with_few_sessions(bench: Bench, shim_path: Path, *, reported: bool) -> None:
+    """Threads beyond the token's sessions wait; one that waits too long is throttled."""
     del shim_path
-    bench.played.order("sessions 3" + " untold" * (not told), "fault C_Encrypt * delay 1000")
+    bench.played.order("sessions 3" + " untold" * (not reported), "fault C_Encrypt * delay 1000")
     results: list[str] = []
 
     def work() -> None:
@@ -222,7 +222,7 @@ def test_token_with_few_sessions(bench: Bench, shim_path: Path, *, told: bool) -
 
 @pytest.mark.parametrize("sessions", [1, 8])
 def test_slow_token_serves_as_many_as_it_has_sessions(token: Token, shim_path: Path, sessions: int) -> None:
-    """While calls take their time, as many as there are sessions are in the token at once, and all others wait."""
+    """While calls are slow, as many run at once as there are sessions, and the others wait."""
     played = Played.of(token, shim_path)
     device = played.token.open(max_sessions=sessions, session_wait_seconds=PATIENCE)
     bench = Bench(played, device, new_key(device))
@@ -240,18 +240,18 @@ def test_slow_token_serves_as_many_as_it_has_sessions(token: Token, shim_path: P
 
 
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that is away is tried soon, then ever more seldom, but never less often than every two seconds."""
+    """The pauses between reconnect attempts grow up to two seconds."""
     pauses: list[float] = []
-    comeback = Comeback(lambda number: number == 20)
-    monkeypatch.setattr(comeback._stopped, "wait", pauses.append)
-    comeback._run()
+    reconnector = Reconnector(lambda number: number == 20)
+    monkeypatch.setattr(reconnector._stopped, "wait", pauses.append)
+    reconnector._run()
     assert len(pauses) == 21
     assert pauses == sorted(pauses)
     assert (pauses[0] <= 0.1, pauses[-1]) == (True, 2.0)
 
 
 def test_token_whose_file_is_being_written(token: Token, shim_path: Path) -> None:
-    """A token that finds no PIN of its own, though it says that it has one, has refused none: it is loaded again."""
+    """A token that reports a PIN but finds none has refused none: the module is loaded again."""
     played = Played.of(token, shim_path)
     played.order("fault C_Login until-initialized return 0x102")
     device = played.token.open()

@@ -1,4 +1,4 @@
-"""Backing keys of every spec: made as ordered, and with halves that belong together."""
+"""Backing keys of every spec: created as ordered, with halves that belong together."""
 
 import os
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ USAGES = {
 
 @pytest.fixture(scope="module")
 def device(new_token: NewToken) -> Iterator[TokenDevice]:
-    """A token that the tests of this module share."""
+    """Return a token that the tests of this module share."""
     device = new_token("pairs").open()
     yield device
     device.close()
@@ -64,13 +64,13 @@ def device(new_token: NewToken) -> Iterator[TokenDevice]:
 
 @pytest.fixture(scope="module")
 def session(device: TokenDevice) -> Iterator[Session]:
-    """A session with it."""
+    """Yield a session with it."""
     with device.connection.pool.session() as borrowed:
         yield borrowed
 
 
 def pair_template(device: TokenDevice, spec: KeySpec, usage: KeyUsage) -> PairTemplate:
-    """The template of generated keys; UnsupportedOperationException if the token has no such keys."""
+    """Return the template of generated keys; UnsupportedOperationException if the token has no such keys."""
     device.keys.check_kind((spec, usage))
     template = template_of(spec, usage)
     assert isinstance(template, PairTemplate)
@@ -86,7 +86,7 @@ def test_both_halves_are_as_ordered(
     private_uses: set[Attribute],
     public_uses: set[Attribute],
 ) -> None:
-    """Both halves carry one CKA_ID and label, can do what their usage needs and nothing else, and hide the secret."""
+    """Both halves have one CKA_ID and label, only the usages that they need, and the private one hides its value."""
     require_copyable(device)
     cka_id = os.urandom(16)
     pairs.generate_pair(session, pair_template(device, spec, usage), cka_id, "a pair")
@@ -95,8 +95,8 @@ def test_both_halves_are_as_ordered(
     assert private is not None
     assert public is not None
     for half, uses in ((private, private_uses), (public, public_uses)):
-        told = tell(half, tuple(USAGES))
-        assert {name for name, held in told.items() if held} == uses
+        values = tell(half, tuple(USAGES))
+        assert {name for name, held in values.items() if held} == uses
         assert half[Attribute.LABEL] == "a pair"
         assert (half[Attribute.PRIVATE], half[Attribute.MODIFIABLE], half[Attribute.COPYABLE]) == (True, False, False)
     for name in (Attribute.SENSITIVE, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE, Attribute.LOCAL):
@@ -109,16 +109,16 @@ def test_both_halves_are_as_ordered(
 
 @pytest.mark.parametrize(("spec", "usage"), [each[:2] for each in PAIRS])
 def test_public_halves(device: TokenDevice, session: Session, spec: KeySpec, usage: KeyUsage) -> None:
-    """A public half reads as SubjectPublicKeyInfo of its spec, and only its own private half proves it."""
+    """A public half is read as SubjectPublicKeyInfo of its spec, and only its own private half proves it."""
     template = pair_template(device, spec, usage)
     public, private = pairs.make_pair(session, template, b"one", "", device.profile.attributes, store=False)
     other, _ = pairs.make_pair(session, template, b"two", "", device.profile.attributes, store=False)
-    told = pairs.read_public(public, template.facts)
-    assert told.key is not None
-    assert load_der_public_key(told.info) == told.key
-    if not isinstance(told.key, Ed25519PublicKey):
-        assert told.key.key_size == template.facts.bits
-    assert pairs.disproof(session, template, private, told) == []
+    parsed = pairs.read_public(public, template.facts)
+    assert parsed.key is not None
+    assert load_der_public_key(parsed.info) == parsed.key
+    if not isinstance(parsed.key, Ed25519PublicKey):
+        assert parsed.key.key_size == template.facts.bits
+    assert pairs.disproof(session, template, private, parsed) == []
     wrong = pairs.read_public(other, template.facts)
     assert pairs.disproof(session, template, private, wrong) == ["its halves do not belong together"]
 
@@ -126,7 +126,7 @@ def test_public_halves(device: TokenDevice, session: Session, spec: KeySpec, usa
 def test_a_pair_that_does_not_belong_together_is_destroyed(
     device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a token made halves that are not one pair, neither stays on it."""
+    """If a token generates halves that are not one pair, neither stays on it."""
     template = pair_template(device, KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY)
     monkeypatch.setattr(pairs, "disproof", lambda *_: ["its halves do not belong together"])
     with pytest.raises(TokenUnfitError, match="its halves do not belong together"):
@@ -138,7 +138,7 @@ def test_a_pair_that_does_not_belong_together_is_destroyed(
 def test_a_pair_that_cannot_be_proven_is_destroyed(
     device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the proof itself meets a fault, nothing stays on the token, so that nobody looks for it later."""
+    """If the proof itself fails, no object stays on the token, so that none has to be cleaned up later."""
 
     def fail(*_: object) -> list[str]:
         raise UnsupportedOperationException("no such mechanism")
@@ -151,50 +151,50 @@ def test_a_pair_that_cannot_be_proven_is_destroyed(
         assert find(session, object_class, b"unproven") is None
 
 
-class Told(dict[Attribute, bytes]):
-    """An object that tells attributes, as tokens of other makes might."""
+class Reported(dict[Attribute, bytes]):
+    """An object with given attributes, as other tokens might report them."""
 
     handle = 1
 
 
 def test_points_in_both_forms() -> None:
-    """Tokens that tell the bare point are understood as well as those that tell the OCTET STRING of the standard."""
+    """CKA_EC_POINT is read as a bare point as well as the standard's OCTET STRING."""
     for spec in (KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_P521):
         facts = KEY_FACTS[spec]
         assert facts.curve is not None
         known = ec.generate_private_key(facts.curve).public_key()
         point = known.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         for form in (point, der_octet_string(point)):
-            told = pairs.read_public(Told({Attribute.EC_POINT: form}), facts)  # type: ignore[arg-type]
-            assert told.info == subject_public_key_info(known)
+            parsed = pairs.read_public(Reported({Attribute.EC_POINT: form}), facts)  # type: ignore[arg-type]
+            assert parsed.info == subject_public_key_info(known)
 
 
 @pytest.mark.parametrize(
     "point", [b"", b"\x04", b"\x04" + bytes(64), b"\x04\x41\x04" + bytes(64), bytes(66), b"x" * 67]
 )
 def test_unusable_points(point: bytes) -> None:
-    """What is no point of the curve is a fault of the token, not a public key."""
+    """A value that is no point of the curve is a fault of the token, not a public key."""
     with pytest.raises(TokenError, match="no usable public key"):
-        pairs.read_public(Told({Attribute.EC_POINT: point}), KEY_FACTS[KeySpec.ECC_NIST_P256])  # type: ignore[arg-type]
+        pairs.read_public(Reported({Attribute.EC_POINT: point}), KEY_FACTS[KeySpec.ECC_NIST_P256])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("spec", POST_QUANTUM)
 def test_post_quantum_public_halves(spec: KeySpec) -> None:
-    """SubjectPublicKeyInfo of ML-DSA and ML-KEM keys is that of an independent implementation."""
+    """SubjectPublicKeyInfo of ML-DSA and ML-KEM keys equals that of an independent implementation."""
     known = POST_QUANTUM[spec].generate().public_key()
-    half = Told({Attribute.VALUE: known.public_bytes_raw()})
+    half = Reported({Attribute.VALUE: known.public_bytes_raw()})
     read = pairs.read_public(half, KEY_FACTS[spec])  # type: ignore[arg-type]
     assert read.info == subject_public_key_info(known)
     assert read.key == known
     for wrong in (b"short", known.public_bytes_raw() + b"x"):
         with pytest.raises(TokenError, match="no usable public key"):
-            pairs.read_public(Told({Attribute.VALUE: wrong}), KEY_FACTS[spec])  # type: ignore[arg-type]
+            pairs.read_public(Reported({Attribute.VALUE: wrong}), KEY_FACTS[spec])  # type: ignore[arg-type]
 
 
 def test_ml_kem_512_public_halves() -> None:
     """Cryptography has no ML-KEM-512: its key is encoded by hand (RFC 9935), and not parsed."""
     value = bytes(range(200)) * 4
-    half = Told({Attribute.VALUE: value})
+    half = Reported({Attribute.VALUE: value})
     read = pairs.read_public(half, KEY_FACTS[KeySpec.ML_KEM_512])  # type: ignore[arg-type]
     assert read.info == bytes.fromhex("30820332300b060960864801650304040103820321 00") + value
     assert read.key is None
@@ -204,11 +204,11 @@ def test_impossible_encapsulation_keys() -> None:
     """A public key whose coefficients are not below the modulus (FIPS 203, section 7.2) is a fault of the token."""
     facts = KEY_FACTS[KeySpec.ML_KEM_768]
     with pytest.raises(TokenError, match="no usable public key"):
-        pairs.read_public(Told({Attribute.VALUE: b"\xff" * facts.size}), facts)  # type: ignore[arg-type]
+        pairs.read_public(Reported({Attribute.VALUE: b"\xff" * facts.size}), facts)  # type: ignore[arg-type]
 
 
-def test_the_table_is_of_one_piece(session: Session) -> None:
-    """Every spec but ML-DSA and ML-KEM has a mechanism here; the bits of secret keys are those of their name."""
+def test_the_table_is_consistent(session: Session) -> None:
+    """Every spec but ML-DSA and ML-KEM has a mechanism; secret keys have the bits that their name says."""
     mechanisms = session.token.slot.get_mechanisms()
     missing = {spec for spec, facts in KEY_FACTS.items() if facts.generation not in mechanisms}
     assert missing == {*POST_QUANTUM, KeySpec.ML_KEM_512}

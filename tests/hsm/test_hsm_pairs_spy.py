@@ -1,4 +1,4 @@
-"""Evidence from the device: what really passes between hsmkms and the token when key pairs are made and used.
+"""Calls between hsmkms and the token while key pairs are generated and used, as pkcs11-spy logs them.
 
 ``pkcs11-spy`` (OpenSC) stands between both and writes down every call with its arguments.
 """
@@ -26,20 +26,20 @@ PRIVATE_PARTS = {
 
 
 class Spied(Struct, frozen=True, kw_only=True):
-    """What the job reported, and the calls that the spy saw."""
+    """Report of the job, and the calls that the spy logged."""
 
     right: bool
     secret: str
     calls: list[spylog.SpyCall]
 
     def named(self, *names: str) -> list[spylog.SpyCall]:
-        """The calls of these functions."""
+        """Return the calls of these functions."""
         return spylog.named(self.calls, *names)
 
 
 @pytest.fixture(scope="module")
 def spied(new_token: NewToken, spy_path: Path, programs: Path) -> Spied:
-    """The job, done once through the spy in a process of its own."""
+    """Run the job once through the spy in a process of its own."""
     token = new_token("spied-pairs")
     with closing(token.open()) as device:
         device.keys.check_kind((KeySpec.ECC_NIST_P256, KeyUsage.KEY_AGREEMENT))  # skipped if the token has no curves
@@ -49,13 +49,13 @@ def spied(new_token: NewToken, spy_path: Path, programs: Path) -> Spied:
 
 
 def test_spied_operations_work(spied: Spied) -> None:
-    """What was spied upon did what it should."""
+    """The logged operations succeeded."""
     assert spied.right
     assert len(spied.secret) == 64
 
 
 def test_pairs_are_generated_on_the_token(spied: Spied) -> None:
-    """C_GenerateKeyPair makes every pair, with a private half that is sensitive and never extractable."""
+    """C_GenerateKeyPair creates every pair, with a private half that is sensitive and never extractable."""
     made = spied.named("C_GenerateKeyPair")
     assert [each.returned for each in made] == ["CKR_OK"] * 5  # three keys, one to try the curve, one to try OAEP
     for call in made:
@@ -66,7 +66,7 @@ def test_pairs_are_generated_on_the_token(spied: Spied) -> None:
 
 
 def test_no_private_value_is_read_or_brought(spied: Spied) -> None:
-    """No call asks for a private part, none brings a key, wraps, unwraps or copies one, or changes an attribute."""
+    """No call reads a private value, creates, wraps, unwraps or copies a key, or changes an attribute."""
     for call in spied.named("C_GetAttributeValue"):
         assert PRIVATE_PARTS.isdisjoint(call.attributes)
     forbidden = ("C_CreateObject", "C_SetAttributeValue", "C_WrapKey", "C_UnwrapKey")
@@ -75,7 +75,7 @@ def test_no_private_value_is_read_or_brought(spied: Spied) -> None:
 
 
 def test_the_only_values_read_are_shared_secrets(spied: Spied) -> None:
-    """CKA_VALUE is read of what C_DeriveKey has just made and nothing else, and that is destroyed at once."""
+    """CKA_VALUE is read only of the result of C_DeriveKey, which is destroyed at once."""
     derived = spied.named("C_DeriveKey")
     assert len(derived) == 2  # the proof that the halves belong together, and the API's own
     handles = {made for each in derived for made in re.findall(r"\[out\] hKey = (0x[0-9a-f]+)", each.text)}

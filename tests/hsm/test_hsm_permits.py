@@ -153,7 +153,7 @@ PORTS: dict[str, type] = {
 
 
 def procedures() -> dict[str, str]:
-    """The public procedures that take a permit, each with the part that has it."""
+    """Return the public procedures that take a permit, each with its part of the device."""
     return {
         name: part
         for part, kind in PARTS.items()
@@ -163,7 +163,7 @@ def procedures() -> dict[str, str]:
 
 
 def offered() -> set[str]:
-    """Names of all that is offered to those who use a device."""
+    """Return the names of everything that a device's parts offer."""
     return {name for port in PORTS.values() for name in vars(port) if not name.startswith("_")}
 
 
@@ -179,7 +179,7 @@ def call(device: TokenDevice, name: str, shown: Permit, key: bytes) -> object:
 
 @pytest.fixture
 def key(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A key; from here on, whoever borrows a session of the device fails the test."""
+    """Return a key; from then on borrowing a session of the device fails the test."""
     key = new_key(device)
 
     def forbidden() -> NoReturn:
@@ -196,7 +196,7 @@ def test_every_procedure_is_in_the_tables() -> None:
 
 @pytest.mark.parametrize("name", sorted(ADMITTED))
 def test_operations_that_do_not_fit(device: TokenDevice, key: bytes, name: str) -> None:
-    """A permit for any operation that the procedure is not there for is refused before the token is touched."""
+    """A permit for an operation that does not fit the procedure is refused before a call to the token."""
     for act in set(EVERY_ACT) - ADMITTED[name]:
         with pytest.raises(PermitError, match=f"a permit for {act} was shown where one of"):
             call(device, name, permit(act, key), key)
@@ -204,7 +204,7 @@ def test_operations_that_do_not_fit(device: TokenDevice, key: bytes, name: str) 
 
 @pytest.mark.parametrize("name", sorted(set(ADMITTED) - NEEDS_NO_OBJECT))
 def test_objects_that_are_not_covered(device: TokenDevice, key: bytes, name: str) -> None:
-    """A permit for other objects, or for none, is refused before the token is touched."""
+    """A permit for other objects, or for none, is refused before a call to the token."""
     for act in ADMITTED[name]:
         for others in ((), (bytes(16),), (key[:-1],), (key.hex().encode(),)):
             with pytest.raises(PermitError, match=f"does not cover the object {key.hex()}"):
@@ -213,7 +213,7 @@ def test_objects_that_are_not_covered(device: TokenDevice, key: bytes, name: str
 
 @pytest.mark.parametrize("name", sorted(ADMITTED))
 def test_permits_run_out(device: TokenDevice, key: bytes, name: str) -> None:
-    """A permit that has run out is refused before the token is touched."""
+    """An expired permit is refused before a call to the token."""
     for act in ADMITTED[name]:
         with pytest.raises(PermitError, match="has run out"):
             call(device, name, permit(act, key, seconds=-0.001), key)
@@ -221,14 +221,14 @@ def test_permits_run_out(device: TokenDevice, key: bytes, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ADMITTED))
 def test_fitting_permits_reach_the_token(device: TokenDevice, key: bytes, name: str) -> None:
-    """A fitting permit is let through to the token: the refusals above are no blanket refusal."""
+    """A fitting permit reaches the token, so that the tests above do not pass by refusing everything."""
     for act in ADMITTED[name]:
         with pytest.raises(AssertionError, match="a session was borrowed"):
             call(device, name, permit(act, key, bytes(16)), key)
 
 
 def test_an_import_needs_both_objects(device: TokenDevice, key: bytes) -> None:
-    """Unwrapping into a new object takes a permit for that object as well as for the wrapping key."""
+    """Unwrapping into a new object needs a permit for that object as well as for the wrapping key."""
     new = os.urandom(16)
     wrapped = WrappedMaterial(key, WrappingAlgorithm.RSAES_OAEP_SHA_1, b"")
     for covered, missing in ((key, new), (new, key)):
@@ -250,7 +250,7 @@ def test_refusal_changes_nothing(device: TokenDevice) -> None:
 
 
 def test_permit_covers_several() -> None:
-    """A permit for several objects holds for each of them, and for one operation only."""
+    """A permit for several objects is valid for each of them, and for one operation only."""
     shown = permit(Operation.RE_ENCRYPT, b"a", b"b")
     for cka_id in (b"a", b"b", None):
         shown.require(frozenset({Operation.RE_ENCRYPT}), cka_id)
@@ -313,12 +313,12 @@ SHOWS_THE_TOKEN_ONLY = {
 
 
 def methods(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
-    """The methods of a class by name."""
+    """Return the methods of a class by name."""
     return {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
 
 
 def called(node: ast.AST) -> set[str]:
-    """Names of everything that is called in a piece of source."""
+    """Return the names of everything that is called in a piece of source."""
     return {
         each.func.attr if isinstance(each.func, ast.Attribute) else each.func.id
         for each in ast.walk(node)
@@ -327,7 +327,7 @@ def called(node: ast.AST) -> set[str]:
 
 
 def device_methods() -> dict[str, ast.FunctionDef]:
-    """The methods of a device's parts, as they are written."""
+    """Return the methods of a device's parts as syntax trees."""
     methods_by_name: dict[str, ast.FunctionDef] = {}
     for part in (*PARTS.values(), ImportProfiles):
         tree = ast.parse(Path(inspect.getfile(part)).read_text())
@@ -337,7 +337,7 @@ def device_methods() -> dict[str, ast.FunctionDef]:
 
 
 def reaching() -> set[str]:
-    """Names of the device's methods that act on the token, themselves or through another method of the device."""
+    """Return the names of the device's methods that act on the token, directly or through another method."""
     methods = device_methods()
     reach = {name for name, node in methods.items() if called(node) & (ACTS_ON_THE_TOKEN | {"run_checks"})}
     while more := {name for name, node in methods.items() if called(node) & reach} - reach:
@@ -345,23 +345,23 @@ def reaching() -> set[str]:
     return reach
 
 
-def test_whoever_acts_on_the_token_takes_a_permit() -> None:
-    """Every public procedure that acts on the token takes a permit, and asks it before it does anything else."""
+def test_acts_on_the_token_take_a_permit() -> None:
+    """Every public procedure that acts on the token takes a permit, and checks it before anything else."""
     assert (reaching() & offered()) - SHOWS_THE_TOKEN_ONLY == set(procedures())
     for name in procedures():
         _docstring, first, *_ = device_methods()[name].body
         assert ast.unparse(first).startswith("permit.require(MAY_"), name
 
 
-def test_the_reading_finds_what_it_looks_for() -> None:
-    """The reading of the source above sees private helpers too, so it would see a new procedure."""
+def test_the_analysis_includes_private_helpers() -> None:
+    """The analysis of the source above includes private helpers, so that it would detect a new procedure."""
     assert {"encrypt", "decrypt", "destroy", "generate_backing_key", "checks"} <= reaching()
     assert {"fingerprints", "unwrap_backing_key", "destroy_object", "symmetric"} <= reaching()
     assert "holds" not in reaching()
 
 
-def test_nothing_else_of_a_device_is_in_reach() -> None:
-    """Only wiring opens devices; all other code outside of hsm/ knows what ports.py offers, and no part's own class."""
+def test_only_the_ports_are_imported() -> None:
+    """Only wiring opens devices; all other code outside of hsm/ imports ports.py, and no class of a part."""
     classes = {"TokenDevice", "ImportProfiles", *(part.__name__ for part in PARTS.values())}
     modules = {"hsmkms.hsm.device", *(part.__module__ for part in (*PARTS.values(), ImportProfiles))}
     for path in SOURCE.rglob("*.py"):
@@ -386,7 +386,7 @@ MAY_MAKE_PERMITS = {"service/pipeline.py", "service/runtime/permits.py"}
 
 
 def test_permits_are_made_in_few_places() -> None:
-    """Only the pipeline makes permits, and one function for what the installation does by itself."""
+    """Permits are made only by the pipeline, and by one function for the installation's own work."""
     makers = {
         path.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
@@ -403,7 +403,7 @@ def _is_permit(function: ast.expr) -> bool:
 
 
 def test_permits_are_not_imported_under_another_name() -> None:
-    """No module imports Permit under another name, or changes one with ``replace``, past the test above."""
+    """No module evades the test above by importing Permit under another name, or by ``replace``."""
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):

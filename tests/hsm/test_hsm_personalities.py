@@ -1,4 +1,4 @@
-"""Tokens with deviations: the device suite on each of them, and what is done in another way there.
+"""Tokens with deviations: the device suite on each of them, and how hsmkms adapts.
 
 The personalities, each with the reason for it, are in shims.py. What no token may do is in test_hsm_unfit.py.
 """
@@ -43,7 +43,7 @@ from test_hsm_handles import test_inventory_needs_its_witness  # noqa: F401
 from test_hsm_login import test_second_opening_shares_the_login  # noqa: F401
 from test_hsm_loss import (  # noqa: F401
     key,
-    test_encrypt_and_decrypt_go_on,
+    test_encrypt_and_decrypt_continue,
     test_generation_is_never_repeated,
     test_losses_leak_no_sessions,
 )
@@ -70,19 +70,19 @@ SHA_256 = (WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_W
 
 @pytest.fixture
 def personality(request: pytest.FixtureRequest) -> Personality:
-    """The personality that this test meets."""
+    """Return the personality of this test's token."""
     chosen: Personality = request.node.callspec.params["token"]
     return chosen
 
 
 @pytest.fixture(params=PERSONALITIES, ids=lambda each: each.name)
 def token(request: pytest.FixtureRequest, make_token: MakeToken, shim_path: Path) -> Token:
-    """A fresh token of each personality."""
+    """Return a fresh token of each personality."""
     return Played.of(make_token(), shim_path, *request.param.orders).token
 
 
 def on(*personalities: Personality) -> pytest.MarkDecorator:
-    """Run a test on these alone."""
+    """Run a test on these personalities only."""
     return pytest.mark.parametrize("token", personalities, indirect=True, ids=lambda each: each.name)
 
 
@@ -90,7 +90,7 @@ def on(*personalities: Personality) -> pytest.MarkDecorator:
 
 
 def test_profile_has_the_personality(device: TokenDevice, personality: Personality) -> None:
-    """The probe at start finds out who chooses IVs, and how long labels may be, and has a sentence for each quirk."""
+    """The probe at start determines who chooses IVs and how long labels may be, and describes each quirk."""
     profile = device.profile
     short = "labels 32 cut" in personality.orders or "labels 32 refused" in personality.orders
     assert profile.iv_origin is IV_ORIGINS.get(personality.name, IvOrigin.CALLER)
@@ -103,7 +103,7 @@ def test_profile_has_the_personality(device: TokenDevice, personality: Personali
 
 
 def test_checks(device: TokenDevice, session: Session, personality: Personality) -> None:
-    """``token-check`` finds nothing that fails, says what is done in another way, and leaves nothing."""
+    """``token-check`` finds no failure, reports what is done in another way, and leaves no object."""
     # RSA keys are tried on the token that has all quirks, and not on each: generating them takes longest of all.
     checks = checks_of(device, without=SLOW_CHECKS if personality is EVERYTHING else (*SLOW_CHECKS, "RSA_2048"))
     assert {name: each.detail for name, each in checks.items() if each.failed} == {}
@@ -129,7 +129,7 @@ def test_checks(device: TokenDevice, session: Session, personality: Personality)
 
 @pytest.mark.parametrize("name", IV_ORIGINS)
 def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> None:
-    """The IV that comes back is the one that the token chose: it decrypts, is never zero, and never the same twice."""
+    """The returned IV is the one that the token chose: it decrypts, is never zero, and never repeats."""
     (personality,) = (each for each in PERSONALITIES if each.name == name)
     device = Played.of(make_token(), shim_path, *personality.orders).token.open()
     cka_id = new_key(device)
@@ -153,7 +153,7 @@ def test_ivs_of_the_token(make_token: MakeToken, shim_path: Path, name: str) -> 
 
 @on(WRITTEN_BACK)
 def test_bad_ciphertexts_use_up_no_iv(device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the token chooses IVs, the check after a bad ciphertext encrypts with another key than the backing key."""
+    """If the token chooses IVs, the check after a bad ciphertext does not encrypt with the backing key."""
     cka_id = new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, cka_id), cka_id, b"x", b"")
     used: list[int] = []
@@ -169,7 +169,7 @@ def test_bad_ciphertexts_use_up_no_iv(device: TokenDevice, session: Session, mon
 
 @on(UNASKED_NO_CMAC, NO_CMAC, OAEP_SHA_256, HONEST_LENGTHS, EVERYTHING)
 def test_imported_material(device: TokenDevice, personality: Personality) -> None:
-    """Material arrives by each algorithm of the token with its fingerprints, and wrong material is refused by name."""
+    """Material is imported by each algorithm of the token with its fingerprints, and wrong material is refused."""
     orders = personality.orders
     bench = Bench(device)
     algorithms = (*SHA_256, *SHA_1) if "oaep_sha_256" in orders else SHA_1
@@ -228,7 +228,7 @@ def test_more_threads_than_the_token_has_sessions(device: TokenDevice, personali
 
 
 def test_two_sessions_are_enough(make_token: MakeToken, shim_path: Path, lose: Callable[[TokenDevice], None]) -> None:
-    """One session holds the login, and everything else is done in the other, also after a loss."""
+    """One session holds the login, and all calls use the other, also after a loss."""
     device = Played.of(make_token(), shim_path, "sessions 2").token.open()
     bench = Bench(device)
     lose(device)
@@ -243,7 +243,7 @@ def test_two_sessions_are_enough(make_token: MakeToken, shim_path: Path, lose: C
 
 @on(CUT_LABELS, SHORT_LABELS)
 def test_label_of_32_bytes(device: TokenDevice) -> None:
-    """A label of exactly 32 bytes is kept and listed; the service makes no longer ones (test_service_tokens.py)."""
+    """A label of exactly 32 bytes is kept and listed; the service creates no longer ones (test_service_tokens.py)."""
     label = "l" * 32
     cka_id = new_key(device, label)
     (inventory,) = device.keys.inventory(cka_id)

@@ -1,4 +1,4 @@
-"""Keys of every kind on the token that has all quirks at once: the tests of the kinds, run here once more."""
+"""Keys of every kind on a token with all quirks at once: the tests of the kinds run again."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +11,15 @@ from test_hsm_keypairs import (  # noqa: F401
     test_destruction_takes_both_halves,
     test_hmac,
     test_key_agreement,
+    test_kind_is_derived_from_the_objects,
     test_oaep,
-    test_objects_tell_their_kind,
     test_signatures,
 )
 
 
 @pytest.fixture(scope="module")
 def bench(new_token: NewToken, shim_path: Path) -> Iterator[Bench]:
-    """The token that the tests of this module share."""
+    """Return the token that the tests of this module share."""
     device = Played.of(new_token("kinds-of-keys"), shim_path, *EVERYTHING.orders).token.open()
     yield Bench(device)
     device.close()

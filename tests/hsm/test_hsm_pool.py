@@ -1,4 +1,4 @@
-"""The pool of sessions: bounded, waiting for a limited time, fair enough, and closed for good."""
+"""The pool of sessions: bounded, with a limited wait, and closed permanently."""
 
 import threading
 import time
@@ -20,13 +20,13 @@ MakePool = Callable[..., SessionPool]
 
 @pytest.fixture
 def opened() -> list[Session]:
-    """Every session that the pool opened."""
+    """Return the list of sessions that the pool opens."""
     return []
 
 
 @pytest.fixture
 def make_pool(token: Token, opened: list[Session]) -> Iterator[MakePool]:
-    """Make pools of sessions on a token: ``make_pool(size, wait_seconds)``."""
+    """Return a function that creates pools of sessions on a token: ``make_pool(size, wait_seconds)``."""
     module = token.load()
     chosen = choose(module, token.settings().choice)
     assert chosen.flags & TokenFlag.TOKEN_INITIALIZED
@@ -50,7 +50,7 @@ def test_sessions_open_when_needed(make_pool: MakePool, opened: list[Session]) -
 
 
 def test_last_in_first_out(make_pool: MakePool) -> None:
-    """The last session given back is the next one lent."""
+    """The session returned last is lent next."""
     pool = make_pool(3)
     sessions = [pool.take() for _ in range(3)]
     for session in sessions:
@@ -89,7 +89,7 @@ def test_never_more_than_size(make_pool: MakePool, opened: list[Session]) -> Non
 
 
 def test_waiting_ends(make_pool: MakePool) -> None:
-    """Who finds no free session waits as long as configured, and not less, then gets ThrottlingException."""
+    """A thread without a free session waits as long as configured, not less, then gets ThrottlingException."""
     pool = make_pool(1, 0.3)
     pool.take()
     start = time.monotonic()
@@ -99,7 +99,7 @@ def test_waiting_ends(make_pool: MakePool) -> None:
 
 
 def test_waiter_is_woken(make_pool: MakePool) -> None:
-    """A session given back goes to a waiting thread at once."""
+    """A returned session goes to a waiting thread at once."""
     pool = make_pool(1, 300)
     session = pool.take()
     got: list[Session] = []
@@ -129,7 +129,7 @@ def test_discard_frees_a_place(make_pool: MakePool, opened: list[Session]) -> No
 
 
 def test_discard_drops_idle_sessions(make_pool: MakePool, opened: list[Session]) -> None:
-    """Idle sessions died with the dead one: none of them is lent again, and as many places are free as before."""
+    """Idle sessions are dropped with a dead one: none of them is lent again, and all places are free again."""
     pool = make_pool(3)
     sessions = [pool.take() for _ in range(3)]
     pool.put(sessions[0])
@@ -141,7 +141,7 @@ def test_discard_drops_idle_sessions(make_pool: MakePool, opened: list[Session])
 
 
 def test_discard_idle_spares_the_borrowed(make_pool: MakePool, opened: list[Session]) -> None:
-    """Dropping the idle sessions leaves a borrowed one alone and its place taken."""
+    """Dropping the idle sessions keeps a borrowed one and its place."""
     pool = make_pool(2, 0.05)
     borrowed, idle = pool.take(), pool.take()
     pool.put(idle)
@@ -153,7 +153,7 @@ def test_discard_idle_spares_the_borrowed(make_pool: MakePool, opened: list[Sess
 
 
 def test_context_manager_gives_back(make_pool: MakePool) -> None:
-    """A session borrowed for a block is returned, whatever happens in it."""
+    """A session borrowed for a block is returned, even if the block raises."""
     pool = make_pool(1, 0.05)
 
     def fail() -> None:
@@ -167,7 +167,7 @@ def test_context_manager_gives_back(make_pool: MakePool) -> None:
 
 
 def test_closed_pool(make_pool: MakePool) -> None:
-    """A closed pool lends nothing more, and waiting threads get the error at once."""
+    """A closed pool lends no session, and waiting threads get the error at once."""
     pool = make_pool(1, 300)
     pool.take()
     errors: list[str] = []
@@ -210,7 +210,7 @@ def test_token_with_fewer_sessions(make_pool: MakePool, opened: list[Session]) -
 
 @pytest.mark.parametrize("fault", [SessionCount, GeneralError])
 def test_no_session_at_all(make_pool: MakePool, fault: type[Exception]) -> None:
-    """If the token gives not even one session, the answer is TokenUnavailableError, and the next try is free again."""
+    """If the token opens no session at all, the error is TokenUnavailableError, and the next attempt is possible."""
     pool = make_pool(2, 0.05)
     real = pool._open_session
 

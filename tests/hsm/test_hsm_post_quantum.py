@@ -54,26 +54,26 @@ CHECKED_HERE = (KeySpec.ML_KEM_768, KeySpec.ML_KEM_1024)
 
 
 def kind_of(spec: KeySpec) -> Kind:
-    """Spec and usage of a key."""
+    """Return spec and usage of a key."""
     return spec, KeyUsage.ENCAPSULATE_DECAPSULATE if spec in KEMS else KeyUsage.SIGN_VERIFY
 
 
 @pytest.fixture(scope="module")
 def token(new_token: NewToken) -> Token:
-    """A token of this module's own."""
+    """Return a token of this module's own."""
     return new_token("post-quantum")
 
 
 @pytest.fixture(scope="module")
 def device(token: Token) -> Iterator[TokenDevice]:
-    """Its device."""
+    """Return its device."""
     device = token.open()
     yield device
     device.close()
 
 
 def made(device: TokenDevice, spec: KeySpec) -> bytes:
-    """Make a key; its CKA_ID. The test is skipped if the token has no such keys."""
+    """Create a key; return its CKA_ID. Skips the test if the token has no such keys."""
     cka_id, kind = os.urandom(16), kind_of(spec)
     try:
         device.keys.check_kind(kind)
@@ -84,7 +84,7 @@ def made(device: TokenDevice, spec: KeySpec) -> bytes:
 
 
 def public_key(device: TokenDevice, cka_id: bytes, spec: KeySpec) -> bytes:
-    """The public key as DER SubjectPublicKeyInfo."""
+    """Return the public key as DER SubjectPublicKeyInfo."""
     return device.pairs.public_key(permit(Operation.GET_PUBLIC_KEY, cka_id), cka_id, kind_of(spec))
 
 
@@ -98,7 +98,7 @@ def decapsulate(device: TokenDevice, cka_id: bytes, ciphertext: bytes) -> bytes:
 
 @pytest.mark.parametrize("spec", KEMS + SIGNATURES)
 def test_refused_by_name(device: TokenDevice, spec: KeySpec) -> None:
-    """Where the token has no such keys, the refusal names the spec and what can be had, and nothing stays on it."""
+    """If the token has no such keys, the error names the spec and the alternatives, and no object stays on it."""
     cka_id, kind = os.urandom(16), kind_of(spec)
     may = permit(Operation.CREATE_KEY, cka_id)
     try:
@@ -117,7 +117,7 @@ def test_refused_by_name(device: TokenDevice, spec: KeySpec) -> None:
 
 @pytest.mark.parametrize("spec", KEMS + SIGNATURES)
 def test_halves_are_as_ordered(device: TokenDevice, spec: KeySpec) -> None:
-    """Both halves report what was ordered, the usages of PKCS#11 3.2 among it, and by that the key is recognised."""
+    """Both halves report the ordered attributes, with the usages of PKCS#11 3.2, by which the key is recognised."""
     cka_id = made(device, spec)
     private, wrong = device.keys.attest(cka_id, kind_of(spec))
     public, public_wrong = device.keys.attest_public(cka_id, kind_of(spec))
@@ -170,7 +170,7 @@ def test_foreign_public_half(device: TokenDevice, spec: KeySpec) -> None:
 
 
 def test_pairs_that_do_not_belong_together(device: TokenDevice) -> None:
-    """The proof compares what was encapsulated with what is decapsulated: another pair's halves do not pass."""
+    """The proof compares the encapsulated secret with the decapsulated one, so that halves of two pairs are refused."""
     first, second = (made(device, KeySpec.ML_KEM_768) for _ in range(2))
     encapsulated = device.pairs.encapsulate(permit(Operation.ENCAPSULATE, first), first, kind_of(KeySpec.ML_KEM_768))
     assert decapsulate(device, first, encapsulated.ciphertext) == encapsulated.secret
@@ -182,7 +182,7 @@ def test_pairs_that_do_not_belong_together(device: TokenDevice) -> None:
 
 @pytest.mark.parametrize("spec", CHECKED_HERE)
 def test_encapsulated_elsewhere(device: TokenDevice, spec: KeySpec) -> None:
-    """What another library encapsulates to the public key, the token decapsulates."""
+    """The token decapsulates what another library encapsulates to the public key."""
     cka_id = made(device, spec)
     peer: Any = load_der_public_key(public_key(device, cka_id, spec))
     for _ in range(3):
@@ -192,7 +192,7 @@ def test_encapsulated_elsewhere(device: TokenDevice, spec: KeySpec) -> None:
 
 @pytest.mark.parametrize("spec", KEMS)
 def test_encapsulated_here(device: TokenDevice, spec: KeySpec) -> None:
-    """Each encapsulation is another secret of 32 bytes, in a ciphertext of the spec's length."""
+    """Each encapsulation has a new secret of 32 bytes, and a ciphertext of the spec's length."""
     cka_id = made(device, spec)
     several = [device.pairs.encapsulate(permit(Operation.ENCAPSULATE, cka_id), cka_id, kind_of(spec)) for _ in range(3)]
     assert [decapsulate(device, cka_id, each.ciphertext) for each in several] == [each.secret for each in several]
@@ -203,7 +203,7 @@ def test_encapsulated_here(device: TokenDevice, spec: KeySpec) -> None:
 
 @pytest.mark.parametrize("spec", KEMS)
 def test_encapsulated_on_the_token(device: TokenDevice, spec: KeySpec) -> None:
-    """The token encapsulates to a public key as well, with a buffer of the right length, and keeps nothing of it."""
+    """The token encapsulates to a public key as well, with a buffer of the right length, and keeps no object."""
     cka_id = made(device, spec)
     info = public_key(device, cka_id, spec)
     with device.connection.pool.session() as session:
@@ -215,13 +215,13 @@ def test_encapsulated_on_the_token(device: TokenDevice, spec: KeySpec) -> None:
 
 
 def session_objects(session: Session) -> list[object]:
-    """All session objects that are there now."""
+    """Return all present session objects."""
     return list(session.get_objects({Attribute.TOKEN: False}))
 
 
 @pytest.mark.parametrize("spec", KEMS)
 def test_altered_ciphertexts_give_other_secrets(device: TokenDevice, spec: KeySpec) -> None:
-    """Implicit rejection: any ciphertext of the right length gives 32 bytes, always the same ones."""
+    """Implicit rejection: every ciphertext of the right length gives 32 bytes, always the same ones."""
     cka_id = made(device, spec)
     right = device.pairs.encapsulate(permit(Operation.ENCAPSULATE, cka_id), cka_id, kind_of(spec))
     length = KEY_FACTS[spec].ciphertext_bytes
@@ -250,7 +250,7 @@ def test_vectors(device: TokenDevice, spec: KeySpec) -> None:
 
 
 def vectors(spec: KeySpec) -> list[dict[str, bytes]]:
-    """The published vectors of a spec."""
+    """Return the published vectors of a spec."""
     text = (VECTORS / f"kat_{spec.replace('ML_KEM_', 'MLKEM_')}.rsp").read_text()
     pairs = re.findall(r"^(\w+) = ([0-9a-f]{20,})$", text, re.MULTILINE)
     names = list(dict.fromkeys(name for name, _ in pairs))
@@ -259,7 +259,7 @@ def vectors(spec: KeySpec) -> list[dict[str, bytes]]:
 
 
 def known_private_key(session: Session, spec: KeySpec, vector: dict[str, bytes]) -> int:
-    """Load a published private key as a session object; its handle."""
+    """Load a published private key as a session object; return its handle."""
     template = {
         Attribute.CLASS: ObjectClass.PRIVATE_KEY,
         Attribute.KEY_TYPE: KeyType.ML_KEM,
@@ -277,7 +277,7 @@ def known_private_key(session: Session, spec: KeySpec, vector: dict[str, bytes])
 
 @pytest.mark.parametrize("spec", KEMS)
 def test_data_key_pairs(device: TokenDevice, spec: KeySpec) -> None:
-    """The private key of a data key pair is a seed that another library reads, or the token; nothing stays there."""
+    """The private key of a data key pair is a seed that another library or the token reads; no object stays."""
     made(device, spec)
     with device.connection.pool.session() as session:
         before = len(list(list_keys(session))), len(session_objects(session))
@@ -300,7 +300,7 @@ def test_data_key_pairs(device: TokenDevice, spec: KeySpec) -> None:
 
 
 def seed_template(spec: KeySpec, seed: bytes) -> dict[Attribute, Any]:
-    """The template of a session object that is the private key of a seed."""
+    """Return the template of a session object that is the private key of a seed."""
     return {
         Attribute.CLASS: ObjectClass.PRIVATE_KEY,
         Attribute.KEY_TYPE: KeyType.ML_KEM,
@@ -313,7 +313,7 @@ def seed_template(spec: KeySpec, seed: bytes) -> dict[Attribute, Any]:
 
 @pytest.mark.parametrize("way", data_key_pairs.WAYS, ids=lambda way: way.name)
 def test_another_seed(device: TokenDevice, way: data_key_pairs.Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A seed that is not that of the public key is found out on the token, whichever way it came, and not returned."""
+    """A seed that does not fit the public key is detected on the token, for each way, and not returned."""
     made(device, KeySpec.ML_KEM_512)
     facts, right = KEY_FACTS[KeySpec.ML_KEM_512], data_key_pairs._of_seed
     with device.connection.pool.session() as session:
@@ -333,7 +333,7 @@ def test_another_seed(device: TokenDevice, way: data_key_pairs.Way, monkeypatch:
 
 @pytest.fixture(params=["in this process", "on the token"])
 def verify(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool]:
-    """Verify where cryptography has ML-DSA, or as with a version of it that has none."""
+    """Verify with a version of cryptography that has ML-DSA, or as with one that has not."""
 
     def act(device: TokenDevice, cka_id: bytes, spec: KeySpec, message: bytes, signature: bytes, **more: bool) -> bool:
         may = permit(Operation.VERIFY, cka_id)
@@ -348,7 +348,7 @@ def verify(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
 
 @pytest.mark.parametrize("spec", SIGNATURES)
 def test_signatures(device: TokenDevice, spec: KeySpec, verify: Callable[..., bool]) -> None:
-    """Another library verifies what the token signs; whatever was changed is refused."""
+    """Another library verifies the token's signatures; changed ones are refused."""
     cka_id = made(device, spec)
     signature = device.pairs.sign(permit(Operation.SIGN, cka_id), cka_id, ML_DSA, MESSAGE)
     peer: Any = load_der_public_key(public_key(device, cka_id, spec))
@@ -372,7 +372,7 @@ def test_external_mu(device: TokenDevice, spec: KeySpec) -> None:
 
 
 def shake256(data: bytes) -> bytes:
-    """64 bytes of SHAKE256."""
+    """Return 64 bytes of SHAKE256."""
     hashed = Hash(SHAKE256(64))
     hashed.update(data)
     return hashed.finalize()
@@ -382,7 +382,7 @@ def shake256(data: bytes) -> bytes:
 
 
 def test_firefox_has_ml_kem(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """The NSS softokn that Firefox brings passes all that ML_KEM_768 and ML_KEM_1024 have here.
+    """The NSS softokn of Firefox passes all tests of ML_KEM_768 and ML_KEM_1024 in this file.
 
     Its libraries are found by the loader only if the process was started with LD_LIBRARY_PATH, so it runs in another.
     """

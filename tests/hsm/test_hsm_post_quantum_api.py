@@ -57,7 +57,7 @@ signatures = pytest.mark.parametrize("spec", SIGNATURES)
 
 @pytest.fixture(scope="module")
 def bench(new_token: NewToken) -> Iterator[Bench]:
-    """An installation on a token of this module's own."""
+    """Return an installation on a token of this module's own."""
     token, clock = new_token("post-quantum-api"), Clock()
     settings = config.load(configuration(token, token.folder / "installation"))
     wiring.initialise(settings, clock)
@@ -67,12 +67,12 @@ def bench(new_token: NewToken) -> Iterator[Bench]:
 
 @pytest.fixture
 def kms(bench: Bench) -> Kms:
-    """Its façade."""
+    """Return its façade."""
     return bench.kms
 
 
 def new_key(bench: Bench, spec: KeySpec) -> str:
-    """Create a key; its id. The test is skipped if the token has no such keys."""
+    """Create a key; return its id. Skips the test if the token has no such keys."""
     usage = KeyUsage.ENCAPSULATE_DECAPSULATE if spec in LENGTHS else KeyUsage.SIGN_VERIFY
     try:
         return bench.new_key(spec, usage)
@@ -95,7 +95,7 @@ def decapsulate(kms: Kms, key_id: str, ciphertext: bytes, **more: bool) -> bytes
 
 
 def listed(bench: Bench) -> set[str]:
-    """Ids of all keys."""
+    """Return the ids of all keys."""
     return {key.key_id for key in bench.kms.list_keys(ListKeysRequest()).keys}
 
 
@@ -104,7 +104,7 @@ def listed(bench: Bench) -> set[str]:
 
 @pytest.mark.parametrize("spec", [*LENGTHS, *SIGNATURES])
 def test_refusals_leave_nothing(bench: Bench, spec: KeySpec) -> None:
-    """Where the token lacks a spec, CreateKey is refused by its name, and neither a key nor an intent is left."""
+    """If the token lacks a spec, CreateKey is refused with its name, and neither a key nor an intent is left."""
     usage = KeyUsage.ENCAPSULATE_DECAPSULATE if spec in LENGTHS else KeyUsage.SIGN_VERIFY
     before, made, sentence = listed(bench), set[str](), ""
     try:
@@ -135,7 +135,7 @@ def test_usage_is_needed(kms: Kms, spec: KeySpec) -> None:
 
 @kems
 def test_life(bench: Bench, spec: KeySpec) -> None:
-    """A key is described, attested, disabled, enabled, never rotated, and deleted from the token like any key pair."""
+    """A key is described, attested, disabled, enabled and deleted like other key pairs, and never rotates."""
     kms, key_id = bench.kms, new_key(bench, spec)
     metadata = kms.describe_key(DescribeKeyRequest(key_id=key_id)).key_metadata
     assert (metadata.key_spec, metadata.key_usage) == (spec, "ENCAPSULATE_DECAPSULATE")
@@ -174,7 +174,7 @@ def test_life(bench: Bench, spec: KeySpec) -> None:
 
 @kems
 def test_both_sides_have_one_secret(bench: Bench, spec: KeySpec) -> None:
-    """Decapsulate gives what Encapsulate gave, in the lengths of the API; both name the key and count as its use."""
+    """Decapsulate returns the secret of Encapsulate, in the API's lengths; both name the key and count as its use."""
     kms, key_id = bench.kms, new_key(bench, spec)
     made = encapsulate(kms, key_id)
     arn = kms.describe_key(DescribeKeyRequest(key_id=key_id)).key_metadata.arn
@@ -197,7 +197,7 @@ def test_another_keys_ciphertext(bench: Bench, spec: KeySpec) -> None:
 
 @pytest.fixture(scope="module")
 def user(bench: Bench) -> Caller:
-    """A user without any policy."""
+    """Return a user without any policy."""
     bench.kms.operator.credentials.create_user("paul")
     return bench.kms.caller("us-east-1", "paul")
 
@@ -302,7 +302,7 @@ def test_only_a_wrong_length_is_an_error(bench: Bench, spec: KeySpec) -> None:
 
 @kems
 def test_dry_runs(bench: Bench, spec: KeySpec) -> None:
-    """A dry run of either ends with what would have happened."""
+    """A dry run of either ends with DryRunOperationException."""
     kms, key_id = bench.kms, new_key(bench, spec)
     for act in (
         lambda: encapsulate(kms, key_id, dry_run=True),

@@ -18,7 +18,7 @@ from hsmkms.model.token_check import Check, Outcome
 
 
 def without(*mechanisms: str) -> str:
-    """SoftHSM configuration that hides mechanisms. SoftHSM 2.6.1 overlooks the first name after the minus."""
+    """Return a SoftHSM configuration that hides mechanisms. SoftHSM 2.6.1 ignores the first name after the minus."""
     return f"slots.mechanisms = -,{','.join(mechanisms)}\n"
 
 
@@ -34,31 +34,31 @@ Nothing is post-quantum, OAEP is with SHA-1 only, CKA_VALUE_LEN is 0 for what wa
 
 
 def other_outcomes(checks: dict[str, Check]) -> dict[str, Outcome]:
-    """The outcome of each check but for those of which it is known."""
+    """Return the outcome of each check except those that are known to be limited."""
     return {name: each.outcome for name, each in checks.items() if name not in LIMITED_ON_SOFTHSM}
 
 
 def objects(device: TokenDevice) -> int:
-    """How many objects a session sees, of the token and of sessions."""
+    """Count the objects that a session sees, of the token and of sessions."""
     with device.connection.pool.session() as session:
         return len(list(session.get_objects({})))
 
 
 def test_profile(device: TokenDevice, token: Token) -> None:
-    """The probe tells what this token is and can do; AES-GCM was compared with an independent computation."""
-    told = device.profile
-    assert (told.label, told.serial) == (token.label, token.serial)
-    assert (told.manufacturer, told.model) == ("SoftHSM project", "SoftHSM v2")
-    assert told.gcm_checked
-    assert told.label_bytes >= 128
-    assert {"AES_GCM", "AES_KEY_GEN", "SHA256_HMAC", "RSA_PKCS_OAEP"} <= told.mechanisms
-    assert told.quirks == ()
+    """The probe reports names and capabilities of the token; AES-GCM was compared with an independent computation."""
+    reported = device.profile
+    assert (reported.label, reported.serial) == (token.label, token.serial)
+    assert (reported.manufacturer, reported.model) == ("SoftHSM project", "SoftHSM v2")
+    assert reported.gcm_checked
+    assert reported.label_bytes >= 128
+    assert {"AES_GCM", "AES_KEY_GEN", "SHA256_HMAC", "RSA_PKCS_OAEP"} <= reported.mechanisms
+    assert reported.quirks == ()
 
 
 def test_checks(device: TokenDevice) -> None:
-    """Everything that hsmkms needs works on SoftHSM, each by name and with a detail for people."""
-    told = checks_of(device)
-    assert list(told) == [
+    """Every check that hsmkms needs works on SoftHSM, with a name and a detail for people."""
+    checks = checks_of(device)
+    assert list(checks) == [
         "mechanisms",
         "random numbers",
         "AES-256 backing key",
@@ -95,14 +95,14 @@ def test_checks(device: TokenDevice) -> None:
         "honest lengths",
         "clean-up",
     ]
-    limited = {name for name, each in told.items() if each.outcome is Outcome.LIMITED}
+    limited = {name for name, each in checks.items() if each.outcome is Outcome.LIMITED}
     assert limited == LIMITED_ON_SOFTHSM
-    assert {each.outcome for each in told.values()} == {Outcome.WORKS, Outcome.LIMITED}
-    assert all(each.detail for each in told.values())
+    assert {each.outcome for each in checks.values()} == {Outcome.WORKS, Outcome.LIMITED}
+    assert all(each.detail for each in checks.values())
 
 
 def test_nothing_is_left(device: TokenDevice) -> None:
-    """Neither the probe nor the checks leave an object, on the token or in the session."""
+    """Neither probe nor checks leave an object, on the token or in the session."""
     assert objects(device) == 0
     checks_of(device)
     assert objects(device) == 0
@@ -110,7 +110,7 @@ def test_nothing_is_left(device: TokenDevice) -> None:
 
 @pytest.mark.parametrize("missing", ["AES_KEY_GEN", "GENERIC_SECRET_KEY_GEN", "SHA256_HMAC"])
 def test_token_without_a_needed_mechanism(make_token: MakeToken, missing: str) -> None:
-    """A token that lacks what hsmkms needs is refused by name of the mechanism, and nothing stays open."""
+    """A token without a needed mechanism is refused with the mechanism's name, and nothing stays open."""
     token = make_token(configuration=without(f"CKM_{missing}"))
     with pytest.raises(TokenUnfitError, match=f"the token has no {missing}:"):
         token.open()
@@ -118,14 +118,14 @@ def test_token_without_a_needed_mechanism(make_token: MakeToken, missing: str) -
 
 
 def test_token_without_aes_ecb(make_token: MakeToken) -> None:
-    """Without AES-ECB there is no computed answer: the profile says so, and the check is limited, not failed."""
+    """Without AES-ECB there is no known answer: the profile says so, and the check is limited, not failed."""
     device = make_token(configuration=without("CKM_AES_ECB")).open()
     assert not device.profile.gcm_checked
     assert len(device.profile.quirks) == 1
     assert "AES-ECB" in device.profile.quirks[0]
-    told = other_outcomes(checks_of(device))
-    assert told.pop("AES-GCM, computed answer") is Outcome.LIMITED
-    assert set(told.values()) == {Outcome.WORKS}
+    outcomes = other_outcomes(checks_of(device))
+    assert outcomes.pop("AES-GCM, computed answer") is Outcome.LIMITED
+    assert set(outcomes.values()) == {Outcome.WORKS}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_token_without_aes_ecb(make_token: MakeToken) -> None:
 def test_token_with_wrong_gcm(
     token: Token, monkeypatch: pytest.MonkeyPatch, name: str, spoiled: Callable[..., bytes]
 ) -> None:
-    """A token whose AES-GCM gives another answer, loses plaintext, or accepts changed data is refused at start."""
+    """A token whose AES-GCM has wrong results, loses plaintext, or accepts changed data is refused at start."""
     with closing(token.open()) as device:
         require_gcm(device)
     monkeypatch.setattr(profiles, name, spoiled)
@@ -151,27 +151,27 @@ def test_token_with_wrong_gcm(
     assert objects(token.open()) == 0
 
 
-def test_failed_check_is_told(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check that fails says so, and the others are made all the same."""
+def test_failed_check_is_reported(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed check is reported, and the others are still run."""
     monkeypatch.setitem(GCM_VECTOR, "sealed", "00" * 76)
-    told = other_outcomes(checks_of(device))
-    assert told.pop("AES-GCM, published vector") is Outcome.FAILED
-    assert set(told.values()) == {Outcome.WORKS}
+    outcomes = other_outcomes(checks_of(device))
+    assert outcomes.pop("AES-GCM, published vector") is Outcome.FAILED
+    assert set(outcomes.values()) == {Outcome.WORKS}
 
 
 def test_mechanisms(device: TokenDevice) -> None:
-    """Mechanisms are told in order of their names, with key sizes and uses."""
-    told = {each.name: each for each in device.connection.mechanisms()}
-    assert list(told) == sorted(told)
-    assert {"ENCRYPT", "DECRYPT"} <= set(told["AES_GCM"].uses)
-    assert (told["AES_GCM"].min_key_size, told["AES_GCM"].max_key_size) == (16, 32)
-    assert "GENERATE" in told["AES_KEY_GEN"].uses
-    assert told.keys() == device.profile.mechanisms
-    assert "MD5" in told
+    """Mechanisms are listed in order of their names, with key sizes and uses."""
+    mechanisms = {each.name: each for each in device.connection.mechanisms()}
+    assert list(mechanisms) == sorted(mechanisms)
+    assert {"ENCRYPT", "DECRYPT"} <= set(mechanisms["AES_GCM"].uses)
+    assert (mechanisms["AES_GCM"].min_key_size, mechanisms["AES_GCM"].max_key_size) == (16, 32)
+    assert "GENERATE" in mechanisms["AES_KEY_GEN"].uses
+    assert mechanisms.keys() == device.profile.mechanisms
+    assert "MD5" in mechanisms
 
 
 def test_limits(device: TokenDevice) -> None:
-    """SoftHSM tells no limits: each is None rather than a number that means "unknown"."""
+    """SoftHSM reports no limits: each is None rather than a number that means "unknown"."""
     limits = device.connection.limits()
     assert limits is not None
     assert limits.max_sessions is None
@@ -179,7 +179,7 @@ def test_limits(device: TokenDevice) -> None:
 
 
 def test_labels(device: TokenDevice) -> None:
-    """As long a label as the profile promises is kept whole."""
+    """A label of the length in the profile is kept whole."""
     label = "é" * (device.profile.label_bytes // 2)
     with device.connection.pool.session() as session:
         session.generate_key(KeyType.AES, 256, label=label, store=False)

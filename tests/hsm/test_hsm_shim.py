@@ -1,4 +1,4 @@
-"""The shim itself: it passes on what no order changes, and faults happen where they were ordered."""
+"""The shim itself: without an order it passes every call on, and faults occur where they were ordered."""
 
 import os
 import subprocess
@@ -17,25 +17,25 @@ from hsmkms.model.enums import Operation
 
 @pytest.fixture
 def played(token: Token, shim_path: Path) -> Played:
-    """A token behind the shim, without orders yet."""
+    """Return a token behind the shim, without orders yet."""
     return Played.of(token, shim_path)
 
 
 @pytest.fixture
 def device(played: Played) -> TokenDevice:
-    """The same, open."""
+    """Return the same token, open."""
     return played.token.open()
 
 
 def works(device: TokenDevice) -> bool:
-    """Whether an encryption, a decryption and a generation succeed."""
+    """Return whether an encryption, a decryption and a generation succeed."""
     key = new_key(device)
     iv, body = device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")
     return device.ciphers.decrypt(permit(Operation.DECRYPT, key), key, iv, body, b"") == b"x"
 
 
 def test_nothing_is_changed_without_an_order(device: TokenDevice, token: Token) -> None:
-    """Without orders the shim shows SoftHSM itself: the same profile, mechanisms, limits and attributes."""
+    """Without orders the shim behaves like SoftHSM: the same profile, mechanisms, limits and attributes."""
     key = new_key(device)
     attributes = (
         device.profile,
@@ -53,13 +53,13 @@ def test_nothing_is_changed_without_an_order(device: TokenDevice, token: Token) 
 
 
 def test_reasons() -> None:
-    """Each personality has a name of its own, and a reason why there may be such a token."""
+    """Each personality has its own name, and a reason why such a token may exist."""
     assert len({personality.name for personality in PERSONALITIES}) == len(PERSONALITIES)
     assert all(len(personality.reason) > 20 for personality in PERSONALITIES)
 
 
 def test_the_nth_call_fails(played: Played, device: TokenDevice) -> None:
-    """A fault meets the call that it was ordered for, counted since the order, or all from there on."""
+    """A fault affects the call that it was ordered for, counted since the order, or all from that call on."""
     played.order("fault C_GenerateKey 2 return 0x31")
     assert works(device)
     with pytest.raises(TokenFullError):
@@ -78,7 +78,7 @@ def test_the_nth_call_fails(played: Played, device: TokenDevice) -> None:
 
 @pytest.mark.parametrize("after", [True, False])
 def test_before_or_after_the_work(played: Played, device: TokenDevice, *, after: bool) -> None:
-    """A fault stands instead of the work, or behind it: then the token has done what it did not answer."""
+    """A fault occurs instead of the work, or after it: then the token has done the work without reporting it."""
     key = os.urandom(16)
     played.order("fault C_GenerateKey 1 return 0x30" + " after" * after)
     with pytest.raises(TokenUnavailableError):
@@ -87,7 +87,7 @@ def test_before_or_after_the_work(played: Played, device: TokenDevice, *, after:
 
 
 def test_delay(played: Played, device: TokenDevice) -> None:
-    """A delayed call takes as long as was ordered at least, and then succeeds."""
+    """A delayed call takes at least the ordered time, and then succeeds."""
     key = new_key(device)
     played.order("fault C_EncryptInit * delay 30000")
     start = time.monotonic()
@@ -97,7 +97,7 @@ def test_delay(played: Played, device: TokenDevice) -> None:
 
 
 def start(programs: Path, played: Played, order: str) -> "subprocess.Popen[str]":
-    """Start a process that makes a key, and let it encrypt with it once ``order`` was given."""
+    """Start a process that creates a key, give ``order``, and let the process encrypt."""
     process = devices.start(programs / "encrypt_once.py", played.token)
     assert process.stdout is not None
     assert process.stdin is not None
@@ -115,7 +115,7 @@ def test_orders_reach_other_processes(played: Played, programs: Path) -> None:
 
 @pytest.mark.parametrize("after", [True, False])
 def test_kill(played: Played, programs: Path, *, after: bool) -> None:
-    """A process is killed before or behind the work of a call, and the token is whole afterwards."""
+    """A process is killed before or after the work of a call, and the token is intact afterwards."""
     process = start(programs, played, "fault C_Encrypt 1 kill" + " after" * after)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (-9, "", "")
@@ -124,7 +124,7 @@ def test_kill(played: Played, programs: Path, *, after: bool) -> None:
 
 
 def test_hang(played: Played, programs: Path) -> None:
-    """A call that hangs does not come back."""
+    """A call that hangs does not return."""
     process = start(programs, played, "fault C_Decrypt * hang")
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=0.5)
@@ -140,7 +140,7 @@ def test_hang(played: Played, programs: Path) -> None:
     ],
 )
 def test_wrong_orders(played: Played, programs: Path, order: str) -> None:
-    """An order that is not understood ends the process with a word: no test may pass because of a misprint."""
+    """An unknown order ends the process with a message: no test may pass because of a typing error."""
     played.order("# right", order)
     process = devices.start(programs / "encrypt_once.py", played.token)
     _, errors = process.communicate(timeout=60)

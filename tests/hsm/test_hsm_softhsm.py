@@ -1,4 +1,4 @@
-"""Making a SoftHSM token of the installation's own."""
+"""Creation of a SoftHSM token for the installation."""
 
 import stat
 from pathlib import Path
@@ -11,14 +11,14 @@ from hsmkms.hsm.session import softhsm
 
 
 def test_token_is_private(token: SoftHsm) -> None:
-    """Token folder and configuration are for their owner only."""
+    """Token folder and configuration are accessible to their owner only."""
     configuration = Path(token.environment["SOFTHSM2_CONF"])
     assert stat.S_IMODE(configuration.stat().st_mode) == 0o600
     assert stat.S_IMODE((configuration.parent / "tokens").stat().st_mode) == 0o700
 
 
 def test_several_folders(make_token: MakeToken) -> None:
-    """Each folder has a token with a serial of its own."""
+    """Each folder has a token with its own serial."""
     assert make_token("one").serial != make_token("one").serial
 
 
@@ -35,7 +35,7 @@ def test_token_in_use_is_left_alone(token: SoftHsm) -> None:
 
 @pytest.mark.parametrize("label", ["L" * 33, "ü" * 17, ""])
 def test_label_must_fit(token: SoftHsm, tmp_path: Path, label: str) -> None:
-    """A label that the 32 bytes of CK_TOKEN_INFO can't hold is refused before anything is made."""
+    """A label of more than the 32 bytes of CK_TOKEN_INFO is refused before anything is created."""
     with pytest.raises(ConfigurationError, match="label"):
         softhsm.create(token.module, tmp_path, label=label, user_pin="12345678", so_pin="12345678")
     assert list(tmp_path.iterdir()) == []
@@ -63,7 +63,7 @@ def test_missing_software(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pins_are_not_written(token: SoftHsm) -> None:
-    """Neither PIN stands in any file of the token."""
+    """Neither PIN is in any file of the token."""
     for path in token.folder.rglob("*"):
         if path.is_file():
             content = path.read_bytes()

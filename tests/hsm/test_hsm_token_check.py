@@ -1,4 +1,4 @@
-"""token-check: every check is made, whatever the module does, and nothing stays on the token."""
+"""token-check: every check is run, whatever the module does, and no object stays on the token."""
 
 import json
 import os
@@ -36,7 +36,7 @@ IMPORTS = ["OAEP SHA-1", "OAEP SHA-256", "AES-KWP", "AES-CMAC", "honest lengths"
 
 
 def check(token: Token, pin: str | None = "", seconds: float = 300, **changes: object) -> CheckReport:
-    """Check a token that no installation uses, with its own PIN, another, or none."""
+    """Check a token that no installation uses, with its own PIN, another one, or none."""
     secret = Secret(pin or token.pin) if pin is not None else None
     with TemporaryDirectory() as folder:
         settings = token.settings(**{"state_dir": Path(folder)} | changes)
@@ -45,12 +45,12 @@ def check(token: Token, pin: str | None = "", seconds: float = 300, **changes: o
 
 
 def outcomes(report: CheckReport, *outcomes: Outcome) -> list[str]:
-    """The names of the checks that ended so."""
+    """Return the names of the checks with that outcome."""
     return [each.name for each in report if each.outcome in outcomes]
 
 
 def left_on(token: Token) -> int:
-    """How many objects are on the token."""
+    """Count the objects on the token."""
     device = token.open()
     with device.connection.pool.session() as session:
         count = len(list(session.get_objects({})))
@@ -60,31 +60,32 @@ def left_on(token: Token) -> int:
 
 @pytest.fixture
 def played(make_token: MakeToken, shim_path: Path) -> Played:
-    """A token behind the shim."""
+    """Return a token behind the shim."""
     return Played.of(make_token(), shim_path)
 
 
 def test_every_check_is_made(token: Token) -> None:
-    """The token passes: each check is there, in its order; what is limited says what it concerns and what to do."""
+    """The token passes: each check is listed, in order; limited ones say what they affect and what to do."""
     report = run_checks(job_for(token.settings(), Secret(token.pin), installed=False))
     assert [each.name for each in report] == list(token_check.ALL)
     assert report.passed
     assert {each.name: each.detail for each in report if each.failed} == {}
     limited = [each for each in report if each.outcome is Outcome.LIMITED]
     assert all(each.affects and each.advice for each in limited)
+    assert not [each.name for each in limited if "no installation" in each.affects]
     assert all(not each.affects and not each.advice for each in report if each.outcome is Outcome.WORKS)
     assert left_on(token) == 0
 
 
 def test_what_softhsm_lacks(token: Token) -> None:
-    """On SoftHSM 2.6.1 some checks are limited, and it can be used all the same."""
+    """On SoftHSM 2.6.1 some checks are limited, and the token can be used."""
     report = check(token)
     assert report.passed
     assert {"OAEP SHA-256", "honest lengths", "ML_DSA_44"} <= {*outcomes(report, Outcome.LIMITED)}
 
 
 def test_facts(token: Token) -> None:
-    """Module, token and mechanisms are described; the PIN, its place and values of variables are not in the report."""
+    """Module, token and mechanisms are described; the PIN, its path and values of variables are not in the report."""
     report = check(token)
     assert report.facts["Module"]["File"] == token.module.name
     assert report.facts["Module"]["Environment"] == [*token.environment]
@@ -96,7 +97,7 @@ def test_facts(token: Token) -> None:
 
 
 def test_a_crash_is_a_finding(played: Played) -> None:
-    """A segmentation fault fails the check that was being made, and all others are made."""
+    """A segmentation fault fails the running check, and all others are run."""
     played.order("fault C_UnwrapKey * crash")
     report = check(played.token)
     assert [each.name for each in report] == NAMES
@@ -142,7 +143,7 @@ def test_leftovers(device: TokenDevice) -> None:
 
 
 def test_two_runs_leave_each_others_objects(device: TokenDevice) -> None:
-    """What another run has stored just now stays, and its own run removes it; so does any run after ten minutes."""
+    """Objects of another run stay, and are removed by that run, or by any run after ten minutes."""
     support = device.profile.attributes
     with device.connection.pool.session() as session:
         old = stored._MARK + bytes(4) + (int(time.time()) - 601).to_bytes(8)
@@ -160,7 +161,7 @@ def test_two_runs_leave_each_others_objects(device: TokenDevice) -> None:
 
 
 def test_variables_are_the_modules_own(token: SoftHsm) -> None:
-    """Variables for the module are set where it is loaded: they change neither the checking program nor its loader."""
+    """Variables for the module are set just before it is loaded: they affect neither the program nor its loader."""
     environment = token.environment | {"PYTHONHASHSEED": "no number", "LD_PRELOAD": "/nowhere/at-all.so"}
     report = check(token, None, environment=environment)
     assert {each.name: each.outcome for each in report}["mechanisms"] is Outcome.WORKS
@@ -175,7 +176,7 @@ def test_variables_are_the_modules_own(token: SoftHsm) -> None:
     ],
 )
 def test_crash_while_it_is_opened(played: Played, order: str, failed: str, made: list[str]) -> None:
-    """A module that crashes before there is a login ends the checks: the others were not tried, and say why."""
+    """A module that crashes before the login ends the checks: the others are reported as not tried, with the reason."""
     played.order(order)
     report = check(played.token)
     assert outcomes(report, Outcome.WORKS, Outcome.LIMITED) == made
@@ -195,7 +196,7 @@ def test_crash_at_the_end(played: Played) -> None:
 
 
 def test_hanging_module(played: Played) -> None:
-    """A call that never returns is ended after the limit of a check, and is a finding; the others are made."""
+    """A call that never returns is killed at the time limit of a check, and is a finding; the others are run."""
     before = tuple(name for name in NAMES if name not in ("data key pairs", CLEAN_UP, CLOSING))
     job = job_for(played.token.settings(), Secret(PIN), installed=False)
     job = msgspec.structs.replace(job, done=(*before, *SLOW_CHECKS))
@@ -211,7 +212,7 @@ def test_hanging_module(played: Played) -> None:
 
 
 def test_return_codes(played: Played) -> None:
-    """A refusal is named by its return code, with what it concerns and what to do; the other checks are made."""
+    """A refusal is reported with its return code, what it affects and what to do; the other checks are run."""
     played.order("fault C_GenerateKeyPair * return 0x70", "fault C_GetMechanismInfo * return 0x54")
     report = check(played.token)
     assert report.passed
@@ -224,7 +225,7 @@ def test_return_codes(played: Played) -> None:
 
 
 def test_missing_mechanism(played: Played) -> None:
-    """Without AES-GCM and AES-CBC the token is unfit, and what does not need them works all the same."""
+    """Without AES-GCM and AES-CBC the token is unfit, and checks that do not need them still work."""
     played.order(*(f"hide {each:#x}" for each in (Mechanism.AES_GCM, Mechanism.AES_CBC, Mechanism.SHA384_HMAC)))
     report = check(played.token)
     checks = {each.name: each for each in report}
@@ -245,7 +246,7 @@ def test_one_session(played: Played) -> None:
 
 
 def test_wrong_pin_is_sent_once(played: Played) -> None:
-    """A refused PIN is a finding with its return code, is sent once, and is in no text; then one try is left."""
+    """A refused PIN is a finding with its code, is sent once, and is in no text; at the last try none is sent."""
     played.order("pin_tries 3")
     report = check(played.token, pin="wrong horse")
     checks = {each.name: each for each in report}
@@ -260,13 +261,14 @@ def test_wrong_pin_is_sent_once(played: Played) -> None:
 
 
 def test_without_a_pin(token: Token) -> None:
-    """Without a PIN module and token are described, and nothing is said to pass."""
+    """Without a PIN module and token are described, and no check is reported as passed."""
     report = check(token, pin=None)
     working = outcomes(report, Outcome.WORKS)
     assert [each for each in working if each != TOKEN] == [MODULE, "mechanisms", CLOSING]
     assert (TOKEN in working) == bool(token.serial)
     assert {each.name: each for each in report}[LOGIN].detail == "no PIN was given"
     assert not report.passed
+    assert report.result == "not known: not all checks were made"
     assert report.facts["Token"]["Mechanisms"]
 
 
@@ -277,10 +279,14 @@ def test_module_that_is_none(token: SoftHsm, tmp_path: Path) -> None:
     report = check(token, module=text)
     assert outcomes(report, Outcome.FAILED) == [MODULE]
     assert "cannot be loaded as a PKCS#11 module" in next(iter(report)).detail
+    assert report.facts["Module"]["File"] == "module.so"
+    assert report.result == "not usable"
+    untried = {each.name: each for each in report}["AES-256 backing key"]
+    assert untried.affects.endswith(": no installation can be made on this token")
 
 
 def test_an_error_of_python_is_a_finding(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a check raises, of whatever class, is its finding; the one after it is made."""
+    """Any exception of a check is its finding; the next check is run."""
 
     def broken(*_: object) -> int:
         raise ValueError
@@ -297,7 +303,7 @@ def test_an_error_of_python_is_a_finding(device: TokenDevice, monkeypatch: pytes
 
 
 def test_names_of_return_codes() -> None:
-    """Every class of python-pkcs11 for a return code has the name of the standard; others have their number."""
+    """Every return code with a class in python-pkcs11 has the standard's name; others have their number."""
     assert ckr_name(exceptions.MechanismParamInvalid()) == "CKR_MECHANISM_PARAM_INVALID"
     assert ckr_name(exceptions.SlotIDInvalid()) == "CKR_SLOT_ID_INVALID"
     assert ckr_name(exceptions.TokenNotRecognised()) == "CKR_TOKEN_NOT_RECOGNIZED"

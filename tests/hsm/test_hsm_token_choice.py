@@ -1,4 +1,4 @@
-"""Choosing a token: by what it says of itself, and never one of two."""
+"""Choice of a token by the names that it reports; two that fit are refused."""
 
 import threading
 
@@ -11,7 +11,7 @@ from hsmkms.hsm.session.token_choice import TokenChoice, tokens
 
 
 def serials(token: SoftHsm) -> list[str]:
-    """Serials of all tokens beside this one."""
+    """Return the serials of all tokens beside this one."""
     module = token.load()
     try:
         return [each.serial.decode() for each in tokens(module)]
@@ -29,13 +29,13 @@ def test_fits_what_was_asked_for(token: SoftHsm, names: tuple[str, ...]) -> None
 
 
 def test_any_token(token: SoftHsm) -> None:
-    """Nothing asked for fits the only token; slots without an initialised token do not count."""
+    """An empty choice fits the only token; slots without an initialised token do not count."""
     assert token.open(choice=TokenChoice()).profile.serial == token.serial
 
 
 @pytest.mark.parametrize("change", [{"label": "hsmkms tes"}, {"serial": "0" * 16}, {"model": "x"}, {"slot_id": 99}])
 def test_none_fits(token: SoftHsm, change: dict[str, str]) -> None:
-    """One name that does not fit is enough to refuse; the error names what was wanted and what is present."""
+    """One name that does not fit suffices to refuse; the error lists the wanted names and the present tokens."""
     wanted = replace(token.settings().choice, **change)
     with pytest.raises(TokenNotFoundError) as caught:
         token.open(choice=wanted)
@@ -73,7 +73,7 @@ def test_token_that_was_not_shown_at_first(token: SoftHsm) -> None:
 
 
 def test_slots_move(token: SoftHsm) -> None:
-    """However many tokens are made beside it, a token named by label and serial is the same one with the same keys."""
+    """After other tokens were created, a token named by label and serial is the same one with the same keys."""
     device = token.open()
     key = new_key(device)
     slots = {device.connection.token.slot.slot_id}

@@ -25,7 +25,7 @@ BACK_SECONDS = 15.0
 
 
 class Known:
-    """The identity of a token with an HMAC key that was made for it."""
+    """The identity of a token with an HMAC key that was created for it."""
 
     def __init__(self, device: TokenDevice) -> None:
         self.cka_id = b"identity" + device.profile.serial.encode()[:8]
@@ -34,10 +34,10 @@ class Known:
         self.response = device.own.mac(shown, self.cka_id, CHALLENGE)
 
     def admit(self, serial: str) -> None:
-        """Any serial."""
+        """Accept any serial."""
 
     def prove(self, candidate: Candidate) -> Proof:
-        """Ask for the HMAC."""
+        """Return the token's HMAC of the challenge."""
         try:
             made = candidate.mac(permit(OperatorAct.OPEN, self.cka_id), self.cka_id, CHALLENGE)
         except ObjectLostError:
@@ -48,7 +48,7 @@ class Known:
 
 
 class Side(Struct):
-    """One of the two tokens, open, with a key that has been used, and the PIN that is read for it."""
+    """One of the two tokens, open, with a key that was used, and the PIN that is read for it."""
 
     device: TokenDevice
     key: bytes
@@ -56,26 +56,26 @@ class Side(Struct):
     folder: Path
 
     def works(self) -> bool:
-        """Whether an encryption and its decryption succeed."""
+        """Return whether an encryption and its decryption succeed."""
         iv, body = self.device.ciphers.encrypt(permit(Operation.ENCRYPT, self.key), self.key, b"x", b"")
         return self.device.ciphers.decrypt(permit(Operation.DECRYPT, self.key), self.key, iv, body, b"") == b"x"
 
     def is_back(self) -> bool:
-        """The same, with a fault as not yet."""
+        """Return the same; False if a call fails."""
         try:
             return self.works()
         except TokenUnavailableError:
             return False
 
     def lose_login(self) -> None:
-        """Log this process out of the token, behind the back of hsmkms."""
+        """Log this process out of the token without hsmkms's knowledge."""
         library = ctypes.CDLL(str(self.device.connection.module.path))
         assert library.C_Logout(ctypes.c_ulong(self.device.connection.login_handle)) == 0
 
 
 @pytest.fixture
 def sides(make_token: MakeToken) -> Iterator[tuple[Side, Side]]:
-    """Two tokens of one SoftHSM."""
+    """Yield two tokens of one SoftHSM."""
     token = make_token()
     tokens = token.folder / "tokens"
     (first,) = tokens.iterdir()
@@ -99,7 +99,7 @@ def _open(token: SoftHsm, label: str, folder: Path) -> Side:
 
 @pytest.mark.parametrize("both", [True, False], ids=["both lose their login", "one loses its login"])
 def test_another_pin_and_a_lost_login(sides: tuple[Side, Side], *, both: bool) -> None:
-    """After a PIN was changed and the login lost, each of the two is back without a restart, and no PIN is refused."""
+    """After a PIN was changed and the login lost, both tokens reconnect without a restart, and no PIN is refused."""
     first, second = sides
     first.device.connection.change_pin(permit(OperatorAct.CHANGE_PIN), PIN, "another PIN")
     first.pin[0] = "another PIN"
@@ -129,7 +129,7 @@ def test_another_pin_before_the_second_is_opened(make_token: MakeToken) -> None:
 
 
 def test_one_is_away_while_the_other_works(sides: tuple[Side, Side]) -> None:
-    """While one of them is away calls to the other all succeed, and the one is back when its objects are."""
+    """While one token is away all calls to the other succeed, and it reconnects once its objects are back."""
     first, second = sides
     stopped, faults, done = threading.Event(), list[HsmKmsError](), [0]
 
@@ -160,7 +160,7 @@ def test_one_is_away_while_the_other_works(sides: tuple[Side, Side]) -> None:
 
 
 def test_the_pace_of_renewals() -> None:
-    """A token that stays away disturbs the other ones of its module ever less."""
+    """The pauses between reinitialisations for a token that stays away grow, while other tokens are in use."""
     pace = RenewalPace()
     now, due = 0.0, list[float]()
     while now < 200.0:

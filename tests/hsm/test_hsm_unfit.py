@@ -1,4 +1,4 @@
-"""Tokens that hsmkms refuses, played by the shim: each refusal names the fault, and no object stays."""
+"""Tokens that hsmkms refuses, simulated by the shim: each error names the fault, and no object stays."""
 
 import os
 from pathlib import Path
@@ -19,18 +19,18 @@ from hsmkms.model.enums import Operation
 
 @pytest.fixture
 def played(make_token: MakeToken, shim_path: Path) -> Played:
-    """A fresh token behind the shim, which plays nothing yet."""
+    """Return a fresh token behind the shim, which has no orders yet."""
     return Played.of(make_token(), shim_path)
 
 
 @pytest.fixture
 def token(played: Played) -> Token:
-    """The same token."""
+    """Return the same token."""
     return played.token
 
 
 def test_sessions_that_share_no_login(played: Played) -> None:
-    """A token on which only the session of the login is logged in is refused: a lost login could not be noticed.
+    """A token on which only the login's own session is logged in is refused: a lost login could not be detected.
 
     Seen on freehsm-c 2.0.0.
     """
@@ -54,7 +54,7 @@ def test_sessions_that_share_no_login(played: Played) -> None:
     ],
 )
 def test_unfit_ivs(played: Played, order: str, sentence: str) -> None:
-    """A token that chooses IVs without reporting them, of other than 96 bits, or one twice, is refused at start."""
+    """A token that chooses IVs without reporting them, not of 96 bits, or repeated, is refused at start."""
     played.order(order)
     with pytest.raises(TokenUnfitError, match=sentence):
         played.token.open()
@@ -73,7 +73,7 @@ def test_unfit_ivs(played: Played, order: str, sentence: str) -> None:
     ],
 )
 def test_token_that_changes_its_ways(played: Played, before: str, after: str) -> None:
-    """A token that encrypts in another way than when it was tried makes no ciphertext that cannot be decrypted."""
+    """A token that encrypts otherwise than in its probe creates no ciphertext that cannot be decrypted."""
     played.order(before)
     device = played.token.open()
     key = new_key(device)
@@ -101,7 +101,7 @@ IGNORED = [
 
 @pytest.mark.parametrize(("attribute", "value"), IGNORED, ids=str)
 def test_ignored_attribute(played: Played, attribute: Attribute, *, value: bool) -> None:
-    """A token that ignores what was ordered is refused at start; one that begins to is detected at the next key.
+    """A token that ignores ordered attributes is refused at start; one that begins to is detected at the next key.
 
     The key is destroyed, none is known, and the session is given back.
     """
@@ -157,7 +157,7 @@ def test_every_ignored_attribute_is_named(played: Played) -> None:
     ids=str,
 )
 def test_imported_key_with_an_ignored_attribute(played: Played, attribute: Attribute, sentence: str) -> None:
-    """Nor is material imported on such a token: neither the key nor a session copy that is not as ordered stays."""
+    """No material is imported on such a token: neither the key nor a session copy that is not as ordered stays."""
     device = played.token.open()
     bench = Bench(device)
     material, before = bench.wrap(OAEP_1, os.urandom(32)), bench.objects()
@@ -174,7 +174,7 @@ def test_imported_key_with_an_ignored_attribute(played: Played, attribute: Attri
 
 
 def test_honest_token_decides_by_the_length(played: Played) -> None:
-    """On a token that reports lengths honestly, the report decides, and a key without a reported length is refused."""
+    """On a token that reports lengths honestly the report decides, and a key without a reported length is refused."""
     played.order("lengths honest")
     bench = Bench(played.token.open())
     material = bench.wrap(OAEP_1, os.urandom(32))
@@ -191,16 +191,16 @@ def test_honest_token_decides_by_the_length(played: Played) -> None:
 
 
 def test_pin_counters(played: Played, caplog: pytest.LogCaptureFixture) -> None:
-    """The gate spends no last try of a token that counts; after the operator's word a right PIN sets the count back."""
+    """The gate does not use a token's last PIN attempt; after a confirmation a right PIN resets the counter."""
     played.order("pin_tries 3")
     mark = played.token.folder / "pin-refused.json"
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(played.token.settings(), Reader(WRONG))
     mark.unlink()
-    assert "somebody gave a wrong PIN" not in caplog.text
+    assert "a wrong PIN was given" not in caplog.text
     with pytest.raises(PinError, match="refused the PIN"):
         TokenDevice.open(played.token.settings(), Reader(WRONG))
-    assert "somebody gave a wrong PIN" in caplog.text
+    assert "a wrong PIN was given" in caplog.text
     mark.unlink()
     reader = Reader(PIN)
     with pytest.raises(PinError, match="one more wrong PIN locks token 'hsmkms test', so none is tried"):

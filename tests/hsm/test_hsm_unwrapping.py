@@ -1,4 +1,4 @@
-"""Unwrapping: the way of imported key material onto the token, and every way in which it may be wrong."""
+"""Unwrapping of imported key material on the token, and every fault that it may have."""
 
 import itertools
 import os
@@ -68,7 +68,7 @@ IMPORTED_KEY = {
 
 
 class Bench:
-    """A device, a wrapping key on it, and what it takes to import with it."""
+    """A device with a wrapping key, and helpers to import with it."""
 
     def __init__(self, device: TokenDevice, bits: int = 2048) -> None:
         self.device = device
@@ -76,35 +76,35 @@ class Bench:
         self.key, self.public_key = self.new_wrapping_key(bits)
 
     def new_wrapping_key(self, bits: int = 2048) -> tuple[bytes, bytes]:
-        """Make another one; its CKA_ID and its public half."""
+        """Create another wrapping key; return its CKA_ID and its public half."""
         key = os.urandom(16)
         shown = permit(Operation.GET_PARAMETERS_FOR_IMPORT, key)
         return key, self.device.imports.generate_wrapping_key(shown, key, "a wrapping key", bits)
 
     def material(self, algorithm: WrappingAlgorithm, ciphertext: bytes) -> WrappedMaterial:
-        """What an import brings."""
+        """Return wrapped material to import."""
         return WrappedMaterial(self.key, algorithm, ciphertext)
 
     def wrap(self, algorithm: WrappingAlgorithm, secret: bytes, **settings: int) -> WrappedMaterial:
-        """The same, for material that is wrapped as it must be."""
+        """Return the same for correctly wrapped material."""
         return self.material(algorithm, wrapped.wrap(self.public_key, algorithm, secret, **settings))
 
     def may(self, *cka_ids: bytes) -> Permit:
-        """A permit for an import that makes these objects."""
+        """Return a permit for an import that creates these objects."""
         return permit(Operation.IMPORT_KEY_MATERIAL, self.key, *cka_ids)
 
     def fingerprints(self, material: WrappedMaterial, key_id: str = "key id") -> dict[str, bytes]:
-        """Fingerprints of material."""
+        """Return the fingerprints of material."""
         return self.device.imports.fingerprints(self.may(material.wrapping_key), material, key_id)
 
     def bring(self, material: WrappedMaterial, label: str = "imported") -> bytes:
-        """Import; the CKA_ID of the backing key."""
+        """Import material; return the CKA_ID of the backing key."""
         new = os.urandom(16)
         self.device.imports.unwrap_backing_key(self.may(new, material.wrapping_key), material, new, label)
         return new
 
     def objects(self) -> int:
-        """How many objects a session sees, of the token and of sessions."""
+        """Count the objects that a session sees, of the token and of sessions."""
         with self.device.connection.pool.session() as session:
             return len(list(session.get_objects({})))
 
@@ -121,20 +121,20 @@ class Bench:
 
 @pytest.fixture
 def bench(device: TokenDevice) -> Bench:
-    """A fresh token with a wrapping key."""
+    """Return a fresh token with a wrapping key."""
     return Bench(device)
 
 
 @pytest.fixture
 def host_bench(token: Token) -> Iterator[Bench]:
-    """The same where key material may pass through this process."""
+    """Return the same with ``host_unwrap``."""
     device = token.open(host_unwrap=True)
     yield Bench(device)
     device.close()
 
 
 def opens(bench: Bench, key: bytes, secret: bytes) -> bool:
-    """True if what the device encrypts under ``key`` is opened by the material itself, without a token."""
+    """Return True if the material decrypts, without a token, what the device encrypts under ``key``."""
     iv, body = bench.device.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"plaintext", b"aad")
     return AESGCM(secret).decrypt(iv, body, b"aad") == b"plaintext"
 
@@ -143,8 +143,8 @@ def opens(bench: Bench, key: bytes, secret: bytes) -> bool:
 
 
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
-def test_material_arrives(device: TokenDevice, bits: int) -> None:
-    """What was wrapped elsewhere is the key that encrypts on the token afterwards; copies are gone, it stays."""
+def test_material_is_imported(device: TokenDevice, bits: int) -> None:
+    """Material wrapped elsewhere becomes the key that encrypts on the token; no copy stays."""
     bench = Bench(device, bits)
     for algorithm in ON_DEVICE:
         secret, before = os.urandom(32), bench.objects()
@@ -158,7 +158,7 @@ def test_material_arrives(device: TokenDevice, bits: int) -> None:
 
 
 def test_attributes_of_an_imported_key(bench: Bench) -> None:
-    """An imported key reports exactly what design decision 4 orders, and honestly that it was not made here."""
+    """An imported key reports the attributes of design decision 4, and that it was not generated on the token."""
     key = bench.bring(bench.wrap(OAEP_1, os.urandom(32)), "a label")
     attributes, deviations = bench.device.keys.attest(key, imported=True)
     assert attributes == IMPORTED_KEY | {"CKA_ID": key.hex(), "CKA_LABEL": "a label"}
@@ -179,7 +179,7 @@ def test_imported_and_generated_are_not_confused(bench: Bench) -> None:
 
 
 def test_fingerprints(bench: Bench, make_token: MakeToken) -> None:
-    """They depend on material and key id alone: not on wrapping key, algorithm, encryption or token."""
+    """Fingerprints depend on material and key id alone: not on wrapping key, algorithm, encryption or token."""
     secret = os.urandom(32)
     fingerprints = bench.fingerprints(bench.wrap(OAEP_1, secret))
     assert list(fingerprints) == ["AES_CMAC", "SHA256_HMAC"]
@@ -191,7 +191,7 @@ def test_fingerprints(bench: Bench, make_token: MakeToken) -> None:
     assert other.fingerprints(other.wrap(OAEP_1, secret)) == fingerprints
 
 
-def test_fingerprints_give_nothing_away(bench: Bench) -> None:
+def test_fingerprints_reveal_nothing(bench: Bench) -> None:
     """No fingerprint is AES of a zero block, which is what authenticates AES-GCM, nor of any other single block."""
     secret = bytes(32)
     fingerprints = bench.fingerprints(bench.wrap(OAEP_1, secret), "")
@@ -211,7 +211,7 @@ def test_import_again(bench: Bench) -> None:
 
 
 def test_imported_key_is_found_again(bench: Bench, token: Token) -> None:
-    """After the wrapping key is gone and the device was closed, the imported key is there and works."""
+    """After the wrapping key was destroyed and the device closed, the imported key still works."""
     secret = os.urandom(32)
     key = bench.bring(bench.wrap(KEY_WRAP_1, secret))
     bench.device.imports.destroy_wrapping_key(permit(OperatorAct.MAINTAIN, bench.key), bench.key)
@@ -224,7 +224,7 @@ def test_imported_key_is_found_again(bench: Bench, token: Token) -> None:
 
 
 def test_wrong_lengths(bench: Bench) -> None:
-    """Material of any other length than 32 bytes is refused as such, by every algorithm."""
+    """Material of any length other than 32 bytes is refused as such, with every algorithm."""
     assert WRONG_LENGTH == "the key material must have exactly 32 bytes"
     for length, algorithm in itertools.product(WRONG_LENGTHS, ON_DEVICE):
         if length == 0 and algorithm is KEY_WRAP_1:
@@ -233,18 +233,18 @@ def test_wrong_lengths(bench: Bench) -> None:
 
 
 def test_lengths_by_the_thousand(bench: Bench) -> None:
-    """AES-KWP brings any length; also those far from 32 are refused as wrong lengths."""
+    """AES-KWP can wrap any length; lengths far from 32 are refused as wrong lengths as well."""
     for length in (100, 128, 1000, 4096, MAX_BYTES - 256 - 8):
         bench.assert_refused(bench.wrap(KEY_WRAP_1, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
 
 
 def test_key_wrap_of_nothing(bench: Bench) -> None:
-    """AES-KWP of no bytes at all is refused, as damage."""
+    """AES-KWP of no bytes is refused as damaged."""
     bench.assert_refused(bench.wrap(KEY_WRAP_1, b""), RejectedDataError, CANNOT_OPEN)
 
 
 def test_wrapping_aes_key_of_another_length(bench: Bench) -> None:
-    """The AES key of RSA_AES_KEY_WRAP must have 256 bits; any other counts as damage."""
+    """The AES key of RSA_AES_KEY_WRAP must have 256 bits; any other length counts as damaged data."""
     for length in (0, 16, 24, 31, 33, 48):
         key = os.urandom(32)
         block = wrapped.oaep(bench.public_key, KEY_WRAP_1, key[:length].ljust(length, b"\0"))
@@ -254,7 +254,7 @@ def test_wrapping_aes_key_of_another_length(bench: Bench) -> None:
 
 
 def malformed(bench: Bench, algorithm: WrappingAlgorithm, foreign: bytes) -> dict[str, bytes]:
-    """Ciphertexts that cannot be right, by what is wrong with them. ``foreign``: public half of another key."""
+    """Return invalid ciphertexts by their fault. ``foreign``: public half of another key."""
     good = wrapped.wrap(bench.public_key, algorithm, os.urandom(32))
     block, rest = good[:256], good[256:]
     modulus = wrapped.load(bench.public_key).public_numbers().n
@@ -294,12 +294,12 @@ def malformed(bench: Bench, algorithm: WrappingAlgorithm, foreign: bytes) -> dic
 
 
 def flipped(data: bytes, at: int) -> bytes:
-    """The same with one bit changed."""
+    """Return the data with one bit changed."""
     return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
 
 
 def test_malformed(bench: Bench) -> None:
-    """Whatever is wrong with a ciphertext is the same refusal, and leaves nothing on the token."""
+    """Every fault of a ciphertext has the same error, and leaves no object on the token."""
     _, foreign = bench.new_wrapping_key()
     for algorithm in ON_DEVICE:
         for ciphertext in malformed(bench, algorithm, foreign).values():
@@ -308,7 +308,7 @@ def test_malformed(bench: Bench) -> None:
 
 
 def test_malformed_through_the_host(host_bench: Bench) -> None:
-    """The same where the host removes the padding."""
+    """The same with ``host_unwrap``."""
     _, foreign = host_bench.new_wrapping_key()
     for algorithm in EVERY_ALGORITHM:
         for ciphertext in malformed(host_bench, algorithm, foreign).values():
@@ -316,7 +316,7 @@ def test_malformed_through_the_host(host_bench: Bench) -> None:
 
 
 def test_algorithms_are_not_confused(host_bench: Bench) -> None:
-    """Material that is wrapped by one algorithm is not opened as if by another."""
+    """Material that is wrapped by one algorithm cannot be unwrapped by another."""
     for right in EVERY_ALGORITHM:
         ciphertext = host_bench.wrap(right, os.urandom(32)).ciphertext
         for wrong in set(EVERY_ALGORITHM) - {right}:
@@ -324,7 +324,7 @@ def test_algorithms_are_not_confused(host_bench: Bench) -> None:
 
 
 def test_oaep_with_a_label(bench: Bench) -> None:
-    """OAEP with a label, or with another hash in MGF1, is not opened."""
+    """OAEP with a label, or with another hash in MGF1, cannot be unwrapped."""
     hashes = {each: wrapped.HASHES[each] for each in (OAEP_1, OAEP_256)}
     public = wrapped.load(bench.public_key)
     for padding in (
@@ -336,7 +336,7 @@ def test_oaep_with_a_label(bench: Bench) -> None:
 
 
 def test_algorithm_that_is_not_done(bench: Bench) -> None:
-    """An algorithm that this token cannot do, or that nobody does, is refused by naming those that work."""
+    """An algorithm that this token, or any token, does not support is refused with a list of those that it supports."""
     can = "it can do RSAES_OAEP_SHA_1, RSA_AES_KEY_WRAP_SHA_1"
     for algorithm in (WrappingAlgorithm.RSAES_PKCS1_V1_5, OAEP_256, KEY_WRAP_256):
         sentence = f"this token cannot unwrap {algorithm}: {can}"
@@ -344,7 +344,7 @@ def test_algorithm_that_is_not_done(bench: Bench) -> None:
 
 
 def test_wrapping_key_that_is_gone(bench: Bench) -> None:
-    """Without its wrapping key nothing is opened; a secret key is none."""
+    """Without its wrapping key nothing is unwrapped; a secret key is no wrapping key."""
     material = bench.wrap(OAEP_1, os.urandom(32))
     sentence = "the wrapping key is not on the token now: get new parameters with GetParametersForImport"
     secret_key = WrappedMaterial(bench.witness, OAEP_1, material.ciphertext)
@@ -367,7 +367,7 @@ def test_garbage(
     ciphertext: bytes,
     behind_a_good_block: bool,  # noqa: FBT001 - drawn by hypothesis
 ) -> None:
-    """No garbage causes anything but the two refusals, and the device is well afterwards."""
+    """Random data causes only the two errors, and the device works afterwards."""
     if behind_a_good_block and algorithm in wrapped.KEY_WRAP:
         ciphertext = wrapped.oaep(host_bench.public_key, algorithm, os.urandom(32)) + ciphertext
     with pytest.raises((RejectedDataError, RejectedMaterialError)):
@@ -375,7 +375,7 @@ def test_garbage(
 
 
 def test_refusals_leave_nothing(host_bench: Bench) -> None:
-    """After hundreds of refusals there is no object more than before, in any session."""
+    """After hundreds of refusals there are as many objects as before, in every session."""
     before = host_bench.objects()
     for algorithm in EVERY_ALGORITHM:
         materials = [host_bench.wrap(algorithm, os.urandom(31)), host_bench.material(algorithm, os.urandom(296))]
@@ -390,7 +390,7 @@ def test_refusals_leave_nothing(host_bench: Bench) -> None:
 
 
 def test_trouble_is_not_bad_data(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a sample that is right is not opened either, then the device is in trouble, and no data is blamed."""
+    """If a valid sample cannot be unwrapped either, the error is a device fault, not bad data."""
     monkeypatch.setattr(unwrapping, "wrap", lambda *_: os.urandom(256))
     before = bench.objects()
     with pytest.raises(TokenUnavailableError):
@@ -402,7 +402,7 @@ def test_trouble_is_not_bad_data(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_key_that_dies_in_between(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrapping key that is destroyed during its use is gone, which is not a lost session: the login is kept."""
+    """A wrapping key destroyed during its use is reported as missing, not as a lost session: the login is kept."""
     shown = permit(OperatorAct.MAINTAIN, bench.key)
     original = wrapping.public_half
 
@@ -420,7 +420,7 @@ def test_key_that_dies_in_between(bench: Bench, monkeypatch: pytest.MonkeyPatch)
 def test_loss_between_two_steps(
     bench: Bench, lose: Callable[[TokenDevice], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fingerprints survive a login that is lost in their midst; an import is not repeated and leaves nothing."""
+    """Fingerprints are repeated if the login is lost meanwhile; an import is not, and leaves no object."""
     losses: list[object] = []
     proven = unwrapping.Copies.sign
 
@@ -451,7 +451,7 @@ def test_loss_between_two_steps(
 
 
 def test_copy_that_cannot_be_destroyed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a session copy cannot be destroyed its session is given up, and the copy with it."""
+    """If a session copy cannot be destroyed its session is closed, and the copy with it."""
     given_up: list[Session] = []
     discard = bench.device.connection.pool.discard
 
@@ -475,7 +475,7 @@ def test_copy_that_cannot_be_destroyed(bench: Bench, monkeypatch: pytest.MonkeyP
 
 
 def test_host_unwrap_gives_the_same(host_bench: Bench) -> None:
-    """Where the host removes the padding, material, fingerprints and attributes are the same as on the device."""
+    """With ``host_unwrap`` material, fingerprints and attributes are the same as on the device."""
     secret = os.urandom(32)
     for algorithm in EVERY_ALGORITHM:
         material = host_bench.wrap(algorithm, secret)
@@ -488,7 +488,7 @@ def test_host_unwrap_gives_the_same(host_bench: Bench) -> None:
 
 
 def test_wrong_lengths_through_the_host(host_bench: Bench) -> None:
-    """Lengths are proven on the device all the same."""
+    """Lengths are proven on the device with ``host_unwrap`` as well."""
     for length in WRONG_LENGTHS:
         host_bench.assert_refused(host_bench.wrap(OAEP_256, os.urandom(length)), RejectedMaterialError, WRONG_LENGTH)
         if length:

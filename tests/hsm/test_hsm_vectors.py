@@ -1,4 +1,4 @@
-"""Published vectors: signatures that are wrong are refused, and the token computes what the standards say.
+"""Published vectors: invalid signatures are refused, and the token's results are those of the standards.
 
 Known private keys go onto the token of these tests as session objects. Source: cryptography_vectors, which ships NIST
 CAVP's ECDSA SigVer of 2011 (FIPS 186-3) and ECC CDH (SP 800-56A), the Ed25519 vectors of its inventors, and RSA
@@ -37,7 +37,7 @@ VECTORS = Path(cryptography_vectors.__file__).parent / "asymmetric"
 
 @pytest.fixture(scope="module")
 def device(new_token: NewToken) -> Iterator[TokenDevice]:
-    """A token that the tests of this module share."""
+    """Return a token that the tests of this module share."""
     device = new_token("vectors").open()
     yield device
     device.close()
@@ -45,7 +45,7 @@ def device(new_token: NewToken) -> Iterator[TokenDevice]:
 
 @pytest.fixture(scope="module")
 def session(device: TokenDevice) -> Iterator[Session]:
-    """A session with it."""
+    """Yield a session with it."""
     with device.connection.pool.session() as borrowed:
         yield borrowed
 
@@ -57,7 +57,7 @@ def load(session: Session, key_type: KeyType, usage: Attribute, numbers: dict[At
 
 
 def sections(name: str, heading: str) -> list[dict[str, str]]:
-    """The vectors below a heading of a CAVP file."""
+    """Return the vectors below a heading of a CAVP file."""
     (section,) = [
         part
         for part in (VECTORS / name).read_text().split("\n[")
@@ -76,7 +76,7 @@ def sections(name: str, heading: str) -> list[dict[str, str]]:
     ],
 )
 def test_ecdsa(heading: str, curve: ec.EllipticCurve, algorithm: SigningAlgorithm) -> None:
-    """NIST's right signatures verify; those with another message, r, s or public key do not."""
+    """NIST's valid signatures verify; those with another message, r, s or public key do not."""
     check = signing.SIGNINGS[algorithm].verify
     assert check is not None
     outcomes = set()
@@ -91,7 +91,7 @@ def test_ecdsa(heading: str, curve: ec.EllipticCurve, algorithm: SigningAlgorith
 
 
 def test_ed25519(device: TokenDevice, session: Session) -> None:
-    """The token's Ed25519 signatures are the published ones, to the byte, and verify."""
+    """The token's Ed25519 signatures equal the published ones, and verify."""
     device.keys.check_kind((KeySpec.ECC_NIST_EDWARDS25519, KeyUsage.SIGN_VERIFY))
     facts = device.keys._trials.facts(KeySpec.ECC_NIST_EDWARDS25519)
     check = signing.SIGNINGS[SigningAlgorithm.ED25519_SHA_512].verify
@@ -114,7 +114,7 @@ def test_ed25519(device: TokenDevice, session: Session) -> None:
     ],
 )
 def test_ecdh(device: TokenDevice, session: Session, heading: str, spec: KeySpec) -> None:
-    """The token's shared secrets are NIST's, and a peer's key that is no point of the curve is refused."""
+    """The token's shared secrets equal NIST's, and a peer's key that is no point of the curve is refused."""
     device.keys.check_kind((spec, KeyUsage.KEY_AGREEMENT))
     facts = device.keys._trials.facts(spec)
     assert facts.curve is not None
@@ -137,7 +137,7 @@ def test_ecdh(device: TokenDevice, session: Session, heading: str, spec: KeySpec
 
 
 def oaep_keys(name: str) -> Iterator[tuple[dict[Attribute, bytes], list[tuple[bytes, bytes]]]]:
-    """The keys of an OAEP file, each with its pairs of message and ciphertext."""
+    """Return the keys of an OAEP file, each with its pairs of message and ciphertext."""
     members = {
         "Modulus": Attribute.MODULUS,
         "Public exponent": Attribute.PUBLIC_EXPONENT,
@@ -149,10 +149,10 @@ def oaep_keys(name: str) -> Iterator[tuple[dict[Attribute, bytes], list[tuple[by
         "Coefficient": Attribute.COEFFICIENT,
     }
     for block in (VECTORS / "RSA" / name).read_text().split("# Private key\n")[1:]:
-        told = [(label.strip(), "".join(value.split())) for label, value in _LABELLED.findall(block)]
-        numbers = {members[label]: _number(value) for label, value in reversed(told) if label in members}
-        messages = [bytes.fromhex(value) for label, value in told if label == "Message"]
-        sealed = [bytes.fromhex(value) for label, value in told if label == "Encryption"]
+        fields = [(label.strip(), "".join(value.split())) for label, value in _LABELLED.findall(block)]
+        numbers = {members[label]: _number(value) for label, value in reversed(fields) if label in members}
+        messages = [bytes.fromhex(value) for label, value in fields if label == "Message"]
+        sealed = [bytes.fromhex(value) for label, value in fields if label == "Encryption"]
         yield numbers, list(zip(messages, sealed, strict=True))
 
 
@@ -169,7 +169,7 @@ def _number(value: str) -> bytes:
     ids=["SHA-1", "SHA-256"],
 )
 def test_oaep(session: Session, name: str, oaep: Oaep, foreign: Oaep) -> None:
-    """Published ciphertexts open, by the token alone where it can, and with the padding removed in this process."""
+    """Published ciphertexts decrypt, on the token if it can, and with the padding removed in this process."""
     opened = 0
     for numbers, pairs in oaep_keys(name):
         handle = load(session, KeyType.RSA, Attribute.DECRYPT, numbers)

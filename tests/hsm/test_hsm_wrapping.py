@@ -66,25 +66,25 @@ PRIVATE_HALF = {
 
 
 def without(*mechanisms: str) -> str:
-    """SoftHSM configuration that hides mechanisms. SoftHSM 2.6.1 overlooks the first name after the minus."""
+    """Return a SoftHSM configuration that hides mechanisms. SoftHSM 2.6.1 ignores the first name after the minus."""
     return f"slots.mechanisms = -,{','.join(mechanisms)}\n"
 
 
 @pytest.fixture
 def played(token: Token, shim_path: Path) -> Played:
-    """The token behind the shim."""
+    """Return the token behind the shim."""
     return Played.of(token, shim_path)
 
 
 def make(device: TokenDevice, bits: int = 2048, label: str = "a wrapping key") -> tuple[bytes, bytes]:
-    """Make a wrapping key; its CKA_ID and its public half."""
+    """Create a wrapping key; return its CKA_ID and its public half."""
     key = os.urandom(16)
     shown = permit(Operation.GET_PARAMETERS_FOR_IMPORT, key)
     return key, device.imports.generate_wrapping_key(shown, key, label, bits)
 
 
 def listed(session: Session) -> int:
-    """How many objects a session sees, of the token and of sessions."""
+    """Count the objects that a session sees, of the token and of sessions."""
     return len(list(session.get_objects({})))
 
 
@@ -94,7 +94,7 @@ def listed(session: Session) -> int:
 @pytest.mark.usefixtures("one_trial_of_imports")
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
 def test_wrapping_key_is_as_ordered(device: TokenDevice, session: Session, bits: int) -> None:
-    """The private half stays and can only unwrap; the public half is handed out, and is not on the token."""
+    """The private half stays and can only unwrap; the public half is returned, and is not on the token."""
     key, public_key = make(device, bits)
     private = find(session, ObjectClass.PRIVATE_KEY, key)
     assert private is not None
@@ -109,7 +109,7 @@ def test_wrapping_key_is_as_ordered(device: TokenDevice, session: Session, bits:
 
 @pytest.mark.usefixtures("one_trial_of_imports")
 def test_listed_in_the_inventory(device: TokenDevice) -> None:
-    """The inventory shows a wrapping key as what it is, so that reconcile can tell whose it is."""
+    """The inventory lists a wrapping key as such, so that reconcile can find its row."""
     witness, (key, _) = new_key(device), make(device, label="whose?")
     (found,) = (each for each in device.keys.inventory(witness) if each.cka_id == key)
     assert (found.object_class, found.label, found.is_secret_key) == (ObjectClass.PRIVATE_KEY, "whose?", False)
@@ -117,7 +117,7 @@ def test_listed_in_the_inventory(device: TokenDevice) -> None:
 
 @pytest.mark.usefixtures("one_trial_of_imports")
 def test_destruction(device: TokenDevice, session: Session) -> None:
-    """A wrapping key is destroyed by its CKA_ID; afterwards it is gone, which is told by False."""
+    """A wrapping key is destroyed by its CKA_ID; a second call returns False."""
     key, _ = make(device)
     shown = permit(OperatorAct.MAINTAIN, key)
     assert device.imports.destroy_wrapping_key(shown, key)
@@ -127,7 +127,7 @@ def test_destruction(device: TokenDevice, session: Session) -> None:
 
 @pytest.mark.usefixtures("one_trial_of_imports")
 def test_secret_and_wrapping_keys_are_kept_apart(device: TokenDevice) -> None:
-    """Neither destruction touches a key of the other kind, even under the same CKA_ID."""
+    """Neither destruction affects a key of the other kind, even with the same CKA_ID."""
     key = new_key(device)
     device.imports.generate_wrapping_key(permit(Operation.GET_PARAMETERS_FOR_IMPORT, key), key, "the same id", 2048)
     shown = permit(OperatorAct.MAINTAIN, key)
@@ -141,9 +141,9 @@ def test_secret_and_wrapping_keys_are_kept_apart(device: TokenDevice) -> None:
 
 @pytest.mark.usefixtures("one_trial_of_imports")
 def test_wrong_public_half(device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that makes a key of another size, or halves that differ, or tells none, keeps no such wrapping key."""
-    told = iter([SOFT_KEY, SOFT_KEY, SOFT_KEY, wrapped.load(make(device)[1])])
-    monkeypatch.setattr(wrapping, "public_half", lambda _half: next(told))
+    """No wrapping key stays whose size is wrong, or whose halves do not belong together."""
+    public_halves = iter([SOFT_KEY, SOFT_KEY, SOFT_KEY, wrapped.load(make(device)[1])])
+    monkeypatch.setattr(wrapping, "public_half", lambda _half: next(public_halves))
     with pytest.raises(TokenUnfitError, match="it has 3072 bits instead of 2048"):
         make(device)
     with pytest.raises(TokenUnfitError, match="its halves do not belong together"):
@@ -151,16 +151,16 @@ def test_wrong_public_half(device: TokenDevice, session: Session, monkeypatch: p
     assert listed(session) == 1
 
 
-def test_half_that_tells_little(played: Played) -> None:
-    """A half that tells no exponent has the one that was ordered; one that tells no modulus is of no use."""
+def test_half_with_missing_attributes(played: Played) -> None:
+    """A private half without a reported exponent has the ordered one; without a modulus it is refused."""
     device = played.token.open()
     key, public_key = make(device)
     with device.connection.pool.session() as session:
         private = find(session, ObjectClass.PRIVATE_KEY, key)
         assert private is not None
         played.order(f"unknown {Attribute.PUBLIC_EXPONENT:#x} marked")
-        told = wrapping.public_half(private)
-        assert told.public_numbers() == wrapped.load(public_key).public_numbers()
+        public = wrapping.public_half(private)
+        assert public.public_numbers() == wrapped.load(public_key).public_numbers()
         played.order(f"unknown {Attribute.MODULUS:#x} marked")
         with pytest.raises(TokenError):
             wrapping.public_half(private)
@@ -169,9 +169,10 @@ def test_half_that_tells_little(played: Played) -> None:
 def test_generation_is_never_repeated(
     device: TokenDevice, lose: Callable[[TokenDevice], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A generation that meets a loss is tried once and leaves nothing; after a loss before it, it succeeds."""
+    """A generation that loses its session is tried once and leaves no object; after an earlier loss it succeeds."""
     device.imports.wrapping_algorithms()
-    with device.connection.turn():  # nobody else has changed the token since, so the generation needs no look at it
+    # No other process has changed the token since, so that the generation does not reread it.
+    with device.connection.write_lock():
         pass
     tries = []
     take = device.connection.pool.take
@@ -196,14 +197,14 @@ def test_generation_is_never_repeated(
 
 
 def test_softhsm(device: TokenDevice) -> None:
-    """SoftHSM 2.6.1 unwraps OAEP with SHA-1 only, and AES-KWP; it tells no lengths, which are proven by trying."""
+    """SoftHSM 2.6.1 unwraps OAEP with SHA-1 only, and AES-KWP; it reports no lengths, which are proven by trials."""
     assert device.imports.wrapping_algorithms() == SHA_1
     assert [device.imports.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
-    told = device.imports.profiles.symmetric()
-    assert told.lengths is Lengths.PROBED
-    assert [prf.name for prf in told.prfs] == ["AES_CMAC", "SHA256_HMAC"]
-    assert told.key_wrap
-    assert not told.raw_rsa
+    profile = device.imports.profiles.symmetric()
+    assert profile.lengths is Lengths.PROBED
+    assert [prf.name for prf in profile.prfs] == ["AES_CMAC", "SHA256_HMAC"]
+    assert profile.key_wrap
+    assert not profile.raw_rsa
 
 
 def test_host_unwrap(token: Token) -> None:
@@ -215,7 +216,7 @@ def test_host_unwrap(token: Token) -> None:
 
 @pytest.mark.usefixtures("one_trial_of_imports")
 def test_host_wrapping_keys_decrypt_as_well(token: Token) -> None:
-    """With ``host_unwrap`` a wrapping key can decrypt if the token lacks an algorithm of OAEP; the rest is as ever."""
+    """With ``host_unwrap`` a wrapping key can also decrypt if the token lacks an OAEP hash; nothing else changes."""
     device = token.open(host_unwrap=True)
     require_copyable(device)
     key, _ = make(device)
@@ -236,7 +237,7 @@ def test_pkcs1_v1_5_is_never_done(token: Token) -> None:
 
 
 def test_host_unwrap_is_one_for_the_process(token: Token) -> None:
-    """A token that is open without ``host_unwrap`` is not shared with somebody who set it, nor the other way round."""
+    """A token that is open without ``host_unwrap`` is not shared with one that set it, nor the other way round."""
     for first in (False, True):
         device = token.open(host_unwrap=first)
         with pytest.raises(ModuleError, match="host_unwrap"):
@@ -249,7 +250,7 @@ def test_host_unwrap_is_one_for_the_process(token: Token) -> None:
 
 @pytest.mark.parametrize("missing", ["RSA_PKCS_OAEP", "RSA_PKCS_KEY_PAIR_GEN"])
 def test_token_without_rsa(make_token: MakeToken, missing: str) -> None:
-    """A token that cannot unwrap imports nothing, keeps generated keys all the same, and says so."""
+    """A token that cannot unwrap imports nothing and says so, and generated keys work."""
     device = make_token(configuration=without(f"CKM_{missing}")).open(host_unwrap=True)
     assert device.imports.wrapping_algorithms() == ()
     material = WrappedMaterial(bytes(16), SHA_1[0], bytes(256))
@@ -262,7 +263,7 @@ def test_token_without_rsa(make_token: MakeToken, missing: str) -> None:
 
 
 def test_token_without_key_wrap(make_token: MakeToken) -> None:
-    """Without AES-KWP only plain OAEP is left."""
+    """Without AES-KWP only plain OAEP is possible."""
     device = make_token(configuration=without("CKM_AES_KEY_WRAP_PAD")).open(host_unwrap=True)
     assert device.imports.wrapping_algorithms() == (SHA_1[0], SHA_256[0])
     assert checks_of(device, "AES-KWP")["AES-KWP"].outcome is Outcome.LIMITED
@@ -276,10 +277,10 @@ def test_token_without_raw_rsa(make_token: MakeToken) -> None:
 
 
 def test_token_without_cmac(make_token: MakeToken) -> None:
-    """Without AES-CMAC there is one fingerprint less, the other is the same, and lengths are still proven."""
+    """Without AES-CMAC there is one fingerprint less, the other is unchanged, and lengths are still proven."""
     device = make_token(configuration=without("CKM_AES_CMAC")).open()
-    told = device.imports.profiles.symmetric()
-    assert ([prf.name for prf in told.prfs], told.lengths) == (["SHA256_HMAC"], Lengths.PROBED)
+    profile = device.imports.profiles.symmetric()
+    assert ([prf.name for prf in profile.prfs], profile.lengths) == (["SHA256_HMAC"], Lengths.PROBED)
     assert checks_of(device, "AES-CMAC")["AES-CMAC"].outcome is Outcome.LIMITED
     key, public_key = make(device)
     secret = os.urandom(32)
@@ -290,7 +291,7 @@ def test_token_without_cmac(make_token: MakeToken) -> None:
 
 
 def test_token_that_proves_no_length(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where neither CKA_VALUE_LEN nor a trial tells lengths apart, nothing can be imported."""
+    """If neither CKA_VALUE_LEN nor a trial distinguishes lengths, nothing can be imported."""
     with closing(token.open()) as device:
         if device.imports.profiles.symmetric().lengths is Lengths.HONEST:
             raise NotPossibleError("it reports the lengths of unwrapped keys, so none is tried")
@@ -301,7 +302,7 @@ def test_token_that_proves_no_length(token: Token, monkeypatch: pytest.MonkeyPat
 
 
 def test_token_that_unwraps_nothing(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token whose mechanisms are there but open nothing imports nothing."""
+    """A token whose listed mechanisms unwrap nothing imports nothing."""
     monkeypatch.setattr(import_probe, "wrap", lambda *_: os.urandom(256))
     device = token.open()
     assert device.imports.profiles.symmetric() == ImportProfile()
@@ -310,14 +311,14 @@ def test_token_that_unwraps_nothing(token: Token, monkeypatch: pytest.MonkeyPatc
 
 
 def test_probe_that_fails(played: Played) -> None:
-    """Trouble of the device while it is tried is an error, not an answer; ``token-check`` says that it has none."""
+    """A device fault during the probe is an error, not a result; ``token-check`` names its return code."""
     device = played.token.open()
     played.order("fault C_GenerateKeyPair * return 0x30")
     with pytest.raises(TokenUnavailableError):
         device.imports.wrapping_algorithms()
-    told = checks_of(device, "AES-KWP")
-    assert (told["AES-KWP"].detail, told["AES-KWP"].ckr) == ("the token answered CKR_DEVICE_ERROR", "CKR_DEVICE_ERROR")
-    assert told["AES-KWP"].outcome is Outcome.LIMITED
+    check = checks_of(device, "AES-KWP")["AES-KWP"]
+    assert (check.detail, check.ckr) == ("the token answered CKR_DEVICE_ERROR", "CKR_DEVICE_ERROR")
+    assert check.outcome is Outcome.LIMITED
     played.order("fault C_UnwrapKey * return 0x30", "fault C_GenerateKey * return 0x30")
     with pytest.raises(TokenUnavailableError):
         device.imports.wrapping_algorithms()
@@ -326,7 +327,7 @@ def test_probe_that_fails(played: Played) -> None:
 
 
 def test_honest_token(played: Played) -> None:
-    """A token that tells 16 of 16 bytes and 32 of 32 is honest; one that always tells 32 is not."""
+    """A token that reports 16 for 16 bytes and 32 for 32 is honest; one that always reports 32 is not."""
     for order, found in (("lengths honest", Lengths.HONEST), ("lengths 32", Lengths.PROBED)):
         played.order(order)
         device = played.token.open()
@@ -335,7 +336,7 @@ def test_honest_token(played: Played) -> None:
 
 
 def test_probe_is_lazy_and_done_once(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening a device makes no RSA key; the first question does, and threads that ask together share the answer."""
+    """Opening a device generates no RSA key; the first query does, and concurrent queries share the result."""
     probes = []
 
     def counted(*arguments: Any, **settings: Any) -> ImportProfile:  # noqa: ANN401 - what probe_import takes
@@ -356,7 +357,7 @@ def test_probe_is_lazy_and_done_once(token: Token, monkeypatch: pytest.MonkeyPat
 
 
 def test_probe_leaves_nothing(device: TokenDevice, session: Session) -> None:
-    """Nothing of the probe is left, neither on the token nor in a session."""
+    """The probe leaves no object, neither on the token nor in a session."""
     device.imports.wrapping_algorithms()
     checks_of(device)
     assert listed(session) == 0
@@ -365,7 +366,7 @@ def test_probe_leaves_nothing(device: TokenDevice, session: Session) -> None:
 def test_lost_session_is_no_answer(
     device: TokenDevice, lose: Callable[[TokenDevice], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that is lost during the probe does not make the token one that can do nothing."""
+    """A session that is lost during the probe is not recorded as a lack of capabilities."""
     losses: list[object] = []
 
     def lost_once(copies: Copies, *arguments: Any) -> bytes:  # noqa: ANN401 - what sign takes

@@ -11,7 +11,7 @@ from hsmkms.server.audit_gate import AuditGate
 from hsmkms.server.aws.errors import failure
 from hsmkms.server.latency_gate import LONG_SECONDS
 from hsmkms.server.messages import Response
-from hsmkms.service.runtime.audit_log import REFUSED, AuditBook
+from hsmkms.service.runtime.audit_log import REFUSED, AuditLog
 
 PATIENCE = 60
 
@@ -47,7 +47,7 @@ def run_on_loop(act: Callable[[Book, AuditGate], "asyncio.Future[None]"], book: 
     """Do something with a gate on a loop, until it is done."""
 
     async def run() -> None:
-        gate = AuditGate(cast("AuditBook", book), asyncio.get_running_loop())
+        gate = AuditGate(cast("AuditLog", book), asyncio.get_running_loop())
         await asyncio.wait_for(act(book, gate), PATIENCE)
         gate.close()
 

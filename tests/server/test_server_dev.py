@@ -1,5 +1,6 @@
 """``serve --dev`` and the pytest plugin: a test double in one command, gone when it ends."""
 
+import itertools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from published_policies import terraform_module, text
 
+from hsmkms.server.dev import SHADOWING
 from hsmkms.testing import Endpoint, read_endpoint
 
 SECONDS = 120
@@ -58,9 +60,9 @@ def test_two_at_once(tmp_path: Path) -> None:
 def test_lines_for_the_shell(tmp_path: Path) -> None:
     """What it prints can be read by a shell, and is all that the aws CLI needs."""
     with development(tmp_path) as process:
-        lines = [process.stdout.readline() if process.stdout else "" for _ in range(6)]
+        lines = [process.stdout.readline() if process.stdout else "" for _ in range(5 + len(SHADOWING))]
         script = "".join(lines) + "env | grep ^AWS_ | sort"
-        before = {"PATH": "/bin", "AWS_SESSION_TOKEN": "x", "AWS_PROFILE": "x", "AWS_REGION": "x"}
+        before = {"PATH": "/bin", "AWS_REGION": "x"} | dict.fromkeys(itertools.chain(*SHADOWING), "x")
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=before)
     values = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
     assert sorted(values) == [

@@ -44,20 +44,22 @@ def refused(settings: ServeSettings, owner: PortOwner) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - refused
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])  # noqa: S104 - refused
 def test_second_server_is_refused(first: ServeSettings, tmp_path: Path, host: str) -> None:
     """Neither the same installation nor another one shares a port unasked; the sentence says which of them has it."""
     wanted = replace(first, host=host)
     same = refused(wanted, PortOwner(tmp_path / "a"))
-    assert (
-        f"port {first.port} of {host} is in use by another server of this installation (process {os.getpid()})" in same
-    )
+    place = f"port {first.port} of {host} is in use"
+    if host == "0.0.0.0":  # noqa: S104
+        assert f"{place}, and a server of this installation (process {os.getpid()}) listens on that port" in same
+    else:
+        assert f"{place} by another server of this installation (process {os.getpid()})" in same
     assert "--join" in same
     for joins in (False, True):
         other = refused(wanted, PortOwner(tmp_path / "b", joins))
         assert "in use by another program or another installation" in other
         assert ("which --join cannot share" in other) == joins
-    assert not (tmp_path / "b" / f"port-{first.port}.lock").exists()
+    assert not list((tmp_path / "b").glob("port-*"))
 
 
 def test_replacement_joins(first: ServeSettings, tmp_path: Path) -> None:
@@ -65,6 +67,19 @@ def test_replacement_joins(first: ServeSettings, tmp_path: Path) -> None:
     with listeners(first, PortOwner(tmp_path / "a", joins=True)) as sockets:
         assert {socket.getsockname()[1] for socket in sockets} == {first.port}
         assert "in use by another program" in refused(first, PortOwner(tmp_path / "b", joins=True))
+
+
+def test_other_server_at_another_address(first: ServeSettings, tmp_path: Path) -> None:
+    """A running server of the installation lets nobody join another installation that has its port at another address.
+
+    The kernel would let them share it: both belong to one user, and share their ports among their workers.
+    """
+    elsewhere = replace(first, host="127.0.0.2")
+    with listeners(elsewhere, PortOwner(tmp_path / "b")):
+        sentence = refused(elsewhere, PortOwner(tmp_path / "a", joins=True))
+    assert f"port {first.port} of 127.0.0.2 is in use, and a server of this installation (process " in sentence
+    with listeners(elsewhere, PortOwner(tmp_path / "a", joins=True)) as sockets:
+        assert len(sockets) == elsewhere.workers
 
 
 def test_port_of_a_server_that_ended(tmp_path: Path) -> None:

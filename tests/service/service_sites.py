@@ -29,7 +29,7 @@ from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, KeyMetadata
 from hsmkms.service.runtime.ports import Clock
-from hsmkms.service.runtime.row_seals import SealBook
+from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.store.engine import Store
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import new_tokens
@@ -216,7 +216,7 @@ NewSite = Callable[..., Site]
 def store_beside(kms: Kms) -> Store:
     """The databases of an open installation on connections of their own; what is written there is sealed as well."""
     store = Store.open(kms._core.store.folder)
-    store.meta.companions.append(SealBook(store, lambda conn: [kms._core.seals.key(conn)]))
+    store.meta.companions.append(RowSeals(store, lambda conn: [kms._core.seals.key(conn)]))
     return store
 
 

@@ -632,6 +632,7 @@ ACTS: Acts = {
         who,
     ),
 }
+ONE_KEY = "one-key-user"
 ROLES = {
     "administrator": {"create", "describe", "policy", "put policy", "list", "rotate", "delete"},
     "key-user": {"describe", "encrypt", "decrypt"},
@@ -653,9 +654,27 @@ def test_ready_made_policies(kms: Kms, alice: Caller, role: str) -> None:
             assert_denied(lambda act=act, key=key, sealed=sealed: act(kms, alice, key, sealed))  # type: ignore[misc]
 
 
+def test_policy_for_one_key(kms: Kms, alice: Caller) -> None:
+    """That of one key allows its use, by id or alias, and nothing else; as it is shipped it names no key."""
+    text = (READY_MADE / f"{ONE_KEY}.json").read_text()
+    mine, other = new_key(kms), new_key(kms)
+    new_alias(kms, "alias/mine", mine.key_id)
+    kms.operator.identities.put_user_policy("alice", "one", text)
+    assert_denied(lambda: seal(kms, mine.key_id, caller=alice))
+    document = json.loads(text)
+    document["Statement"][0]["Resource"] = mine.arn
+    kms.operator.identities.put_user_policy("alice", "one", json.dumps(document))
+    assert unseal(kms, seal(kms, "alias/mine", caller=alice), alice) == b"secret"
+    assert_denied(lambda: seal(kms, other.key_id, caller=alice))
+    sealed = seal(kms, other.key_id)
+    assert_denied(lambda: unseal(kms, sealed, alice))
+    for name in ACTS.keys() - ROLES["key-user"]:
+        assert_denied(lambda act=ACTS[name]: act(kms, alice, mine.key_id, b""))  # type: ignore[misc]
+
+
 def test_every_ready_made_policy_is_tested() -> None:
-    """The folder has these four."""
-    assert {path.stem for path in READY_MADE.iterdir()} == set(ROLES)
+    """The folder has these five."""
+    assert {path.stem for path in READY_MADE.iterdir()} == {*ROLES, ONE_KEY}
 
 
 # -- permissions stay ---------------------------------------------------------------------------------------------

@@ -241,10 +241,12 @@ def test_reading(kms: Kms) -> None:
     caller = kms.caller(REGION)
     new_alias(kms, f"alias/{key.key_id}", key.key_id, caller)
     folder = kms.operator.audit.folder
-    (shown,) = audit_reading.show(folder, caller.request_id)
+    (shown,) = audit_reading.show(folder, caller.request_id).records
     assert shown["eventName"] == "CreateAlias"
-    assert audit_reading.show(folder, shown["eventID"]) == [shown]
-    assert audit_reading.tail(folder, 1) == [shown]
+    assert audit_reading.show(folder, shown["eventID"]).records == [shown]
+    assert audit_reading.tail(folder, 1).records == [shown]
+    tail = audit_reading.tail(folder, 1, Wanted(event_name="CreateKey"))
+    assert [each["eventName"] for each in tail.records] == ["CreateKey"]
     of_key = audit_reading.export(folder, Wanted(key=f"key/{key.key_id}"))
     assert [json.loads(each)["eventName"] for each in of_key] == ["CreateKey", "CreateAlias"]
     times = [json.loads(each)["eventTime"] for each in audit_reading.export(folder, Wanted())]

@@ -203,7 +203,7 @@ def test_a_lane_of_the_same_length_is_not_sealed(log: Log, caplog: pytest.LogCap
     log.lane.write_bytes(b"".join(written_anew(log, edit(lines_of(log)))))
     before = seals_of(log)
     with log.site.open() as kms:
-        kms.operator.audit.book.tidy()
+        kms.operator.audit.log.tidy()
         assert not kms.operator.audit._sealer.seal()
     assert "is not the one that was sealed" in caplog.text
     assert seals_of(log) == before

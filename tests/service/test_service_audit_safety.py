@@ -76,7 +76,7 @@ def test_no_log_no_work(full: tuple[Kms, Path]) -> None:
         unseal(kms, b"x" * 100)
     with pytest.raises(NotFoundException):
         kms.describe_key(DescribeKeyRequest(key_id="alias/nobody"))
-    assert kms.operator.audit.book.faults >= 3
+    assert kms.operator.audit.log.faults >= 3
     file.unlink()
     key = new_key(kms)
     names = [record["eventName"] for record in records(kms)]

@@ -46,10 +46,10 @@ def test_look_while_it_closes(site: Site, caplog: pytest.LogCaptureFixture) -> N
             closed = Store.open(site.settings.data_dir)
             closed.close()
             patch.setattr(store, "meta", closed.meta)
-            assert not device.connection._come_back(0)
+            assert not device.connection._try_to_reconnect(0)
         assert not device.connection.is_away
         assert device.connection.login_handle == handle
-        assert device.connection._come_back(0)
+        assert device.connection._try_to_reconnect(0)
         assert device.connection.sessions().outages == 0
     assert "away" not in caplog.text
 

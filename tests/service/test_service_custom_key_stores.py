@@ -65,7 +65,7 @@ def test_permission_and_record(kms: Kms) -> None:
     kms._core.audit.flush()
     asked = [
         record
-        for record in audit_reading.tail(kms.operator.audit.folder, 20)
+        for record in audit_reading.tail(kms.operator.audit.folder, 20).records
         if record["eventName"] == "DescribeCustomKeyStores" and record["userIdentity"].get("userName") == "alice"
     ]
     assert [each.get("errorCode") for each in asked] == ["AccessDeniedException", None]

@@ -35,7 +35,7 @@ from lifecycle import (
 from service_sites import START, Site, StoppedClock, new_key, seal
 
 from hsmkms.errors import TokenUnavailableError
-from hsmkms.hsm.unavailable import AwayDevice
+from hsmkms.hsm.unavailable import UnavailableDevice
 from hsmkms.kms import Kms
 from hsmkms.rules.budget import ROTATE_AT
 from hsmkms.service.runtime.clock import DriftWatch
@@ -62,7 +62,7 @@ def test_without_a_token(site: Site, clock: StoppedClock) -> None:
         due = Due(kms, clock)
     fault = TokenUnavailableError("the token is in a drawer")
     with Kms(wiring.core_without_token(site.settings, fault, clock)) as kms:
-        assert isinstance(kms._core.device, AwayDevice)
+        assert isinstance(kms._core.device, UnavailableDevice)
         assert outcomes(kms.operator.maintain(dry_run=True)) == [(*step, DUE) for step in due.steps]
         report = kms.operator.maintain()
         assert outcomes(report) == [(*step, HELD) for step in due.steps]
@@ -78,7 +78,7 @@ def test_without_a_token(site: Site, clock: StoppedClock) -> None:
 
 def test_a_fault_raised_often_does_not_grow() -> None:
     """The fault of a token that is away has the traceback of the present call alone, however often it was raised."""
-    device = AwayDevice(TokenUnavailableError("away"))
+    device = UnavailableDevice(TokenUnavailableError("away"))
     for _ in range(3):
         with pytest.raises(TokenUnavailableError) as caught:
             _ = device.ciphers
@@ -104,12 +104,12 @@ def test_opening_without_a_token(site: Site) -> None:
     """The timer's way in opens the installation whether or not its token is there, and nothing else is forgiven."""
     file = site.folder / "hsmkms.toml"
     with Kms(wiring.open_core_for_maintenance(file)) as kms:
-        assert not isinstance(kms._core.device, AwayDevice)
+        assert not isinstance(kms._core.device, UnavailableDevice)
         assert kms.operator.maintain().steps == []
     token = wiring.config.msgspec.structs.replace(site.settings.token, serial="0123456789abcdef")
     lost = site.varied("lost.toml", token=token)
     with Kms(wiring.open_core_for_maintenance(lost.folder / "lost.toml")) as kms:
-        assert isinstance(kms._core.device, AwayDevice)
+        assert isinstance(kms._core.device, UnavailableDevice)
         assert kms.operator.maintain().steps == []
         with pytest.raises(TokenUnavailableError):
             new_key(kms)

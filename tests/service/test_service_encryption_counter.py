@@ -9,7 +9,7 @@ from service_sites import Site, finish, new_key, seal, start, unseal
 from hsmkms.errors import LimitExceededException
 from hsmkms.kms import Kms
 from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
-from hsmkms.service.runtime.encryption_counter import LeaseBook
+from hsmkms.service.runtime.encryption_counter import EncryptionCounter
 from hsmkms.store import leases
 from hsmkms.store.engine import Store
 
@@ -33,7 +33,7 @@ def material_of(kms: Kms) -> tuple[str, str]:
 
 def test_doubling(store: Store) -> None:
     """Reservations are 1, 2, 4 and so on up to 65,536, each taken when the last one is used up."""
-    book = LeaseBook(store)
+    book = EncryptionCounter(store)
     material = "ab" * 32
     counted = 0
     for granted in [2**power for power in range(17)] + [65_536] * 2:

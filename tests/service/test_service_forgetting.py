@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 import second_token
 from lifecycle import delete_material, new_imported_key, request_to_import, schedule
-from service_sites import NewSite, Site, new_key, seal, unseal
+from service_sites import OTHER_REGION, NewSite, Site, new_key, seal, unseal
 from test_service_several_tokens import Scene, migrate, opened, with_second
 
 from hsmkms.config.settings import Settings
@@ -13,6 +13,7 @@ from hsmkms.errors import BindingError, ConfigurationError
 from hsmkms.hsm.objects.objects import list_keys
 from hsmkms.kms import Kms
 from hsmkms.model.enums import RotationType
+from hsmkms.model.keys import ReplicateKeyRequest
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens as token_wiring
@@ -69,6 +70,30 @@ def test_interrupted_change(apart: Settings) -> None:
             kms.operator.find_forgettable(str(apart.token.label))
 
 
+def test_needed_again_meanwhile(apart: Settings) -> None:
+    """What needs the token since it was checked is found again in the transaction, and nothing has changed then."""
+    old = str(apart.token.label)
+    with opened(apart) as kms:
+        key_id = new_key(kms, multi_region=True).key_id
+        sealed = seal(kms, key_id)
+        migrate(kms, apart)
+        (row,) = [each for each in kms.operator.tokens() if each.label == old]
+        found = kms.operator.find_forgettable(old, abandoning=True)
+
+        def replicate(done: str) -> None:
+            if done == "forget 1: device":
+                with opened(apart) as other:
+                    other.replicate_key(ReplicateKeyRequest(key_id=key_id, replica_region=OTHER_REGION))
+
+        kms._core.reached = replicate
+        with pytest.raises(ConfigurationError, match="is still needed: 1 keys are on it"):
+            kms.operator.forget_token(found, abandoning=True)
+        kms._core.reached = lambda _: None
+        assert row.token_id in {each.token_id for each in kms.operator.tokens()}
+        assert unseal(kms, sealed) == b"secret"
+        assert kms.operator.forget_token(found, abandoning=True).abandoned == 1
+
+
 def migrate_home(kms: Kms, settings: Settings) -> None:
     """The home moves, and no key is rotated yet."""
     device = token_wiring.open_device(settings, token_wiring.named_token(settings, second_token.LABEL))
@@ -84,7 +109,7 @@ def test_no_alarm(apart: Settings, caplog: pytest.LogCaptureFixture) -> None:
 
         def look(done: str) -> None:
             if done == "forget 1: device":
-                assert device.connection._come_back(0)
+                assert device.connection._try_to_reconnect(0)
                 assert not device.connection.is_away
 
         kms._core.reached = look

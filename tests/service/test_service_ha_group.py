@@ -19,6 +19,7 @@ from service_sites import NewSite, Site, new_key, seal, unseal
 
 from hsmkms.config.settings import PinSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, PinError, TokenUnavailableError
+from hsmkms.hsm.session import replicas
 from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate
 from hsmkms.kms import Kms
@@ -220,6 +221,66 @@ def test_key_that_another_member_lacks_is_not_acknowledged(new_site: NewSite, gr
         assert unseal(kms, seal(kms, other)) == b"secret", "a member that is not present cannot take over"
 
 
+@pytest.mark.parametrize("function", ["C_FindObjectsInit", "C_GetSessionInfo"])
+def test_standby_fails_once_while_it_is_asked(new_site: NewSite, group_modules: Modules, function: str) -> None:
+    """A single call that fails on another member does not excuse it: a key that it lacks is not acknowledged."""
+    site = new_site()
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=0.2)
+    with Grouped(site, group).opened() as kms:
+        with pytest.raises(TokenUnavailableError, match=f"not on {SECOND_SERIAL}"):
+            new_key(kms)  # logs in to the second member
+        group.second.order(f"fault {function} 1 return 0x30")
+        with pytest.raises(TokenUnavailableError, match=f"not on {SECOND_SERIAL}"):
+            new_key(kms)
+
+
+def test_standby_that_hangs(new_site: NewSite, group_modules: Modules) -> None:
+    """Another member that hangs holds up nothing but the creation that asks it, for a limited time.
+
+    Once it answers, keys are sought there again.
+    """
+    site = new_site()
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=0.2)
+    waiting = group.second.control.with_name(f"{group.second.control.name}.waiting")
+    with Grouped(site, group).opened() as kms, ThreadPoolExecutor(1) as pool:
+        with pytest.raises(TokenUnavailableError, match=f"not on {SECOND_SERIAL}"):
+            new_key(kms)  # logs in to the second member
+        group.second.order("fault C_FindObjectsInit * wait")
+        creating = pool.submit(new_key, kms)
+        try:
+            until(waiting.exists, PATIENCE)
+            kms._core.device.connection.ready()  # needs the login lock, as a failover does
+            key_id = creating.result(PATIENCE).key_id
+            assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+            assert unseal(kms, seal(kms, key_id)) == b"secret"
+            assert waiting.stat().st_size == 1, "it is not asked again while it hangs"
+        finally:
+            group.second.order()
+        until(lambda: is_refused(kms), PATIENCE)
+
+
+def test_standby_that_is_back(new_site: NewSite, group_modules: Modules, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that failed at once is asked again at once: no key is acknowledged without it for long."""
+    monkeypatch.setattr(replicas, "RETRY_SECONDS", 24 * 3600.0)
+    site = new_site()
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=0.2)
+    with Grouped(site, group).opened() as kms:
+        assert is_refused(kms)
+        group.second.order("fault C_FindObjectsInit * return 0x30")
+        assert not is_refused(kms)
+        group.second.order()
+        until(lambda: is_refused(kms), PATIENCE)
+
+
+def is_refused(kms: Kms) -> bool:
+    """True if a creation is refused, since the second member lacks the key."""
+    try:
+        new_key(kms)
+    except TokenUnavailableError:
+        return True
+    return False
+
+
 def rotations(kms: Kms, key_id: str) -> int:
     """How often the key was rotated."""
     return len(kms.list_key_rotations(ListKeyRotationsRequest(key_id=key_id)).rotations)
@@ -236,7 +297,7 @@ def test_key_that_is_replicated_later(new_site: NewSite, group_modules: Modules)
         there = {each.name for each in ours.glob("*.object")}
         creating = pool.submit(new_key, kms)
         until(lambda: bool({each.name for each in ours.glob("*.object")} - there), PATIENCE)
-        until(lambda: bool(kms._core.device.connection._replicas._sessions), PATIENCE)
+        until(lambda: kms._core.device.connection._replicas._members[SECOND_SERIAL]._session is not None, PATIENCE)
         assert not creating.done()
         replicate(ours, theirs)
         sealed = seal(kms, creating.result(PATIENCE).key_id)
@@ -293,7 +354,7 @@ def test_call_that_fails_on_a_member_that_works(grouped: Grouped) -> None:
         with pytest.raises(TokenUnavailableError):
             seal(kms, key_id)
         until(lambda: kms._core.device.connection._next_probe > probed, PATIENCE)
-        until(lambda: kms._core.device.connection._comeback._thread is None, PATIENCE)
+        until(lambda: kms._core.device.connection._reconnector._thread is None, PATIENCE)
         assert in_use(kms) == grouped.group.first.serial
         assert unseal(kms, seal(kms, key_id)) == b"secret"
 
@@ -309,7 +370,7 @@ def test_only_member_that_is_left_stays_in_use(grouped: Grouped) -> None:
         with pytest.raises(TokenUnavailableError):
             seal(kms, key_id)
         until(lambda: kms._core.device.connection._next_probe > probed, PATIENCE)
-        until(lambda: kms._core.device.connection._comeback._thread is None, PATIENCE)
+        until(lambda: kms._core.device.connection._reconnector._thread is None, PATIENCE)
         assert in_use(kms) == grouped.group.first.serial
         assert unseal(kms, sealed) == b"secret"
 
@@ -442,7 +503,7 @@ def test_standby_refuses_the_pin(grouped: Grouped) -> None:
 
 
 def test_locked_member_is_passed_over(grouped: Grouped) -> None:
-    """A member whose PIN somebody has locked is not used, and the other one is."""
+    """A member whose PIN is locked is not used, and the other one is."""
     grouped.group.first.order("pin_tries 1")
     grouped.group.first.control.with_name("first.control.pins").write_text("1")
     with grouped.opened() as kms:
@@ -494,3 +555,15 @@ def test_one_group_in_any_order(grouped: Grouped) -> None:
         assert kms.operator.missing_on_member(member) == []
         member.close()
         assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+
+
+def test_serials_with_padding(grouped: Grouped) -> None:
+    """Serials that are copied with their padding, as some tools print it, name the same members."""
+    token = grouped.settings.token
+    padded = replace(token, serial=tuple(f"{each} " for each in token.serials))
+    grouped.settings = second_token.only(grouped.settings, padded)
+    with grouped.opened() as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+        grouped.group.first.fail()
+        assert unseal(kms, sealed) == b"secret"
+        assert in_use(kms) == SECOND_SERIAL

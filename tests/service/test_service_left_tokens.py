@@ -46,11 +46,11 @@ def put_back(settings: Settings, place: Path) -> None:
 
 def assert_rollback_reported(kms: Kms) -> None:
     """Assert that the alarm was raised at the start, and that check and verification report the rollback."""
-    assert OLDER in (kms.operator.audit.book.alarm or "")
+    assert OLDER in (kms.operator.audit.log.alarm or "")
     with pytest.raises(StoreError, match=OLDER):
         kms.operator.audit.check()
     assert ROLLED_BACK in {fault.kind for fault in kms.operator.audit.verify().faults}
-    assert kms.operator.audit.book.alarm is not None
+    assert kms.operator.audit.log.alarm is not None
 
 
 def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
@@ -63,14 +63,14 @@ def test_rolled_back_to_before_a_migration(apart: Settings) -> None:
         kms.operator.credentials.delete_user("alice")
         migrate(kms, apart)
     with opened(apart) as kms:
-        assert kms.operator.audit.book.alarm is None
+        assert kms.operator.audit.log.alarm is None
     put_back(apart, place)
     with opened(apart) as kms:
         assert_rollback_reported(kms)
         kms.operator.audit.accept()
         scene.assert_whole(kms)
     with opened(apart) as kms:
-        assert kms.operator.audit.book.alarm is None
+        assert kms.operator.audit.log.alarm is None
         assert kms.operator.audit.verify().faults == []
         migrate(kms, apart)
         kms.operator.audit.check()
@@ -90,7 +90,7 @@ def test_rolled_back_to_between_two_migrations(apart: Settings) -> None:
         kms.operator.settle_on(token_wiring.open_device(three, token_wiring.named_token(three, "third hsm")))
     put_back(three, place)
     with opened(three) as kms:
-        assert "older than the migration to the token 'third hsm'" in (kms.operator.audit.book.alarm or "")
+        assert "older than the migration to the token 'third hsm'" in (kms.operator.audit.log.alarm or "")
         assert unseal(kms, seal(kms, key_id)) == b"secret"
 
 

@@ -299,7 +299,7 @@ def test_format_of_another_material(site: Site, to: int) -> None:
             unseal(kms, sealed[:5] + bytes((to,)) + sealed[6:])
 
 
-# -- what is left by a crash, and what somebody removed --------------------------------------------------------------
+# -- what is left by a crash, and what was removed ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -115,15 +115,15 @@ def test_note_of_another_process(site: Site) -> None:
 
 def test_while_a_key_is_made(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was made on a copy is not acknowledged, and none is made after it."""
-    turns = scene.kms._core.tokens.home.connection._turns
-    turn = turns.turn
+    lock = scene.kms._core.tokens.home.connection._write_lock
+    held = lock.held
 
     def swapped() -> AbstractContextManager[bool]:
         scene.swap()
-        return turn()
+        return held()
 
     with monkeypatch.context() as patch:
-        patch.setattr(turns, "turn", swapped)
+        patch.setattr(lock, "held", swapped)
         scene.is_refused()
     there = scene.folder.objects()
     scene.is_refused()
@@ -172,15 +172,15 @@ def test_copy_from_before_a_rotation_of_the_mac_key(site: Site, monkeypatch: pyt
         kms.operator.rotate_installation_key("mac")
     with site.open() as kms:
         scene = Scene(kms, folder, seal(kms, new_key(kms).key_id))
-        turns = kms._core.tokens.home.connection._turns
-        turn, swapped = turns.turn, list[set[str]]()
+        lock = kms._core.tokens.home.connection._write_lock
+        held, swapped = lock.held, list[set[str]]()
 
         def swapping() -> AbstractContextManager[bool]:
             swapped.append(scene.swap())
-            return turn()
+            return held()
 
         with monkeypatch.context() as patch:
-            patch.setattr(turns, "turn", swapping)
+            patch.setattr(lock, "held", swapping)
             code, message = asking(kms)("create")
         assert (code, OLDER in message) == (AWAY, True)
         assert folder.objects() - swapped[0], "the key was made on the copy"
@@ -219,18 +219,18 @@ def test_refused_pin_after_a_key_was_made(site: Site, monkeypatch: pytest.Monkey
         new_key(kms)  # the seal at the end leaves a note, which is looked at after a key was made
     with site.open() as kms:
         scene = Scene(kms, TokenFolder.of(site.settings.token), b"")
-        turns = kms._core.tokens.home.connection._turns
-        turn = turns.turn
+        lock = kms._core.tokens.home.connection._write_lock
+        held = lock.held
 
         @contextmanager
         def refused_after_it() -> Iterator[bool]:
-            with turn() as stale:
+            with held() as stale:
                 yield stale
             pin.write_text("wrong horse\n")
             scene.lose_login()
 
         with monkeypatch.context() as patch:
-            patch.setattr(turns, "turn", refused_after_it)
+            patch.setattr(lock, "held", refused_after_it)
             assert asking(kms)("create")[0] == AWAY
     pin.write_text(right)
     assert token_wiring.retry_pin(site.settings, insisted=site.settings.token)

@@ -117,7 +117,7 @@ def by_grant(victim: Victim) -> object:
 def records(kms: Kms) -> list[dict[str, Any]]:
     """The newest records of the audit log."""
     kms._core.audit.flush()
-    return audit_reading.tail(kms.operator.audit.folder, 50)
+    return audit_reading.tail(kms.operator.audit.folder, 50).records
 
 
 EDITS: list[tuple[str, str, Callable[[Victim], object]]] = [

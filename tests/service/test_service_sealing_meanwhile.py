@@ -18,8 +18,8 @@ def sealed_anew(kms: Kms) -> bool:
     """Seal another record as another process does: not while the lock of the seals is taken."""
     if kms.operator.audit.folder / audit_files.SEAL_LOCK in process._held.paths:
         return False
-    kms.operator.audit.book.event("Another", REGION, "", {})
-    kms.operator.audit.book.tidy()
+    kms.operator.audit.log.event("Another", REGION, "", {})
+    kms.operator.audit.log.tidy()
     assert Sealer(kms._core).seal()
     return True
 

@@ -78,7 +78,9 @@ class Bench(Struct):
         self.order()
         (self.site.folder / "pin-refused.json").unlink(missing_ok=True)
         device = self.kms._core.device
-        until(lambda: not device.connection.sessions().away and device.connection._comeback._thread is None, PATIENCE)
+        until(
+            lambda: not device.connection.sessions().away and device.connection._reconnector._thread is None, PATIENCE
+        )
         for ciphertext in self.acknowledged[-3:]:
             assert unseal(self.kms, ciphertext) == b"secret"
 

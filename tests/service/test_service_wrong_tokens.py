@@ -277,7 +277,7 @@ def test_a_note_that_was_not_written_is_no_older_copy(site: Site, monkeypatch: p
         patch.setattr(SealNotes, "remember", lambda *_: None)
         for _ in range(3):
             new_key(kms)
-            kms.operator.audit.book.tidy()
+            kms.operator.audit.log.tidy()
             assert Sealer(kms._core).seal()
     with site.open() as kms:
         assert asking(kms)("ready") == ("", "")

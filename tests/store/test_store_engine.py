@@ -316,6 +316,19 @@ def test_each_database_has_its_own_signal(store: Store, tmp_path: Path) -> None:
     second.close()
 
 
+def test_a_mapping_whose_path_is_no_text(tmp_path: Path) -> None:
+    """A file of this process whose path is not UTF-8 hides no header, whether it is the index or another file's."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir(mode=0o700)
+    migrate.create(folder)
+    with closing(Store.open(folder)) as store, closing(ChangeSignal(store)) as signal:
+        found = wal_index.find_header(store.meta.file)
+        assert found is not None
+        with store.atomic() as tx:
+            changes.note(tx, REGION, "subject")
+        assert signal.moved()
+
+
 def test_the_signal_never_holds_up_a_checkpoint(store: Store) -> None:
     """Asking leaves no read transaction open, so the WAL can be emptied."""
     signal = ChangeSignal(store)

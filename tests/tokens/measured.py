@@ -31,7 +31,7 @@ MEASURED_ON_SOFTHSM: Final = (
         _ANSWERS,
         r"profile\.py::test_(?:profile|checks|failed_check_is_told|mechanisms|limits)",
         r"objects\.py::test_(?:backing_key|installation_key)_is_as_ordered",
-        r"pairs\.py::test_the_table_is_of_one_piece",
+        r"pairs\.py::test_the_table_is_consistent",
         r"keypairs\.py::test_(?:prehashed_ed25519_is_refused|the_known_answer_can_be_met|where_padding_is_removed)",
         r"keypairs\.py::test_(?:a_token_without_raw_rsa|foreign_objects_tell_no_kind|specs_that_the_token_lacks)",
         r"keypairs\.py::test_keys_that_could_not_be_used",

@@ -38,7 +38,7 @@ EXCLUDED: Final = (
     ),
     Reason(r"test_losses_leak_no_sessions", "its handles of sessions are not small numbers that could be counted"),
     Reason(
-        r"test_objects_tell_their_kind\[RSA_2048-ENCRYPT_DECRYPT\]",
+        r"test_kind_is_derived_from_the_objects\[RSA_2048-ENCRYPT_DECRYPT\]",
         "no object is adopted on a token whose keys report CKA_LOCAL false",
     ),
 )

@@ -15,9 +15,9 @@ import typer
 from msgspec import Struct
 
 from hsmkms.cli import completion
-from hsmkms.cli.api import aws_options, pages, public_key, skeleton, values
+from hsmkms.cli.api import aws_options, overviews, pages, public_key, skeleton, values
 from hsmkms.cli.api.aws_options import AwsOptions, Skeleton
-from hsmkms.cli.api.confirmations import QUESTIONS, at_a_terminal
+from hsmkms.cli.api.confirmations import QUESTIONS, confirm
 from hsmkms.cli.api.pages import Page, Paging
 from hsmkms.cli.api.public_key import FormatOption, KeyFormat
 from hsmkms.cli.api.table import COMMANDS, HELP
@@ -239,18 +239,19 @@ def _answer(
 ) -> dict[str, Any] | None:
     with common.open() as kms:
         caller = common.caller(kms)
-        if ask and at_a_terminal():
-            QUESTIONS[operation](kms, request, caller)
+        if ask:
+            confirm(operation, kms, request, caller)
         method = getattr(kms, option_name(operation).replace("-", "_"))
         if isinstance(request, _Listing) and request.marker is None and request.limit is None:
-            return pages.collect(partial(_page, method, request, caller), paging)
+            listed = pages.collect(partial(_page, method, request, caller), paging)
+            return overviews.widened(operation, kms, listed, common)
         answer = method(request, caller)
         policy = getattr(request, "policy", None)
         if policy is not None:
             note(kms.operator.notes.of_key_policy(policy))
         if isinstance(request, CreateGrantRequest):
             note(kms.operator.notes.of_grant(request))
-    return None if answer is None else to_wire(answer)
+        return None if answer is None else overviews.widened(operation, kms, to_wire(answer), common)
 
 
 @runtime_checkable

@@ -10,8 +10,16 @@ import typer
 
 from hsmkms.cli.commands import audit_export
 from hsmkms.cli.commands.audit_export import ExportFormat, Summary
-from hsmkms.cli.commands.audit_filters import Filters, check_names, note_emptiness, wanted_of
+from hsmkms.cli.commands.audit_filters import (
+    Filters,
+    check_names,
+    note_emptiness,
+    wanted_of,
+    with_filters,
+)
+from hsmkms.cli.commands.audit_lines import print_lines
 from hsmkms.cli.options import Common, StatusError, named, note, with_common
+from hsmkms.cli.output import OutputFormat
 from hsmkms.errors import ModuleError, NotFoundException, PinError, TokenError, TokenNotFoundError
 
 if TYPE_CHECKING:
@@ -43,56 +51,67 @@ def register(app: typer.Typer) -> None:
 
 
 @with_common("config", "output", "query")
+@with_filters
 def tail(
-    common: Common, *, lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of records.")] = 10
+    common: Common,
+    *,
+    filters: Filters,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of records.")] = 10,
 ) -> None:
-    """Show the newest records; needs neither PIN nor token.
+    """Show the newest records, or the newest that match; needs neither PIN nor token.
+
+    At a terminal a record is a line: time, operation, user, outcome and keys. --output json has all of it.
 
     Example: hsmkms audit tail -n 3 --query 'Records[].[eventTime, eventName, errorCode]'
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - help must not pay for it
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see above
 
-    records = audit_reading.tail(_log_folder(common), lines)
-    if not records:
+    settings = wiring.load_settings(common.config)
+    newest = audit_reading.tail(wiring.audit_folder(settings), lines, wanted_of(filters, settings))
+    check_names(filters, newest.seen)
+    if not newest.seen.records and not filters.given:
         note(["the audit log has no records"])
-    common.show({"Records": records})
+    elif not newest.found:
+        note_emptiness(filters, newest.seen)
+    if common.format is OutputFormat.TABLE and common.query is None:
+        print_lines([fields for fields, _ in newest.found])
+    else:
+        common.show({"Records": newest.records})
 
 
 @with_common("config", "output", "query")
+@with_filters
 def show(
     common: Common,
     event_id: Annotated[str, typer.Argument(metavar="ID", help="An eventID, or a client's requestID.")],
+    *,
+    filters: Filters,
 ) -> None:
-    """Show the records of an event or of a request.
+    """Show the records of an event or of a request, as far as they match.
 
     Example: hsmkms audit show 4b6c4a0e-0f9c-4d0e-9a6e-0d0f4c7b8a11
     """
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see tail
 
-    records = audit_reading.show(_log_folder(common), event_id)
-    if not records:
-        raise NotFoundException(f"The audit log has no record with the id {event_id}.")
-    common.show({"Records": records})
+    settings = wiring.load_settings(common.config)
+    shown = audit_reading.show(wiring.audit_folder(settings), event_id, wanted_of(filters, settings))
+    check_names(filters, shown.seen)
+    if not shown.found and not filters.given:
+        records = f"{shown.seen.records} records were looked at"
+        raise NotFoundException(f"The audit log has no record with the id {event_id} ({records}).")
+    if not shown.found:
+        note_emptiness(filters, shown.seen)
+    common.show({"Records": shown.records})
 
 
 @with_common("config", "query")
+@with_filters
 def export(
     common: Common,
     *,
-    start_time: Annotated[
-        str | None, typer.Option("--start-time", help="Only records since then: 2026-01-02, 7d, yesterday. UTC.")
-    ] = None,
-    end_time: Annotated[str | None, typer.Option("--end-time", help="Only records before this time.")] = None,
-    event_name: Annotated[str | None, typer.Option("--event-name", help="Only this operation, e.g. Decrypt.")] = None,
-    key_id: Annotated[
-        str | None, typer.Option("--key-id", help="Only records about this key: id, ARN, or its alias.")
-    ] = None,
-    principal: Annotated[
-        str | None, typer.Option("--principal", help="Only requests of this user (name or ARN), or of root.")
-    ] = None,
-    outcome: Annotated[
-        str | None, typer.Option("--outcome", help="Only success, only error, or only this error code.")
-    ] = None,
+    filters: Filters,
     summary: Annotated[
         Summary | None, typer.Option("--summary", help="Count the records by this instead of printing them.")
     ] = None,
@@ -109,14 +128,6 @@ def export(
     from hsmkms.service.audit import reading as audit_reading  # noqa: PLC0415 - see tail
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see tail
 
-    filters = Filters(
-        start_time=start_time,
-        end_time=end_time,
-        event_name=event_name,
-        key_id=key_id,
-        principal=principal,
-        outcome=outcome,
-    )
     settings = wiring.load_settings(common.config)
     records = audit_reading.export(wiring.audit_folder(settings), wanted_of(filters, settings))
     check_names(filters, records.seen)
@@ -172,12 +183,6 @@ def _shown(verdict: "Verdict") -> dict[str, object]:
     # named() renames only the outer members.
     lists = {"Faults": verdict.faults, "Unproven": verdict.unproven, "Accepted": verdict.accepted}
     return answer | {name: [named(fault) for fault in faults] for name, faults in lists.items()}
-
-
-def _log_folder(common: Common) -> Path:
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see tail
-
-    return wiring.audit_folder(wiring.load_settings(common.config))
 
 
 @contextmanager

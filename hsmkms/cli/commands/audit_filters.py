@@ -1,10 +1,13 @@
 """Turn the filter options of audit commands into a filter of records; what cannot match anything is refused."""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import typer
 from msgspec import Struct
 
 from hsmkms.cli.api.values import alias_name
@@ -20,6 +23,16 @@ if TYPE_CHECKING:
 
 _SECOND: Final = timedelta(seconds=1)
 
+_OPTIONS: Final = {
+    "start_time": ("--start-time", "Only records since then: 2026-01-02, 7d, yesterday. UTC."),
+    "end_time": ("--end-time", "Only records before this time."),
+    "event_name": ("--event-name", "Only this operation, e.g. Decrypt."),
+    "key_id": ("--key-id", "Only records about this key: id, ARN, or its alias."),
+    "principal": ("--principal", "Only requests of this user (name or ARN), or of root."),
+    "outcome": ("--outcome", "Only success, only error, or only this error code."),
+}
+"""The options of each filter, and their help."""
+
 
 class Filters(Struct, frozen=True, kw_only=True):
     """The filter options as given."""
@@ -30,6 +43,36 @@ class Filters(Struct, frozen=True, kw_only=True):
     key_id: str | None = None
     principal: str | None = None
     outcome: str | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any filter."""
+        return self != Filters()
+
+
+def with_filters(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of all filters to a command, and pass it their values as ``filters``."""
+
+    @wraps(function)
+    def command(*args: Any, **given: Any) -> None:  # noqa: ANN401 - typer reads the signature below
+        filters = Filters(**{name: given.pop(name) for name in _OPTIONS})
+        function(*args, filters=filters, **given)
+
+    own = list(inspect.signature(function).parameters.values())
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[str | None, typer.Option(option, help=text, show_default=False)],
+            default=None,
+        )
+        for name, (option, text) in _OPTIONS.items()
+    ]
+    parameters = [each for each in own if each.name != "filters"]
+    ahead = [each for each in parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    behind = [each for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    command.__signature__ = inspect.Signature([*ahead, *options, *behind])  # type: ignore[attr-defined]
+    return command
 
 
 def wanted_of(filters: Filters, settings: "Settings") -> "Wanted":

@@ -37,7 +37,7 @@ TAG_BYTES: Final = 16
 _ZEROS: Final = bytes(IV_BYTES)
 
 LIFETIME_SECONDS: Final = 1.0
-"""How long a key that another program has destroyed may still encrypt, where a token goes on with it."""
+"""How long a key that another program has destroyed may still encrypt, on a token that continues with it."""
 
 OTHER_ANSWER: Final = (
     "the token encrypts in another way than when it was tried, so its answer was thrown away: restart hsmkms, which "

@@ -21,7 +21,7 @@ from hsmkms.hsm.crypto.pairs import Public, generate_pair, read_public
 from hsmkms.hsm.crypto.prehash import signs_prehashed
 from hsmkms.hsm.crypto.signing import SIGNINGS, sign, verify_here, verify_on_token
 from hsmkms.hsm.objects.backing_keys import CAPABILITIES, PairTemplate, template_of
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.key_specs import KEY_FACTS, KeyFacts
 from hsmkms.hsm.objects.mac_mechanisms import MAC_OF
 from hsmkms.hsm.objects.objects import generate, handle_of
@@ -35,6 +35,12 @@ _MESSAGE: Final = b"hsmkms token-check: a message of no meaning that is longer t
 _LACKS: Final = "enable CKM_{} in the token's policy, or use another key spec"
 
 _DO_WITHOUT: Final = "do without what does not work; if it should, send this report as a bug report"
+
+_OF_SPECS: Final = {
+    "CKR_HOST_MEMORY": "use another key spec: NSS answers so for parameter sets that it does not have; if others fail "
+    "with it as well, free memory on this machine"
+}
+"""Advice on return codes that mean something else in the trial of a key spec."""
 
 _SAMPLE_BYTES: Final = 32
 _DIGESTS: Final = {"256": 32, "384": 48, "512": 64}
@@ -118,7 +124,7 @@ def mac(spec: KeySpec) -> Callable[[Bench], Finding]:
             return _lacks(missing)
         with bench.another_session() as session:
             made = generate(session, template, _CHECK_ID, CHECK_LABEL, bench.support, store=False)
-            key = BorrowedKey(session, handle_of(made), KeyType.GENERIC_SECRET)
+            key = HandleKey(session, handle_of(made), KeyType.GENERIC_SECRET)
             tag = key.sign(_MESSAGE, mechanism=mechanism)
             other = key.sign(_MESSAGE[1:], mechanism=mechanism)
             again = key.sign(_MESSAGE, mechanism=mechanism)
@@ -243,7 +249,7 @@ def _summary(works: list[str], faults: dict[str, str]) -> Finding:
     done = f"works: {', '.join(works)}; " if works else ""
     detail = f"{done}does not work: {', '.join(f'{name} ({reason})' for name, reason in faults.items())}"
     ckr = next(filter(None, map(_ckr_in, faults.values())), "")
-    return Finding(Outcome.LIMITED, detail, "" if ckr else _DO_WITHOUT, ckr)
+    return Finding(Outcome.LIMITED, detail, _OF_SPECS.get(ckr, "") if ckr else _DO_WITHOUT, ckr)
 
 
 def _ckr_in(reason: str) -> str:

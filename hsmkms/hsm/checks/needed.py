@@ -15,7 +15,7 @@ from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.crypto.gcm import open_sealed, seal
 from hsmkms.hsm.crypto.token_iv import QUIRKS, IvOrigin, find_origin
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, SecretTemplate
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.objects import generate, handle_of
 from hsmkms.hsm.objects.support import Copying
 from hsmkms.hsm.probing.profile import FORMATS, LONG_LABEL_BYTES, NEEDED, check_gcm, format_for, label_bytes
@@ -50,7 +50,10 @@ def mechanisms(bench: Bench) -> Finding:
     try:
         cipher_format = format_for(bench.mechanisms())
     except TokenUnfitError as exc:
-        advice = "enable the mechanisms in the token's policy (FIPS mode often hides some), or use another token"
+        advice = (
+            "enable the mechanisms in the token's policy (FIPS mode often hides some), update what forwards the calls "
+            "(p11-kit before 0.25 does not forward all), or use another token"
+        )
         return Finding(Outcome.FAILED, str(exc), advice)
     named = ", ".join(each.name for each in (*NEEDED, FORMATS[cipher_format]))
     return Finding(Outcome.WORKS, f"{named}; ciphertext format {cipher_format}")
@@ -130,7 +133,7 @@ def hmac(bench: Bench) -> Finding:
     """Sign and verify with HMAC-SHA-256, and require that another message is refused."""
     made = generate(bench.session, INSTALLATION_MAC_KEY, _CHECK_ID, CHECK_LABEL, bench.support, store=False)
     try:
-        key = BorrowedKey(bench.session, handle_of(made), KeyType.GENERIC_SECRET)
+        key = HandleKey(bench.session, handle_of(made), KeyType.GENERIC_SECRET)
         tag = key.sign(b"message", mechanism=Mechanism.SHA256_HMAC)
         right = len(tag) == 32 and key.verify(b"message", tag, mechanism=Mechanism.SHA256_HMAC)  # noqa: PLR2004
         try:

@@ -16,7 +16,7 @@ from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
 from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.objects.attributes import INSTALLATION_MAC_KEY
 from hsmkms.hsm.objects.data_objects import APPLICATION, keep_note, remove_notes
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.objects import find, generate, handle_of, search, tell
 from hsmkms.model.token_check import Outcome
 
@@ -38,7 +38,7 @@ def stored_key(bench: Bench) -> Finding:
             found = find(other, ObjectClass.SECRET_KEY, cka_id)
             if found is None:
                 return Finding(Outcome.FAILED, "another session with the same login does not find it by its CKA_ID")
-            key = BorrowedKey(other, handle_of(found), KeyType.GENERIC_SECRET)
+            key = HandleKey(other, handle_of(found), KeyType.GENERIC_SECRET)
             key.sign(b"message", mechanism=Mechanism.SHA256_HMAC)
     finally:
         made.destroy()

@@ -12,7 +12,7 @@ from pkcs11.constants import Attribute
 from pkcs11.mechanisms import KDF, KeyType, Mechanism
 from pkcs11.types import Session
 
-from hsmkms.hsm.objects.handle_keys import BorrowedDeriver
+from hsmkms.hsm.objects.handle_keys import HandleDeriver
 from hsmkms.hsm.objects.key_specs import KeyFacts
 
 MECHANISM: Final = Mechanism.ECDH1_DERIVE
@@ -25,7 +25,7 @@ def agree(session: Session, handle: int, facts: KeyFacts, peer: ec.EllipticCurve
     Raises PKCS11Error.
     """
     point = peer.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    made = BorrowedDeriver(session, handle, facts.key_type).derive_key(
+    made = HandleDeriver(session, handle, facts.key_type).derive_key(
         KeyType.GENERIC_SECRET,
         8 * facts.size,
         capabilities=0,

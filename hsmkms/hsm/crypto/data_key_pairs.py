@@ -34,7 +34,7 @@ from hsmkms.errors import TokenError, UnsupportedOperationException
 from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.crypto.kem import decapsulate, encapsulate_on_token
 from hsmkms.hsm.faults import is_loss, is_trouble
-from hsmkms.hsm.objects.handle_keys import BorrowedKey, create_object, generate_key_pair
+from hsmkms.hsm.objects.handle_keys import HandleKey, create_object, generate_key_pair
 from hsmkms.hsm.objects.key_specs import EncapsulationKey, KeyFacts, public_half, subject_public_key_info
 from hsmkms.hsm.objects.objects import discard
 
@@ -227,7 +227,7 @@ def _wrapped_out(session: Session, mechanism: Mechanism, facts: KeyFacts, privat
     secret = os.urandom(_TRANSPORT_KEY_BYTES)
     transport = create_object(session, {**_TRANSPORT, Attribute.VALUE: secret})
     try:
-        wrapped = BorrowedKey(session, transport.handle).wrap(private, mechanism=mechanism)
+        wrapped = HandleKey(session, transport.handle).wrap(private, mechanism=mechanism)
     finally:
         discard(transport)
     info = first_element(aes_key_unwrap_with_padding(secret, wrapped))

@@ -16,7 +16,7 @@ from pkcs11.mechanisms import KeyType, Mechanism
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import TokenError
-from hsmkms.hsm.objects.handle_keys import BorrowedEncapsulator, create_object
+from hsmkms.hsm.objects.handle_keys import HandleEncapsulator, create_object
 from hsmkms.hsm.objects.key_specs import EncapsulationKey, KeyFacts
 from hsmkms.hsm.objects.objects import discard
 
@@ -53,7 +53,7 @@ def encapsulate_on_token(session: Session, facts: KeyFacts, info: bytes) -> Enca
         },
     )
     try:
-        ciphertext, made = BorrowedEncapsulator(session, public.handle, facts.key_type).encapsulate_key(
+        ciphertext, made = HandleEncapsulator(session, public.handle, facts.key_type).encapsulate_key(
             _SECRET_TYPE, mechanism=MECHANISM, template=dict(_READ_ONCE), length=facts.ciphertext_bytes
         )
     finally:
@@ -63,7 +63,7 @@ def encapsulate_on_token(session: Session, facts: KeyFacts, info: bytes) -> Enca
 
 def decapsulate(session: Session, handle: int, ciphertext: bytes) -> bytes:
     """Recover the shared secret with a private half. The caller has checked the length. Raises PKCS11Error."""
-    made = BorrowedEncapsulator(session, handle, KeyType.ML_KEM).decapsulate_key(
+    made = HandleEncapsulator(session, handle, KeyType.ML_KEM).decapsulate_key(
         _SECRET_TYPE, ciphertext, mechanism=MECHANISM, template=dict(_READ_ONCE)
     )
     return _read_once(made)

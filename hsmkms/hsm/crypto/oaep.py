@@ -20,7 +20,7 @@ from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.crypto.oaep_padding import remove_padding
 from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256, Oaep, modulus_bytes
 from hsmkms.hsm.faults import REJECTED, is_loss, translate
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.key_wrapping import oaep_encrypt
 from hsmkms.model.enums import EncryptionAlgorithm
 
@@ -44,7 +44,7 @@ class Private:
     """Decrypts with the private half of an RSA pair, identified by its handle."""
 
     def __init__(self, session: Session, handle: int, public: RSAPublicKey) -> None:
-        self._key = BorrowedKey(session, handle, KeyType.RSA)
+        self._key = HandleKey(session, handle, KeyType.RSA)
         self._public = public
 
     def open_on_token(self, oaep: Oaep, block: bytes) -> bytes:

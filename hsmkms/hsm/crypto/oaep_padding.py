@@ -20,13 +20,13 @@ from pkcs11.mechanisms import Mechanism
 from hsmkms.errors import RejectedDataError
 from hsmkms.hsm.crypto.oaep_params import Oaep, modulus_bytes
 from hsmkms.hsm.faults import REJECTED
-from hsmkms.hsm.objects.handle_keys import BorrowedUnwrapper
+from hsmkms.hsm.objects.handle_keys import HandleUnwrapper
 from hsmkms.key_wrapping import oaep_encrypt
 
 _BUFFER_SLACK: Final = 32
 
 
-def relay(key: BorrowedUnwrapper, public: RSAPublicKey, block: bytes, foreign: Oaep, known: Oaep) -> bytes:
+def relay(key: HandleUnwrapper, public: RSAPublicKey, block: bytes, foreign: Oaep, known: Oaep) -> bytes:
     """Turn an RSA block with ``foreign`` padding into one with ``known``.
 
     Any padding fault raises the same RejectedDataError. PKCS11Error is not translated.

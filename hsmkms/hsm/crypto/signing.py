@@ -20,7 +20,7 @@ from msgspec import Struct
 from pkcs11.mechanisms import MGF, KeyType, Mechanism
 from pkcs11.types import Session
 
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.key_specs import MlDsaPublicKey, PublicKey
 from hsmkms.model.enums import SigningAlgorithm
 
@@ -52,7 +52,7 @@ class Signing(Struct, frozen=True, kw_only=True):
 def sign(session: Session, handle: int, algorithm: SigningAlgorithm, data: bytes) -> bytes:
     """Sign a digest or message; return the signature in the API's encoding. PKCS11Error is not translated."""
     row = SIGNINGS[algorithm]
-    signed: bytes = BorrowedKey(session, handle, row.key_type).sign(
+    signed: bytes = HandleKey(session, handle, row.key_type).sign(
         row.prepare(data), mechanism=row.mechanism, mechanism_param=row.parameters, size=row.size
     )
     return row.encode(signed)
@@ -70,7 +70,7 @@ def verify_here(check: Check, public: PublicKey, signature: bytes, data: bytes) 
 def verify_on_token(session: Session, handle: int, algorithm: SigningAlgorithm, signature: bytes, data: bytes) -> bool:
     """Verify with the public half on the token, for algorithms that this process does not support."""
     row = SIGNINGS[algorithm]
-    right: bool = BorrowedKey(session, handle, row.key_type).verify(
+    right: bool = HandleKey(session, handle, row.key_type).verify(
         row.prepare(data), signature, mechanism=row.mechanism, mechanism_param=row.parameters
     )
     return right

@@ -18,7 +18,7 @@ from hsmkms.errors import RejectedMaterialError
 from hsmkms.hsm.imports.unwrapping import Source, Unwrapping, length_of, unwrapped_differences
 from hsmkms.hsm.imports.wrapping import KEY_WRAPS, MATERIAL_BYTES, ImportProfile, Lengths
 from hsmkms.hsm.objects.attributes import ImportedTemplate
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.objects import handle_of, require_as_ordered
 
 _OVERHEAD: Final = 8
@@ -88,6 +88,6 @@ class MacImport:
         return True
 
     def _compute(self, copy: Object, message: bytes) -> bytes:
-        key = BorrowedKey(self._session, handle_of(copy), KeyType.GENERIC_SECRET)
+        key = HandleKey(self._session, handle_of(copy), KeyType.GENERIC_SECRET)
         made: bytes = key.sign(message, mechanism=self._mac)
         return made

@@ -143,7 +143,7 @@ class _Probe:
         self._public = public_half(key)
         self._mechanisms = mechanisms
         self._unfit: list[str] = []
-        """What the token said of unwrapped keys that are not as ordered."""
+        """The differences of unwrapped keys that were not as ordered."""
         self._seen: dict[Oaep, _Seen] = {}
 
     def run(self, support: AttributeSupport, *, raw_rsa: bool) -> ImportProfile:

@@ -44,7 +44,7 @@ from hsmkms.hsm.imports.hardening import (
 from hsmkms.hsm.imports.wrapping import AES_CMAC, ALGORITHMS, MATERIAL_BYTES, ImportProfile, Lengths, Prf
 from hsmkms.hsm.objects.attributes import HARDENED, IMPORTED_AES_256
 from hsmkms.hsm.objects.copies import copies_of
-from hsmkms.hsm.objects.handle_keys import BorrowedKey, BorrowedUnwrapper
+from hsmkms.hsm.objects.handle_keys import HandleKey, HandleUnwrapper
 from hsmkms.hsm.objects.key_specs import public_half
 from hsmkms.hsm.objects.objects import differences, discard, handle_of, require_as_ordered
 from hsmkms.hsm.objects.support import STANDARD, AttributeSupport, Copying, Tolerated
@@ -100,7 +100,7 @@ class WrappedMaterial(Struct, frozen=True):
 class Source(NamedTuple):
     """A wrapped key, with the key and mechanism that unwrap it on the token, and how it becomes hardened there."""
 
-    key: BorrowedUnwrapper
+    key: HandleUnwrapper
     mechanism: Mechanism
     parameters: Any
     ciphertext: bytes
@@ -146,8 +146,8 @@ class Source(NamedTuple):
 class Copies(NamedTuple):
     """Two session copies of the same material, the AES copy also as the object that it is."""
 
-    generic: BorrowedKey
-    aes: BorrowedKey
+    generic: HandleKey
+    aes: HandleKey
     aes_object: Object
 
     @property
@@ -183,7 +183,7 @@ class Unwrapping:
         self._profile = profile
         self._algorithm = algorithm
         self._is_sample = is_sample
-        self._key = BorrowedUnwrapper(session, handle_of(wrapping_key), KeyType.RSA)
+        self._key = HandleUnwrapper(session, handle_of(wrapping_key), KeyType.RSA)
         self._public = public or public_half(wrapping_key)
 
     def fingerprints(self, ciphertext: bytes, message: bytes) -> dict[str, bytes]:
@@ -260,7 +260,7 @@ class Unwrapping:
             block, oaep = self._through_host(block, oaep)
         return self._source(self._key, Mechanism.RSA_PKCS_OAEP, oaep.parameters, block)
 
-    def _source(self, key: BorrowedUnwrapper, mechanism: Mechanism, parameters: Any, ciphertext: bytes) -> Source:  # noqa: ANN401 - as python-pkcs11 takes them
+    def _source(self, key: HandleUnwrapper, mechanism: Mechanism, parameters: Any, ciphertext: bytes) -> Source:  # noqa: ANN401 - as python-pkcs11 takes them
         profile = self._profile
         return Source(key, mechanism, parameters, ciphertext, profile.hardening, profile.attributes)
 
@@ -274,7 +274,7 @@ class Unwrapping:
                 raise refusal from exc
 
     @contextmanager
-    def _wrapped_key(self, source: Source) -> Iterator[BorrowedUnwrapper]:
+    def _wrapped_key(self, source: Source) -> Iterator[HandleUnwrapper]:
         """Yield the AES key of RSA_AES_KEY_WRAP; a key that is not AES-256 counts as damaged data."""
         try:
             with self.proven(source):
@@ -282,7 +282,7 @@ class Unwrapping:
         except RejectedMaterialError as exc:
             raise RejectedDataError(CANNOT_OPEN) from exc
         with self.copy(source, KeyType.AES, MechanismFlag.UNWRAP, RejectedDataError(CANNOT_OPEN)) as made:
-            yield BorrowedUnwrapper(self._session, handle_of(made), KeyType.AES)
+            yield HandleUnwrapper(self._session, handle_of(made), KeyType.AES)
 
     # -- session copies -----------------------------------------------------------------------------------------
 
@@ -305,8 +305,8 @@ class Unwrapping:
         wrong = RejectedMaterialError(WRONG_LENGTH)
         with self.opened(source) as generic, self.copy(source, KeyType.AES, usage, wrong) as aes:
             yield Copies(
-                BorrowedKey(self._session, handle_of(generic), KeyType.GENERIC_SECRET),
-                BorrowedKey(self._session, handle_of(aes), KeyType.AES),
+                HandleKey(self._session, handle_of(generic), KeyType.GENERIC_SECRET),
+                HandleKey(self._session, handle_of(aes), KeyType.AES),
                 aes,
             )
 

@@ -31,6 +31,11 @@ NO_GCM: Final = (
 )
 """Sentence for people about a token that has none."""
 
+ALREADY_THERE: Final = (
+    "the token holds key material with this CKA_ID, complete with its HMAC key, so none was made in its place: "
+    "`hsmkms reconcile` shows it"
+)
+
 NO_MAC_KEY: Final = "it is not on the token, without which nothing of this material decrypts"
 
 
@@ -55,11 +60,12 @@ def make_both(
 ) -> Both:
     """Call C_GenerateKey for each, the first half of ``generate_both``.
 
-    Nothing is left if the token refuses the second one; TokenError if the first one is kept then.
+    Nothing is left if the token refuses the second one; TokenError if the first one is kept then, or if the material is
+    on the token already.
     """
     authenticating_id = mac_key_id(cka_id) or b""
     if store:
-        _remove_left_over(session, authenticating_id)
+        _remove_left_over(session, cka_id, authenticating_id)
     authenticating = make_secret(session, CBC_MAC_KEY, authenticating_id, label, support, store=store)
     try:
         return Both(make_secret(session, AES_256_BACKING_KEY, cka_id, label, support, store=store), authenticating)
@@ -89,10 +95,15 @@ def read_back_both(
     return both.encrypting
 
 
-def _remove_left_over(session: Session, authenticating_id: bytes) -> None:
-    """Destroy the HMAC key of an interrupted creation with the same CKA_ID, which is repeated now."""
+def _remove_left_over(session: Session, cka_id: bytes, authenticating_id: bytes) -> None:
+    """Destroy the HMAC key of an interrupted creation with the same CKA_ID, which is repeated now.
+
+    TokenError if the encrypting key is there as well: then it is the HMAC key of material that may be in use.
+    """
     left_over = find(session, ObjectClass.SECRET_KEY, authenticating_id)
     if left_over is not None:
+        if find(session, ObjectClass.SECRET_KEY, cka_id) is not None:
+            raise TokenError(ALREADY_THERE)
         with translated():
             left_over.destroy()
 

@@ -60,7 +60,7 @@ class HandleObject(Object):
         return Object.__name__, self._session, self._handle
 
 
-class BorrowedKey:
+class HandleKey:
     """Key of any class, identified by its handle, in the caller's session. All methods raise PKCS11Error."""
 
     __slots__ = ("handle", "key_type", "session")
@@ -122,7 +122,7 @@ class BorrowedKey:
         return operations.wrap_key(self.session, self.handle, built(mechanism), handle)
 
 
-class BorrowedUnwrapper(BorrowedKey):
+class HandleUnwrapper(HandleKey):
     """Unwrapping key, identified by its handle, in the caller's session."""
 
     __slots__ = ()
@@ -154,7 +154,7 @@ class BorrowedUnwrapper(BorrowedKey):
         return HandleObject(self.session, handle)
 
 
-class BorrowedDeriver(BorrowedKey):
+class HandleDeriver(HandleKey):
     """Private key for key agreement, identified by its handle, in the caller's session."""
 
     __slots__ = ()
@@ -176,7 +176,7 @@ class BorrowedDeriver(BorrowedKey):
         return HandleObject(self.session, creation.derive_key(self.session, self.handle, by, packed(usual, template)))
 
 
-class BorrowedEncapsulator(BorrowedKey):
+class HandleEncapsulator(HandleKey):
     """Either half of a key pair for encapsulation, identified by its handle, in the caller's session.
 
     ``template``: of the shared secret, a session object without usages.

@@ -117,7 +117,7 @@ def handle_of(found: Object) -> int:
 
 
 def required(found: Object | None, sentence: str) -> Object:
-    """An object that was looked for; ObjectLostError with the sentence if it is not there."""
+    """Return the object that was searched for, or raise ObjectLostError with the sentence if there is none."""
     if found is None:
         raise ObjectLostError(sentence)
     return found
@@ -208,7 +208,7 @@ def require_there(made: Object, cka_id: bytes) -> Object:
 
 
 def require_as_ordered(made: Object, wrong: list[str]) -> None:
-    """If ``wrong`` lists differences from the template, destroy the object and raise TokenUnfitError."""
+    """Destroy the object and raise TokenUnfitError if ``wrong`` lists differences from the template."""
     if wrong:
         _destroy_unfit(made, wrong)
         raise TokenUnfitError(f"the token made a key that is not as ordered ({'; '.join(wrong)}), so it was destroyed")

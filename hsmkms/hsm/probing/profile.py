@@ -21,7 +21,7 @@ from hsmkms.hsm.crypto.token_iv import QUIRKS, IvOrigin, find_origin, seal_by_to
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, HARDENED
 from hsmkms.hsm.objects.cbc_pairs import NO_GCM
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.objects import generate, handle_of
 from hsmkms.hsm.objects.support import STANDARD, AttributeSupport
 from hsmkms.hsm.probing.attributes import try_attributes
@@ -186,7 +186,7 @@ def _seal(session: Session, handle: int, origin: IvOrigin) -> tuple[bytes, bytes
 def _aes_block(session: Session, handle: int) -> Callable[[bytes], bytes]:
     def encrypt_block(block: bytes) -> bytes:
         with translated():
-            done: bytes = BorrowedKey(session, handle).encrypt(block, mechanism=Mechanism.AES_ECB)
+            done: bytes = HandleKey(session, handle).encrypt(block, mechanism=Mechanism.AES_ECB)
         return done
 
     return encrypt_block

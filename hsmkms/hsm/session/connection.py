@@ -41,7 +41,7 @@ from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.token_login import DeviceSettings, session_handle
-from hsmkms.hsm.session.write_lock import Turns
+from hsmkms.hsm.session.write_lock import WriteLock
 from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit
 from hsmkms.model.token_check import CheckReport
@@ -71,10 +71,10 @@ class Connection(GroupLogin):
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
     ) -> None:
         super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
-        self._turns = Turns(settings.state_dir)
+        self._write_lock = WriteLock(settings.state_dir)
         self._keeps: TokenUnavailableError | None = None
         self.caches: list[dict[bytes, Any]] = []
-        """What the users of this connection know of objects, by CKA_ID; nothing of it outlives the login."""
+        """What the users of this connection cache about objects, by CKA_ID; cleared with each login."""
         try:
             if self.member is None:  # else it was probed before it was taken into use
                 with self.pool.session() as session:
@@ -98,7 +98,7 @@ class Connection(GroupLogin):
         return mechanism.name in self.profile.mechanisms
 
     def forget(self, cka_id: bytes) -> None:
-        """Drop what is known of an object."""
+        """Drop everything that is cached about an object."""
         self.handles.forget(cka_id)
         self.messages.forget_key(cka_id)
         for each in self.caches:
@@ -253,7 +253,7 @@ class Connection(GroupLogin):
         self.never_repeated(attempt)
 
     def pin_was_changed(self) -> bool:
-        """True if the PIN was changed after the module was loaded: it may go by the one before."""
+        """True if the PIN was changed after the module was loaded, which may still compare with the old one."""
         return self.gate.changed_since(self.module.loaded_at)
 
     def checks(self, *, needed_only: bool = False) -> CheckReport:
@@ -269,7 +269,7 @@ class Connection(GroupLogin):
         return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
 
     def mechanisms(self) -> list[MechanismInfo]:
-        """The token's mechanisms with their key sizes and uses, as it tells them."""
+        """Return the token's mechanisms with the key sizes and uses that it reports."""
         self.ready()
         with self.alone(), translated():
             slot = self.token.slot
@@ -305,7 +305,7 @@ class Connection(GroupLogin):
         self._may_make(always=True, shown=self._logged_in())
         takeovers = self.takeovers
         after: list[Shown] = []
-        with self.turn(), self._suspected():
+        with self.write_lock(), self._suspected():
             yield after
         try:
             self._may_make(always=True, shown=after[-1] if after else NOTHING_SHOWN)
@@ -341,7 +341,7 @@ class Connection(GroupLogin):
         try:
             self._notify_listeners(always=always)
         except HsmKmsError as exc:
-            self._comeback.begin()
+            self._reconnector.begin()
             fault = exc if isinstance(exc, PinError | TokenUnavailableError) else TokenUnavailableError(str(exc))
             raise fault from exc
 
@@ -408,13 +408,13 @@ class Connection(GroupLogin):
                     key.destroy()
             return key is not None
 
-        with self.turn():
+        with self.write_lock():
             return self.repeatable(attempt)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def write_lock(self) -> Iterator[None]:
         """Hold the cross-process write lock of the token; if another process wrote last, refresh the view first."""
-        with self._turns.turn() as stale:
+        with self._write_lock.held() as stale:
             if stale:
                 self.repeatable(lambda session: find(session, None, _NOBODY), "find")
             yield

@@ -17,7 +17,7 @@ from pkcs11.types import Object, Session
 from hsmkms.errors import ObjectLostError
 from hsmkms.hsm.allowed_acts import MAY_AUTHENTICATE
 from hsmkms.hsm.faults import OBJECT_LOST, translated
-from hsmkms.hsm.objects.handle_keys import BorrowedKey
+from hsmkms.hsm.objects.handle_keys import HandleKey
 from hsmkms.hsm.objects.objects import find, handle_of, is_at
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.handles import HandleIndex
@@ -172,5 +172,5 @@ def _answers_again(session: Session, proof: Proof, handle: int | None) -> bool:
 
 def mac_by_handle(session: Session, handle: int, message: bytes) -> bytes:
     """Return the HMAC-SHA-256 by a key whose handle is known. PKCS11Error is not translated."""
-    made: bytes = BorrowedKey(session, handle, KeyType.GENERIC_SECRET).sign(message, mechanism=Mechanism.SHA256_HMAC)
+    made: bytes = HandleKey(session, handle, KeyType.GENERIC_SECRET).sign(message, mechanism=Mechanism.SHA256_HMAC)
     return made

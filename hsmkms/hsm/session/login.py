@@ -240,7 +240,7 @@ def _first_answer(find_token: Callable[[], Token]) -> Token:
 
 def _try_pin(token: Token, pin: Secret, gate: LoginGate) -> Session:
     if token.flags & TokenFlag.USER_PIN_COUNT_LOW:
-        log.warning("somebody gave a wrong PIN for token %r since the last login", token.label)
+        log.warning("a wrong PIN was given for token %r since the last login", token.label)
     with gate.mark_at_hand(token.label, serial_of(token), pin.origin) as leave_mark:
         try:
             session = token.open(rw=True, user_pin=pin.reveal(), attribute_mapper=MAPPER)

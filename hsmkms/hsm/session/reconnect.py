@@ -14,7 +14,7 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 STOP_SECONDS: Final = 5.0
 
 
-class Comeback:
+class Reconnector:
     """Retries ``attempt`` until it returns True, in a thread that exists only for that time.
 
     ``attempt`` gets the number of earlier attempts in this run.
@@ -30,7 +30,7 @@ class Comeback:
         """Start the reconnect thread, unless it is running; the first attempt follows after a short pause."""
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
-                self._thread = threading.Thread(target=self._run, name="hsmkms comeback", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="hsmkms reconnect", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
@@ -54,5 +54,5 @@ class Comeback:
         try:
             return self._attempt(number)
         except Exception:
-            log.exception("coming back to the token met a fault of hsmkms and is tried again")
+            log.exception("reconnecting to the token failed by a fault of hsmkms and is tried again")
             return False

@@ -17,7 +17,7 @@ from hsmkms.hsm.session.token_choice import TokenChoice, choose
 
 
 class HasConnection(Protocol):
-    """A device, as far as it matters here."""
+    """A device with a connection."""
 
     connection: Connection
 

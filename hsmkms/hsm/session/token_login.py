@@ -39,7 +39,7 @@ from hsmkms.hsm.session.identity import NOTHING_SHOWN, Candidate, Identities, Id
 from hsmkms.hsm.session.login import LoginGate, PinReader, StaleModuleError, log_in, open_session
 from hsmkms.hsm.session.module import Module, RenewalPace
 from hsmkms.hsm.session.pool import PoolUse, SessionPool
-from hsmkms.hsm.session.reconnect import Comeback
+from hsmkms.hsm.session.reconnect import Reconnector
 from hsmkms.hsm.session.token_choice import TokenChoice, choose, namesakes
 from hsmkms.process import ForkGuard
 
@@ -112,8 +112,8 @@ class TokenLogin:
         self.pool = SessionPool(lambda: open_session(self.token), self._pool_size(), settings.session_wait_seconds)
         self.free = self.pool.free
         """Returns True if a call that begins now would not wait for a session."""
-        self._comeback = Comeback(self._come_back)
-        module.lodgers.append(self)
+        self._reconnector = Reconnector(self._try_to_reconnect)
+        module.logins.append(self)
 
     # -- identity ------------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class TokenLogin:
         """Have the listeners called as after a login: soon, and before a key is created on the token."""
         if self._listeners:
             self._news = object()
-            self._comeback.begin()
+            self._reconnector.begin()
 
     @property
     def members(self) -> frozenset[str]:
@@ -203,7 +203,7 @@ class TokenLogin:
             return Shown(login, self._identities.shown(session, self.handles) or self._prove(session))
         except WrongTokenError as exc:
             self._suspend(exc)
-            self._comeback.begin()
+            self._reconnector.begin()
             raise
 
     @contextmanager
@@ -217,7 +217,7 @@ class TokenLogin:
 
     def _suspect(self) -> None:
         """Have the token checked, in the reconnect thread: it may be away."""
-        self._comeback.begin()
+        self._reconnector.begin()
 
     # -- the login -----------------------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class TokenLogin:
 
     def _begin_notifying(self) -> None:
         if self._notified is not self._news:
-            self._comeback.begin()
+            self._reconnector.begin()
 
     @contextmanager
     def _else_away(self) -> Iterator[None]:
@@ -307,9 +307,9 @@ class TokenLogin:
             return False
         return True
 
-    # -- coming back ---------------------------------------------------------------------------------------------------
+    # -- reconnecting --------------------------------------------------------------------------------------------------
 
-    def _come_back(self, number: int) -> bool:
+    def _try_to_reconnect(self, number: int) -> bool:
         """Run reconnect attempt ``number`` (from 0); True if the token answers.
 
         A refused PIN is not tried again: the login gate prevents that, here as well.
@@ -372,7 +372,7 @@ class TokenLogin:
 
     @contextmanager
     def aside(self) -> Iterator[bool]:
-        """Stop all calls for the block, and log in again after it if the module was renewed; see ``Lodger``."""
+        """Stop all calls for the block, and log in again after it if the module was renewed; see ``ModuleLogin``."""
         if not self._recovering.acquire(timeout=DRAIN_SECONDS):
             yield False
             return
@@ -429,8 +429,8 @@ class TokenLogin:
         """Log out, and close all that is open; what the module holds of a parent process is left to that."""
         if self.guard.foreign:
             return
-        self._comeback.stop()
-        self.module.lodgers.remove(self)
+        self._reconnector.stop()
+        self.module.logins.remove(self)
         self.pool.close()
         if self.login_handle:
             with suppress(PKCS11Error):  # a token that is gone cannot be logged out of

@@ -19,13 +19,13 @@ from hsmkms.errors import DependencyTimeoutException
 from hsmkms.process import exclusive
 
 LOCK_FILE: Final = "token-changes.lock"
-TURN_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 30.0
 """Timeout for the lock: an HSM may take seconds for an RSA key pair, and a call that hangs keeps the lock."""
 
 _BUSY: Final = "other processes have been changing the token for too long: try again"
 
 
-class Turns:
+class WriteLock:
     """Write lock as seen by one process. Thread-safe; not for use in a forked child."""
 
     def __init__(self, folder: Path) -> None:
@@ -34,15 +34,15 @@ class Turns:
         self._name = uuid.uuid4().bytes
 
     @contextmanager
-    def turn(self) -> Iterator[bool]:
+    def held(self) -> Iterator[bool]:
         """Hold the cross-process write lock. Yields True if another process wrote last.
 
         DependencyTimeoutException if the lock is not free in time.
         """
-        if not self._here.acquire(timeout=TURN_SECONDS):
+        if not self._here.acquire(timeout=WAIT_SECONDS):
             raise DependencyTimeoutException(_BUSY)
         try:
-            with exclusive(self._file, TURN_SECONDS):
+            with exclusive(self._file, WAIT_SECONDS):
                 last = self._file.read_bytes()
                 if last != self._name:
                     self._note(b"")  # if this process dies here, the next writer rereads

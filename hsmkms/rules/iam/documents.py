@@ -298,7 +298,7 @@ def action_hint(entry: str, otherwise: str = "kms:*") -> str:
 
 
 def _principal_entries(named: object) -> tuple[list[str], list[str]]:
-    """Return the entries under AWS (or ``*`` for everybody) and those under Service."""
+    """Return the entries under AWS (or ``*`` for every principal) and those under Service."""
     if named == EVERYBODY:
         return [EVERYBODY], []
     if not isinstance(named, dict) or not named:

@@ -3,7 +3,8 @@
 Workers share a port by SO_REUSEPORT, which would let any server of the same user join them silently. So the first
 socket is bound and listens without that option, which the kernel refuses while anything listens there; only then is
 the option set, and the others join. A server that is to replace a running one joins its sockets, if the lock file in
-the data folder proves that they belong to a server of this installation.
+the data folder proves that they belong to a server of this installation. There is one for each address: a server on
+another one says nothing about who listens on this.
 """
 
 import errno
@@ -48,7 +49,7 @@ def listeners(serve: ServeSettings, owner: PortOwner) -> Iterator[list[socket.so
         sockets.append(first)
         port = first.getsockname()[1]
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held = _hold(_lock_file(owner, port))
+        held = _hold(_lock_file(owner, first.getsockname()[0], port))
         sockets.extend(_listen(serve, port, shared=True) for _ in range(serve.workers - 1))
         yield sockets
     except OSError as exc:
@@ -67,7 +68,7 @@ def _claim(serve: ServeSettings, owner: PortOwner) -> socket.socket:
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE:
             raise
-        pid = _holder(_lock_file(owner, serve.port))
+        pid = _holder(_lock_file(owner, _numeric(serve), serve.port))
         if owner.joins and pid is not None:
             return _listen(serve, serve.port, shared=True)
         raise ConfigurationError(_in_use(serve, pid, owner)) from exc
@@ -80,6 +81,13 @@ def _in_use(serve: ServeSettings, pid: str | None, owner: PortOwner) -> str:
             f"{place} by another server of this installation (process {pid}): stop that one first, choose another "
             "port with --port, or replace it without downtime with --join"
         )
+    elsewhere = next(filter(None, map(_holder, _lock_files(owner, serve.port))), None)
+    if elsewhere is not None:
+        return (
+            f"{place}, and a server of this installation (process {elsewhere}) listens on that port of another "
+            "address: stop that one first, choose another port with --port, or use its address (with --join to replace "
+            "it without downtime)"
+        )
     joining = ", which --join cannot share" if owner.joins else ""
     return (
         f"{place} by another program or another installation{joining}: choose another port with --port, or stop what "
@@ -88,7 +96,7 @@ def _in_use(serve: ServeSettings, pid: str | None, owner: PortOwner) -> str:
 
 
 def _listen(serve: ServeSettings, port: int, *, shared: bool) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in serve.host else socket.AF_INET)
+    listener = socket.socket(_family(serve))
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
@@ -107,8 +115,22 @@ def _listen(serve: ServeSettings, port: int, *, shared: bool) -> socket.socket:
 # -- the lock of a port -----------------------------------------------------------------------------------------------
 
 
-def _lock_file(owner: PortOwner, port: int) -> Path:
-    return owner.data_dir / f"port-{port}.lock"
+def _lock_file(owner: PortOwner, address: str, port: int) -> Path:
+    return owner.data_dir / f"port-{port}-{address}.lock"
+
+
+def _lock_files(owner: PortOwner, port: int) -> list[Path]:
+    """Return the lock files of a port on all addresses."""
+    return sorted(owner.data_dir.glob(f"port-{port}-*.lock"))
+
+
+def _numeric(serve: ServeSettings) -> str:
+    """Return the address of the settings as the kernel shows it for a socket that is bound to it."""
+    return str(socket.getaddrinfo(serve.host, serve.port, _family(serve), socket.SOCK_STREAM)[0][4][0])
+
+
+def _family(serve: ServeSettings) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in serve.host else socket.AF_INET
 
 
 def _hold(file: Path) -> int:

@@ -2,7 +2,7 @@
 
 Each worker has a place with a listening socket of its own on the same port (ports.py). The supervisor keeps the
 sockets open, so that no client is refused while a worker is replaced. If that takes long, since the token is away or
-hangs, a stand-in answers at the place that the token is away, until a worker has opened it.
+hangs, a stand-in answers in its place that the token is away, until a worker has opened it.
 """
 
 import multiprocessing
@@ -44,7 +44,7 @@ START_FACTOR: Final = 3
 """A worker may take longer to open the token than to answer."""
 
 KILL_SECONDS: Final = 1.0
-"""A process that a kernel keeps in a call to a device ends after that call only; nobody waits for it longer."""
+"""A process that a kernel keeps in a call to a device ends after that call only; it is not waited for any longer."""
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

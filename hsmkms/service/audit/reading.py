@@ -2,7 +2,7 @@
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,8 @@ from hsmkms.store import audit_files
 from hsmkms.store.audit_files import Segment
 
 _Found = tuple[Fields, bytes]
+
+_ANY: Final = Wanted()
 
 _decode = msgspec.json.Decoder(Fields).decode
 
@@ -37,28 +39,56 @@ def export(folder: Path, wanted: Wanted) -> Export:
     return Export(heapq.merge(*runs, key=_time_of), seen)
 
 
-def tail(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Return the newest records, the oldest of them first."""
-    newest: list[tuple[Fields, bytes]] = []
+class Tail(Struct, frozen=True):
+    """Matching records, the oldest first, and what was looked at to find them."""
+
+    found: list[_Found]
+    seen: Seen
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The records, parsed."""
+        return [msgspec.json.decode(record) for _, record in self.found]
+
+
+def tail(folder: Path, count: int, wanted: Wanted = _ANY) -> Tail:
+    """Return the newest matching records; of each lane only as many files are read as have so many."""
+    seen, newest = Seen(), list[_Found]()
     for parts in audit_files.segments(folder).values():
-        last: deque[tuple[Fields, bytes]] = deque(maxlen=count)
-        last.extend(_records(parts[-2:]))
-        newest += last
-    newest.sort(key=lambda both: both[0].event_time)
-    return [msgspec.json.decode(record) for _, record in newest[-count:]]
+        newest += _newest_of_lane(parts, count, wanted, seen)
+    newest.sort(key=_time_of)
+    return Tail(newest[-count:], seen)
 
 
-def show(folder: Path, wanted_id: str) -> list[dict[str, Any]]:
-    """Return the records of an event id or a request id."""
-    sought = wanted_id.encode()
-    matches = []
-    for segments in audit_files.segments(folder).values():
-        for segment in segments:
-            lines = (line for line in audit_files.lines(segment.path) if sought in line)
-            for fields, record in _readable(lines):
-                if wanted_id in (fields.event_id, fields.request_id):
-                    matches.append((fields.event_time, record))
-    return [msgspec.json.decode(record) for _, record in sorted(matches)]
+def _newest_of_lane(segments: list[Segment], count: int, wanted: Wanted, seen: Seen) -> list[_Found]:
+    """Return a lane's newest matching records, from its newest files; of the last two all records are looked at."""
+    newest: list[_Found] = []
+    for index, segment in enumerate(reversed(segments)):
+        if index > 1 and len(newest) >= count:
+            break
+        matching: deque[_Found] = deque(maxlen=count)
+        for found in records([segment]):
+            seen.note(found[0])
+            if wanted.fits(found[0]):
+                matching.append(found)
+        newest = [*matching, *newest][-count:]
+    return newest
+
+
+def show(folder: Path, wanted_id: str, wanted: Wanted = _ANY) -> Tail:
+    """Return the records of an event id or a request id that match; all records are looked at."""
+    seen, matching, sought = Seen(), list[_Found](), wanted_id.encode()
+    for segment in (each for parts in audit_files.segments(folder).values() for each in parts):
+        for line in audit_files.lines(segment.path):
+            if wanted == _ANY and sought not in line:
+                seen.records += 1  # without parsing it, which takes most of the time
+                continue
+            for found in readable([line]):
+                seen.note(found[0])
+                if wanted_id in (found[0].event_id, found[0].request_id) and wanted.fits(found[0]):
+                    matching.append(found)
+    matching.sort(key=_time_of)
+    return Tail(matching, seen)
 
 
 def last_uses(folder: Path, material_ids: Collection[str]) -> dict[str, str]:
@@ -68,10 +98,46 @@ def last_uses(folder: Path, material_ids: Collection[str]) -> dict[str, str]:
     for segments in audit_files.segments(folder).values():
         for segment in segments:
             lines = (line for line in audit_files.lines(segment.path) if _MATERIAL in line)
-            for fields, record in _readable(line for line in lines if any(each in line for each in sought)):
+            for fields, record in readable(line for line in lines if any(each in line for each in sought)):
                 for each in _materials(record).intersection(material_ids):
                     newest[each] = max(newest.get(each, ""), fields.event_time)
     return newest
+
+
+class Recorded(Struct, frozen=True, kw_only=True):
+    """A record of the log and where it stands: its lane, and its number there."""
+
+    lane: str
+    sequence: int
+    record: dict[str, Any]
+
+
+def find_event(folders: Sequence[Path], event_name: str, parameters: dict[str, Any]) -> Recorded | None:
+    """Return the first successful event of that name with these request parameters, among others. Reads the whole log.
+
+    ``folders``: the log's, and those of its archived files.
+    """
+    sought = [str(each).encode() for each in parameters.values()]
+    for folder in folders:
+        for lane, segments in audit_files.segments(folder).items():
+            for segment in segments:
+                for line in audit_files.lines(segment.path):
+                    if all(each in line for each in sought) and (found := _as_event(line, event_name, parameters)):
+                        head = audit_chain.head_of(line, segment.number)
+                        if head is not None:
+                            return Recorded(lane=lane, sequence=head.sequence, record=found)
+    return None
+
+
+def _as_event(line: bytes, event_name: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the line's record if it is of that event and parameters, and of a success."""
+    for fields, record in readable(iter([line])):
+        if fields.event_name == event_name and not fields.error_code:
+            parsed: dict[str, Any] = msgspec.json.decode(record)
+            given = parsed.get("requestParameters") or {}
+            if all(given.get(name) == value for name, value in parameters.items()):
+                return parsed
+    return None
 
 
 def _materials(record: bytes) -> set[str]:
@@ -91,14 +157,14 @@ def _ascending(segments: list[Segment], wanted: Wanted, seen: Seen) -> tuple[Ite
     """
     late: list[_Found] = []
     count, newest = 0, ""
-    for fields, record in _records(segments):
+    for fields, record in records(segments):
         count += 1
         seen.note(fields)
         if fields.event_time < newest and wanted.fits(fields):
             late.append((fields, record))
         newest = max(newest, fields.event_time)
     late.sort(key=_time_of)
-    return _punctual(islice(_records(segments), count), wanted), late
+    return _punctual(islice(records(segments), count), wanted), late
 
 
 def _punctual(records: Iterator[_Found], wanted: Wanted) -> Iterator[_Found]:
@@ -114,12 +180,13 @@ def _time_of(found: _Found) -> str:
     return found[0].event_time
 
 
-def _records(segments: list[Segment]) -> Iterator[tuple[Fields, bytes]]:
+def records(segments: Sequence[Segment]) -> Iterator[tuple[Fields, bytes]]:
+    """Yield the records of segments, with their fields."""
     for segment in segments:
-        yield from _readable(audit_files.lines(segment.path))
+        yield from readable(audit_files.lines(segment.path))
 
 
-def _readable(lines: Iterator[bytes]) -> Iterator[tuple[Fields, bytes]]:
+def readable(lines: Iterable[bytes]) -> Iterator[tuple[Fields, bytes]]:
     """Yield the records that can be parsed, with their fields; `hsmkms audit verify` names the others."""
     for line in lines:
         record = audit_chain.record_of(line)

@@ -6,6 +6,7 @@ abandoned, nothing on it is destroyed. After an interruption, repeat it.
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -29,6 +30,12 @@ _LOCK: Final = "migration.lock"
 _LOCK_SECONDS: Final = 60.0
 _LEFT: Final = "left as it is, with the older key material on it: erase it with the token's own tool"
 
+_NOT_MIGRATED: Final = (
+    "the migration from it is not finished (run `hsmkms migrate-token` again; if it is lost for good, "
+    "`hsmkms renew-installation-keys`)"
+)
+
+_Object = tuple[ObjectPurpose, ObjectStatus]
 _KEYS, _WRAPPING = ObjectPurpose.BACKING_KEY, ObjectPurpose.WRAPPING_KEY
 _NEEDED_BY: Final = {
     (_KEYS, ObjectStatus.PRESENT): "{} keys are on it (`hsmkms list-tokens` shows which, and what can be done)",
@@ -75,9 +82,12 @@ def find(core: Core, name: str, *, abandoning: bool = False) -> TokenRow:
         raise ConfigurationError(
             f"the token {row.label!r} is the home, where keys are created: migrate to another first"
         )
-    needs = _needs(core, row, abandoned=len(older_material.find(core, row)) if abandoning else 0)
-    if needs:
-        raise ConfigurationError(f"the token {row.label!r} is still needed: {'; '.join(needs)}")
+    with core.store.reading() as conn:
+        count = Counter(objects.standing(conn, row.id))
+    if abandoning:
+        count[_KEYS, ObjectStatus.PRESENT] -= len(older_material.find(core, row))
+    migrated = key_rotation.is_at_home(core)
+    _require_unneeded(row, count, () if migrated else (_NOT_MIGRATED,))
     return row
 
 
@@ -103,6 +113,8 @@ def forget(core: Core, row: TokenRow, *, abandoning: bool = False) -> Forgotten:
         # 2. Result.
         with core.audited_and_sealed() as tx:
             older_material.abandon(core, tx, row, older)
+            if abandoning:  # another process may have replicated a key since, with the material that it needs
+                _require_unneeded(row, Counter(objects.standing(tx, row.id)))
             for each in installation.installation_keys(tx, row.id):
                 installation.delete_installation_key(tx, each)
             objects.move_ended(tx, row.id, core.tokens.home_id)
@@ -120,17 +132,12 @@ def forget(core: Core, row: TokenRow, *, abandoning: bool = False) -> Forgotten:
     )
 
 
-def _needs(core: Core, row: TokenRow, *, abandoned: int) -> list[str]:
-    with core.store.reading() as conn:
-        count = Counter(objects.standing(conn, row.id))
-    count[_KEYS, ObjectStatus.PRESENT] -= abandoned
-    needs = [reason.format(count[kind]) for kind, reason in _NEEDED_BY.items() if count[kind]]
-    if not key_rotation.is_at_home(core):
-        needs.append(
-            "the migration from it is not finished (run `hsmkms migrate-token` again; if it is lost for good, "
-            "`hsmkms renew-installation-keys`)"
-        )
-    return needs
+def _require_unneeded(row: TokenRow, objects_on_it: Mapping[_Object, int], besides: Sequence[str] = ()) -> None:
+    """Raise ConfigurationError if something needs the token, with what that is."""
+    needs = [reason.format(objects_on_it[kind]) for kind, reason in _NEEDED_BY.items() if objects_on_it.get(kind)]
+    needs += besides
+    if needs:
+        raise ConfigurationError(f"the token {row.label!r} is still needed: {'; '.join(needs)}")
 
 
 def _reached(core: Core, row: TokenRow) -> tuple[Device | None, str | None]:
@@ -166,7 +173,8 @@ def _destroy_own(core: Core, row: TokenRow, device: Device) -> int:
         for each in own:
             if each is own[-1]:
                 core.tokens.stop_proving(row.id)
-            destroyed += device.keys.destroy_secret(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id)
+            destroy = device.keys.destroy_secret if each is own[-1] else device.keys.destroy
+            destroyed += destroy(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id)
     except HsmKmsError as exc:
         raise ConfigurationError(
             f"the installation's own keys on the token {row.label!r} could not be destroyed ({exc}): run it again"

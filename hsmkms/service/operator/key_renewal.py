@@ -1,4 +1,4 @@
-"""Replace the installation's own keys by new ones at home, after a token with some of them was lost for good.
+"""Replace the installation's own keys by new ones at home, after a token with some of them was lost permanently.
 
 A migration that was interrupted after the new token was bound needs the old one, since no key can be read: without it
 the stored secrets, the seals and the backups that were made with the old one's keys are lost. So is everything made

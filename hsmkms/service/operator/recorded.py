@@ -12,31 +12,31 @@ Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 
 
-class Desk(Protocol):
+class HasCore(Protocol):
     """An object whose methods are the operator's procedures on an open installation."""
 
     _core: Core
 
 
-AnyDesk = TypeVar("AnyDesk", bound=Desk)
-Method = Callable[Concatenate[AnyDesk, Arguments], Answer]
+AnyOperator = TypeVar("AnyOperator", bound=HasCore)
+Method = Callable[Concatenate[AnyOperator, Arguments], Answer]
 
 
 def recorded(
     event: str, source: str = KMS_SOURCE, **shown: str
-) -> Callable[[Method[AnyDesk, Arguments, Answer]], Method[AnyDesk, Arguments, Answer]]:
+) -> Callable[[Method[AnyOperator, Arguments, Answer]], Method[AnyOperator, Arguments, Answer]]:
     """Record every call of a method. ``shown``: the parameters to record, and their names in the record."""
 
-    def decorate(method: Method[AnyDesk, Arguments, Answer]) -> Method[AnyDesk, Arguments, Answer]:
+    def decorate(method: Method[AnyOperator, Arguments, Answer]) -> Method[AnyOperator, Arguments, Answer]:
         signature = inspect.signature(method)
 
         @wraps(method)
-        def act(desk: AnyDesk, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
-            core = desk._core  # noqa: SLF001 - the protocol's member
-            given = signature.bind(desk, *args, **kwargs).arguments
+        def act(instance: AnyOperator, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+            core = instance._core  # noqa: SLF001 - the protocol's member
+            given = signature.bind(instance, *args, **kwargs).arguments
             parameters = {name: _plain(given[each]) for each, name in shown.items() if given.get(each) is not None}
             with core.audit.acting(event, core.installation.default_region, parameters or None, source=source):
-                return method(desk, *args, **kwargs)
+                return method(instance, *args, **kwargs)
 
         return act
 
@@ -45,7 +45,7 @@ def recorded(
 
 def recorded_in_iam(
     event: str, **shown: str
-) -> Callable[[Method[AnyDesk, Arguments, Answer]], Method[AnyDesk, Arguments, Answer]]:
+) -> Callable[[Method[AnyOperator, Arguments, Answer]], Method[AnyOperator, Arguments, Answer]]:
     """Record every call of a method as an event of AWS IAM."""
     return recorded(event, IAM_SOURCE, **shown)
 

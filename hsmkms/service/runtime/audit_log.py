@@ -69,7 +69,7 @@ class _Threads(threading.local):
         self.state = _State()
 
 
-class AuditBook:
+class AuditLog:
     """Writes the audit records of this process. Thread-safe; raises in a forked child."""
 
     def __init__(

@@ -7,7 +7,7 @@ from hsmkms.rules.iam.question import Question
 from hsmkms.service.runtime.record_cache import CachedKey, RecordCache
 
 
-class Access:
+class PolicyAuthoriser:
     """Decides by the present policies and grants."""
 
     def __init__(self, cache: RecordCache, account: str) -> None:

@@ -1,11 +1,11 @@
-"""What ties a database to its token: a challenge that only the token's own installation key can answer.
+"""Bind a database to its token by a challenge that only the token's installation key can answer.
 
 Labels repeat and serials can be chosen, so neither proves anything. At ``init`` the token makes an HMAC key; the
-database keeps a random challenge and the token's answer. A token that answers otherwise, or that has no such key, is
-not the one of this database. One that answers under another serial than the recorded one is a clone: what is made on
-the one is not on the other, so it is refused until the operator has accepted it. Members of an HA group share their
+database stores a random challenge and the token's response. A token with another response, or without that key, does
+not belong to this database. One that responds rightly under another serial is a clone: a key created on the one is not
+on the other, so it is refused until the operator has accepted it. Members of an HA group share their
 objects; the configuration lists their serials, and any of them is the token. A token that had no serial when it was
-recorded is known by the challenge alone. The steps of ``init`` can be repeated after an interruption at any point.
+recorded is recognised by the challenge alone. The steps of ``init`` can be repeated after an interruption at any point.
 """
 
 import hmac
@@ -29,14 +29,14 @@ from hsmkms.store.installation import InstallationKeyRow, InstallationRow, Token
 FIRST_VERSION: Final = 1
 CHALLENGE_BYTES: Final = 32
 BEFORE_ROTATION: Final = "from before the rotation"
-"""What is said of an older copy that lacks the key by which the token is recognised now, and the rows are sealed."""
+"""Part of the message about an older copy: it lacks the key of the present challenge, which also seals the rows."""
 INTERRUPTED: Final = "`hsmkms init` was interrupted here: run it again with the same --data-dir"
 
 
 def initialise(
     store: Store, device: Device, account: str, clock: Clock, reached: Checkpoint = no_checkpoint
 ) -> InstallationRow:
-    """Bind an empty database to a token; repeatable, and without effect where it is bound already."""
+    """Bind an empty database to a token; repeatable, and without effect if it is bound already."""
     # 1. The installation and the name of its key, before the key exists.
     with store.atomic() as tx:
         row = stored.fetch(tx) or stored.insert(tx, uuid.uuid4().hex, account, clock())
@@ -65,7 +65,7 @@ def initialise(
 
 
 def _check_begun(row: InstallationRow, token: TokenRow, account: str, device: Device) -> None:
-    """Raise BindingError if an interrupted attempt has begun with another account or token."""
+    """Raise BindingError if an interrupted attempt was begun with another account or token."""
     compared = {account: row.account, device.profile.serial: token.serial} if token.response is None else {}
     for now, begun in compared.items():
         if now != begun:
@@ -76,7 +76,7 @@ def _check_begun(row: InstallationRow, token: TokenRow, account: str, device: De
 
 
 def begun_with(store: Store) -> tuple[str | None, str | None]:
-    """The account, and the serial of the token, with which an attempt has begun."""
+    """Return the account and the token's serial with which an interrupted ``init`` was begun; None if unknown."""
     with store.reading() as conn:
         row = stored.fetch(conn)
         token = next(iter(stored.tokens(conn)), None)
@@ -84,9 +84,9 @@ def begun_with(store: Store) -> tuple[str | None, str | None]:
 
 
 def bind(store: Store, device: Device, token_id: str, cka_id: bytes, now: datetime) -> None:
-    """Let the token be recognised by a version of its key, which is on it.
+    """Recognise the token by this version of its key from now on; the key is on it.
 
-    What the version before answered is kept with it: by that an older copy of the token is known.
+    The previous version's challenge and response are stored with that version: an older copy is recognised by them.
     """
     permit = own_permit(OperatorAct.INITIALISE, cka_id)
     challenge = device.ciphers.random(permit, CHALLENGE_BYTES)
@@ -110,10 +110,10 @@ def bind(store: Store, device: Device, token_id: str, cka_id: bytes, now: dateti
 
 
 def prove(store: Store, device: Device, *, accepting: bool = False) -> tuple[InstallationRow, TokenRow, bytes]:
-    """Return the installation, its home's row and that one's key's CKA_ID; raises BindingError for a wrong pair.
+    """Return the rows of installation and home token, and the CKA_ID of its key; BindingError for another token.
 
-    WrongTokenError if it has the names of the home, and not its key. ``accepting``: a clone is taken, since the
-    operator is about to accept it.
+    WrongTokenError if it has label and serial of the home token, but not its key. ``accepting``: a clone is no error,
+    since the operator is about to accept it.
     """
     row, token = expected(store)
     witness = recognise(store, device, row, token, accepting=accepting)
@@ -125,8 +125,8 @@ def prove(store: Store, device: Device, *, accepting: bool = False) -> tuple[Ins
 class TokenIdentity:
     """The identity of one token of an installation: the challenge in its row, and its serial.
 
-    What it has to answer is read again each time, since another process may have rotated the installation's own key.
-    ``accepting``: a clone is taken, since the operator is about to accept it.
+    The expected response is read again each time, since another process may have rotated the installation's own key.
+    ``accepting``: a clone is no error, since the operator is about to accept it.
     """
 
     def __init__(self, store: Store, token_id: str, *, accepting: bool = False) -> None:
@@ -136,7 +136,7 @@ class TokenIdentity:
         self._serials: frozenset[str] = frozenset()
 
     def admit(self, serial: str) -> None:
-        """Raise WrongTokenError for another serial than those under which the token has proven to be the one."""
+        """Raise WrongTokenError for a serial other than those under which the token has proven its identity."""
         if self._serials and serial not in self._serials:
             raise WrongTokenError(
                 f"the token with serial {serial} answers in the place of the one with serial "
@@ -145,7 +145,7 @@ class TokenIdentity:
             )
 
     def prove(self, candidate: Candidate) -> Proof:
-        """Challenge a token; WrongTokenError if it does not answer as it did when it was bound, or is a clone."""
+        """Challenge a token; WrongTokenError if its response is not the recorded one, or if it is a clone."""
         with self._store.reading() as conn:
             row, token = stored.fetch(conn), stored.token(conn, self._token_id)
         if row is None or token is None:
@@ -163,10 +163,10 @@ class TokenIdentity:
 def recognise(
     store: Store, device: Device | Candidate, row: InstallationRow, token: TokenRow, *, accepting: bool = False
 ) -> bytes | None:
-    """The CKA_ID of the key by which the device shows that it is that token, or None if it is another one.
+    """Return the CKA_ID of the key by which the device proves to be that token; None if it is another token.
 
-    An older copy of the token, without the newest version, is recognised by an older one. Raises CloneError if it holds
-    that key under another serial, unless ``accepting``.
+    An older copy of the token, without the newest version, is recognised by an older version. Raises CloneError if it
+    has that key under another serial, unless ``accepting``.
     """
     proof = _proof(store, device, row, token, accepting=accepting)
     return proof.cka_id if proof is not None else None
@@ -197,7 +197,7 @@ def _proof(
 def _older_than_lost(
     device: Device | Candidate, row: InstallationRow, token: TokenRow, versions: list[InstallationKeyRow]
 ) -> list[InstallationKeyRow]:
-    """The older versions that may recognise a copy of the token, newest first; none where the one in use is there."""
+    """Return the older versions that may recognise a copy, newest first; none if the version in use is on the token."""
     bound = _bound(token, versions)
     if bound is None:
         return []
@@ -209,7 +209,7 @@ def _older_than_lost(
 
 
 def _bound(token: TokenRow, versions: list[InstallationKeyRow]) -> InstallationKeyRow | None:
-    """The version by which the token is recognised, as far as that was noted with it."""
+    """Return the version by which the token is recognised, or None if no version has that challenge stored."""
     answer = (token.challenge, token.response)
     return next((each for each in versions if None not in answer and answer == (each.challenge, each.response)), None)
 
@@ -217,9 +217,9 @@ def _bound(token: TokenRow, versions: list[InstallationKeyRow]) -> InstallationK
 def from_before_rotation(
     store: Store, device: Device, token_id: str, shown: frozenset[bytes] = frozenset()
 ) -> str | None:
-    """How a token that was recognised shows that it is from before a rotation of the key by which it is known.
+    """Return a message if a recognised token lacks the key of its present challenge: it is an older copy of itself.
 
-    ``shown``: CKA_IDs of keys that the token has just shown to hold, which need not be asked for again.
+    ``shown``: CKA_IDs of keys that the token has just shown to hold, which are not searched for again.
     """
     with store.reading() as conn:
         token, known = stored.token(conn, token_id), stored.versions(conn, KeyPurpose.MAC, token_id)
@@ -235,16 +235,16 @@ def from_before_rotation(
 
 
 def is_clone(device: Device | Candidate, token: TokenRow) -> bool:
-    """True if a device that has answered as that token has another serial than the recorded one.
+    """Return True if a device that has proven to be that token has a serial other than the recorded one.
 
-    Members of one HA group are one token; where no serial was recorded, none can differ.
+    Members of one HA group count as one token; without a recorded serial there is nothing to compare.
     """
     serial = device.profile.serial
     return token.serial not in ("", serial) and not {token.serial, serial} <= device.connection.members
 
 
 def _answers(device: Device | Candidate, row: InstallationRow, token: TokenRow, key: InstallationKeyRow) -> bool:
-    """True if it is that key of the installation's, not one that users can use, and answers as it did."""
+    """Return True if it is that installation key (by label, since users can make HMACs) and responds as recorded."""
     try:
         answer = device.own.mac(own_permit(OperatorAct.OPEN, key.cka_id), key.cka_id, token.challenge or b"")
         if not device.keys.is_labelled(key.cka_id, key.label(row.id)):
@@ -265,15 +265,15 @@ def expected(store: Store) -> tuple[InstallationRow, TokenRow]:
 
 
 def is_bound(store: Store) -> bool:
-    """True if ``initialise`` has been completed."""
+    """Return True if ``initialise`` has been completed."""
     with store.reading() as conn:
         return stored.home(conn) is not None
 
 
 def wrong_token(device: Device | Candidate, token: TokenRow) -> WrongTokenError:
-    """What is wrong with a token that stands in the place of one of the installation's, and does not show its key.
+    """Return the error for a token in the place of an installation's token that does not show its key.
 
-    Under the recorded serial it is most likely the right one, whose objects cannot be seen.
+    Under the recorded serial it is most likely the right one, whose objects are not visible.
     """
     if device.profile.serial == token.serial:
         return HiddenObjectsError(
@@ -288,7 +288,7 @@ def wrong_token(device: Device | Candidate, token: TokenRow) -> WrongTokenError:
 
 
 def lacks_key(store: Store, device: Device, token: TokenRow) -> bool:
-    """True if a device has the names of a token of the installation, and not its key: that may end by itself."""
+    """Return True if a device has label and serial of a token, but not its key, which may appear again by itself."""
     if (device.profile.label, device.profile.serial) != (token.label, token.serial):
         return False
     with store.reading() as conn:
@@ -331,7 +331,7 @@ def _clone(device: Device | Candidate, token: TokenRow) -> CloneError:
 
 
 def insert_token(tx: Connection, device: Device, clock: Clock) -> TokenRow:
-    """Write a token that is not bound yet, as it describes itself."""
+    """Insert the row of a token that is not bound yet, with the names that it reports."""
     profile = device.profile
     return stored.insert_token(
         tx, str(uuid.uuid4()), profile.label, profile.serial, profile.manufacturer, profile.model, clock()

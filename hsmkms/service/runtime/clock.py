@@ -1,4 +1,4 @@
-"""Whether the clock can be trusted with what cannot be undone: see ``rules/clock.py``."""
+"""Decide whether the clock can be trusted with irreversible work: see ``rules/clock.py``."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,7 +10,7 @@ from hsmkms.store import deletion, installation
 
 
 class DriftWatch:
-    """Compares the wall clock with one that nobody can set, from the moment that it is made.
+    """Compares the wall clock with a clock that cannot be set, from its creation on.
 
     ``monotonic`` returns seconds and goes on while the machine sleeps (CLOCK_BOOTTIME).
     """
@@ -22,13 +22,13 @@ class DriftWatch:
         self._monotonic_start = monotonic()
 
     def __call__(self) -> bool:
-        """True if the wall clock was moved meanwhile."""
+        """Return True if the wall clock was changed meanwhile."""
         passed = timedelta(seconds=self._monotonic() - self._monotonic_start)
         return rules.drifted(self._clock() - self._wall_start, passed)
 
 
 def doubt(core: Core) -> str | None:
-    """Why the clock cannot be trusted just now, or None."""
+    """Return why the clock cannot be trusted now, or None."""
     now = core.clock()
     with core.store.reading() as conn:
         newest = deletion.newest_instant(conn)
@@ -46,6 +46,6 @@ def doubt(core: Core) -> str | None:
 
 
 def trust(core: Core) -> None:
-    """The operator's word that the clock is right now, and that newer dates were written by a wrong one."""
+    """Store the operator's statement that the clock is right now, and that newer dates were written by a wrong one."""
     with core.store.atomic() as tx:
         installation.trust_clock(tx, core.clock(), deletion.newest_instant(tx))

@@ -9,9 +9,9 @@ from hsmkms.hsm.ports import Device
 from hsmkms.rules.iam.grant_token import Claims
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service.runtime.audit_log import AuditBook
-from hsmkms.service.runtime.encryption_counter import LeaseBook
-from hsmkms.service.runtime.last_use import UsageBook
+from hsmkms.service.runtime.audit_log import AuditLog
+from hsmkms.service.runtime.encryption_counter import EncryptionCounter
+from hsmkms.service.runtime.last_use import LastUses
 from hsmkms.service.runtime.ports import (
     Authoriser,
     Checkpoint,
@@ -22,7 +22,7 @@ from hsmkms.service.runtime.ports import (
     no_checkpoint,
 )
 from hsmkms.service.runtime.record_cache import RecordCache
-from hsmkms.service.runtime.row_seals import SealBook
+from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store.engine import Connection, Store
 
@@ -44,8 +44,8 @@ class Core(Struct, kw_only=True):
     tokens: Tokens
     witnesses: dict[str, bytes]
     cache: RecordCache
-    leases: LeaseBook
-    uses: UsageBook
+    leases: EncryptionCounter
+    uses: LastUses
     clock: Clock
     rotation: RotationPolicy
     imports: ImportPolicy
@@ -57,8 +57,8 @@ class Core(Struct, kw_only=True):
     grant_tokens: dict[str, Claims] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
     older: dict[str, str] = field(default_factory=dict)
-    audit: AuditBook
-    seals: SealBook
+    audit: AuditLog
+    seals: RowSeals
     write_audit_record: Recorder
     reached: Checkpoint = no_checkpoint
 
@@ -73,9 +73,9 @@ class Core(Struct, kw_only=True):
 
         Its commit includes, besides the rows of the block and their entries in the change log (``store/changes.py``):
 
-        1. the audit record of the request or act, unfinished, in the outbox (``AuditBook.before_commit``);
+        1. the audit record of the request or act, unfinished, in the outbox (``AuditLog.before_commit``);
         2. new seals of every key, alias and grant that was touched, after checking the old ones, and entries of these
-           in the change log (``SealBook.before_commit``).
+           in the change log (``RowSeals.before_commit``).
 
         Either both are committed with the block's rows, or none. ``audit.record`` writes the finished record when the
         request ends. Other processes read the change log at their next call.

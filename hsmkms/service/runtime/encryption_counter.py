@@ -27,10 +27,10 @@ class Share(NamedTuple):
 class _Lease:
     """Encryptions under one material that this process may do before it needs another lease."""
 
-    __slots__ = ("_book", "_material_id", "last_grant", "lock", "remaining")
+    __slots__ = ("_counter", "_material_id", "last_grant", "lock", "remaining")
 
-    def __init__(self, book: "LeaseBook", material_id: str) -> None:
-        self._book = book
+    def __init__(self, counter: "EncryptionCounter", material_id: str) -> None:
+        self._counter = counter
         self._material_id = material_id
         self.lock = threading.Lock()
         self.remaining = 0
@@ -38,20 +38,20 @@ class _Lease:
 
     def spend(self) -> None:
         """Count one encryption, before it is done. LimitExceededException when the material's 2^32 are used up."""
-        book, lock = self._book, self.lock
-        if book.guard.foreign:
-            book.guard.refuse()
+        counter, lock = self._counter, self.lock
+        if counter.guard.foreign:
+            counter.guard.refuse()
         lock.acquire()  # on the path of every request, where a with statement takes longer
         try:
             if not self.remaining:
-                book.renew(self._material_id, self)
+                counter.renew(self._material_id, self)
             self.remaining -= 1
         finally:
             lock.release()
 
 
-class LeaseBook:
-    """The leases of this process, by material id. Thread-safe; raises in a forked child."""
+class EncryptionCounter:
+    """Counts the encryptions of this process by leases, per material id. Thread-safe; raises in a forked child."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

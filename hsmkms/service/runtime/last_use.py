@@ -28,7 +28,7 @@ WRITE_EVERY_SECONDS: Final = 60.0
 _Key = tuple[str, str]
 
 
-class UsageBook:
+class LastUses:
     """The last uses noted by this process, by key id and region. Thread-safe; raises in a forked child."""
 
     def __init__(self, store: Store) -> None:

@@ -1,8 +1,8 @@
-"""The processes that have an installation open, and which tokens each of them has: a file each, in the data folder.
+"""List the processes that have an installation open, with their tokens: one file per process, in the data folder.
 
-Its owner holds a lock on it for as long as it lives, so that the file of one that was killed counts for nothing. It is
-made under a name that nobody looks for, and gets its own once it is locked: no look can take it for a dead one's. A
-migration looks here whether everybody can follow it.
+A process holds a lock on its file as long as it lives, so that the file of a killed process is ignored. The file is
+created under a name that is not listed, and renamed once it is locked, so that it is never taken for a dead process's.
+A migration checks here that all processes have the new token open.
 """
 
 import os
@@ -59,27 +59,27 @@ class Presence:
             raise StoreError(f"{self._file} cannot be written: {exc.strerror}") from exc
 
     def others_without(self, label: str, serials: Collection[str]) -> list[int]:
-        """The process ids of the others that live and have not that token open, or have not said so yet.
+        """Return the ids of the other living processes that do not have that token open, or have not written it yet.
 
-        ``serials``: of any member of its group.
+        ``serials``: those of the members of its HA group.
         """
         names = {(label, each) for each in serials}
         others = [each for each in _living(self._file.parent) if each != self._file]
         return [_pid(each) for each in others if names.isdisjoint(_tokens(each))]
 
     def close(self) -> None:
-        """Take the file away."""
+        """Remove the file."""
         self._file.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
 def living(folder: Path) -> list[int]:
-    """The process ids of all that have the installation in a data folder open."""
+    """Return the ids of all processes that have the installation in a data folder open."""
     return [_pid(each) for each in _living(folder / _FOLDER)]
 
 
 def holders(folder: Path, serial: str) -> list[int]:
-    """The process ids of the others that have the installation in a data folder open, with a token of that serial."""
+    """Return the ids of the other processes that have the installation and a token of that serial open."""
     found = [each for each in _living(folder / _FOLDER) if _pid(each) != os.getpid()]
     return [_pid(each) for each in found if serial in {held for _, held in _tokens(each)}]
 
@@ -111,7 +111,7 @@ def _tokens(file: Path) -> list[tuple[str, str]]:
 
 
 def _lives(file: Path) -> bool:
-    """True if the process holds its file; one that nobody holds is taken away."""
+    """Return True if the file's process holds its lock; remove a file that no process holds."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Leave for what the installation does by itself, and no user asked for: opening, reconciling, maintaining."""
+"""Issue permits for work that no user requested: opening, reconciling, maintaining the installation."""
 
 import time
 
@@ -6,5 +6,5 @@ from hsmkms.model.permit import LIFETIME_SECONDS, OperatorAct, Permit
 
 
 def own_permit(act: OperatorAct, *cka_ids: bytes) -> Permit:
-    """A permit for an act of the operator's or of the installation's own on these objects."""
+    """Return a permit for an act of the operator or of the installation itself on these objects."""
     return Permit(act, frozenset(cka_ids), 0, time.monotonic() + LIFETIME_SECONDS)

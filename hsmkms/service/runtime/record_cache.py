@@ -1,4 +1,4 @@
-"""Key records and aliases in the process, dropped at the next call after anybody changed them.
+"""Cache key records and aliases in the process; drop them at the next call after any process changed them.
 
 The change signal costs a fraction of a microsecond: has any other connection committed to the control-plane database?
 Only then is the change log asked what changed, and only those records are dropped. A record that was read before a

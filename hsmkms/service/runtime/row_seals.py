@@ -1,14 +1,13 @@
-"""Seals over the rows that decide: rows that were edited by hand are noticed, and not used.
+"""Seal the rows that decide, and check them: rows that were edited by hand are detected and not used.
 
 Each subject (a key, an alias, a grant, a user, a group) has a seal, which is made in the transaction that changes it
 and checked when its rows are read for a decision. So has each index (the aliases of a key, the grants of a principal on
-a key, an access key by its id): the sum of its rows, which a change carries on without a look at the others. A tree
-over all seals says which of them are in force: what was removed or put back together with its seal contradicts it. The
-key of the seals comes from the token, once for each process:
-after that no call to the token is needed, least of all inside a transaction. (The first one after the installation's
-own key was rotated is the exception; which version is in force is seen by the seal of the installation's own rows.) A
-change first proves what it found, so that it cannot make an edit legitimate; it does so at its commit, so that no
-procedure can forget it.
+a key, an access key by its id): a sum over its rows, which a change updates without reading the other rows. A tree over
+all seals records which of them are in force: rows that were removed or put back together with their seal contradict it.
+The key of the seals is derived on the token, once per process; after that no call to the token is needed, least of all
+within a transaction. (The exception is the first transaction after a rotation of the installation's own key: the seal
+of the installation's rows shows which version is in force.) A change first checks the rows as they were, so that it
+cannot legitimise an edit; it does so at its commit, so that no procedure can omit it.
 """
 
 import hmac
@@ -43,25 +42,25 @@ REFUSED: Final = (
     "verify-store` shows which one, and why."
 )
 _NO_KEY: Final = b""
-"""Where every row that names the installation's own key was removed by hand: no seal is made with it."""
+"""Stands for the key if all rows that name the installation's own key were removed by hand; it seals nothing."""
 
 
-class SealBook:
+class RowSeals:
     """Seals what this process writes, and checks what it reads. Thread-safe."""
 
     def __init__(self, store: Store, make_keys: Callable[[Connection], Iterable[bytes]]) -> None:
         self.alarms: dict[str, str] = {}
-        """What was found wrong since this process began, by subject."""
+        """Faults found since this process began, by subject."""
         self._store = store
         self._make_keys = make_keys
         self._key: bytes | None = None
         self._lock = threading.Lock()
         self.without_key: Callable[[], HsmKmsError | None] = lambda: None
-        """Tells, without a call to the token, why no seal can be proven at all."""
+        """Returns, without a call to the token, the reason why no seal can be checked at all, or None."""
         store.sealing = True
 
     def key(self, conn: Connection) -> bytes:
-        """The key of all seals there. What hinders the token is raised, and it is asked again the next time."""
+        """Return the key of the seals in the database; raises the token's error, and tries again at the next call."""
         with self._lock:
             if self._key is None or not _fits(conn, self._key):
                 newest = None
@@ -77,22 +76,21 @@ class SealBook:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def check(self, conn: Connection, *subjects: str) -> ProvenRows:
-        """The rows of these subjects and indexes, which are all those that were sealed, and no others.
+        """Return the rows of these subjects and indexes, proven to be exactly those that were sealed.
 
-        If not, the alarm is raised, and KMSInternalException. A decision takes what it needs from these rows: another
-        query may be shown others.
+        Else raises the alarm and KMSInternalException. A decision uses these rows: another query may return other ones.
         """
         try:
             key = self._key or self.key(conn)
             try:
                 return _proven(conn, key, subjects)
             except AlteredError:
-                return _proven(conn, self.key(conn), subjects)  # it may have been rotated
+                return _proven(conn, self.key(conn), subjects)  # the key may have been rotated
         except AlteredError as exc:
             self._refuse(exc)
 
     def verify(self, conn: Connection) -> list[RowFault]:
-        """All that is wrong with the store: subject by subject, or else with all rows together."""
+        """Check the whole store; return the faults of each subject, or else of all rows together."""
         key = self.key(conn)
         faults = seal_checks.faults(conn, key, Totals.every(conn, key))
         self.alarms = {}
@@ -101,7 +99,7 @@ class SealBook:
         return faults
 
     def _require_schema(self, conn: Connection) -> None:
-        """Raise StoreError if the schema is not ours: it could hide from the seals what decides."""
+        """Raise StoreError if the schema is not hsmkms's own: a foreign one could hide deciding rows from the seals."""
         try:
             seal_checks.require_schema(conn)
         except AlteredError as exc:
@@ -123,12 +121,12 @@ class SealBook:
     # -- writing: the companion of the control-plane database ---------------------------------------------------
 
     def before_commit(self, tx: Connection) -> None:
-        """Seal what the transaction has touched, if it found that as it was sealed; KMSInternalException if not."""
+        """Seal the rows that the transaction has changed; KMSInternalException if they were not as sealed before."""
         dirty, ours = sealed_rows.take_dirty(tx), not sqlite_schema.differences(tx)
         root = row_seals.newest_root(tx) if dirty or not ours else None
         if root is None:
             return
-        if not ours:  # what was to be touched may have been swallowed
+        if not ours:  # a foreign trigger may have suppressed changes
             try:
                 seal_checks.require_schema(tx)
             except AlteredError as exc:
@@ -157,25 +155,25 @@ class SealBook:
             tree.write(tx, _put_root(tx, key, root.number + 1, whole))
 
     def after_commit(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: the seals were committed with the rows."""
 
     def rolled_back(self) -> None:
-        """Nothing is left to do: the notes of what was touched are gone with the transaction."""
+        """Do nothing: the list of changed subjects was rolled back with the transaction."""
 
     # -- the whole ----------------------------------------------------------------------------------------------
 
     def empty(self) -> bool:
-        """True if the store has only what `hsmkms init` has put there."""
+        """Return True if the store has only the rows of `hsmkms init`."""
         with self._store.reading() as conn:
             return all(subject == sealed_rows.INSTALLATION for subject, _ in sealed_rows.every(conn))
 
     def root(self) -> RootRow | None:
-        """The seal over the whole store as it is now, or None if it was never sealed."""
+        """Return the seal over the whole store in its present state, or None if it was never sealed."""
         with self._store.reading() as conn:
             return row_seals.newest_root(conn)
 
     def contradiction(self, number: int, value: str) -> str | None:
-        """How the store contradicts that it once had this root (its value in hex), or None."""
+        """Return a message if the store cannot be a successor of the state with this root (in hex), else None."""
         with self._store.reading() as conn:
             newest, then = row_seals.newest_root(conn), row_seals.root(conn, number)
             forgotten = number < row_seals.oldest_root(conn)
@@ -190,14 +188,14 @@ class SealBook:
         return None
 
     def require_schema(self) -> None:
-        """Raise StoreError if the schema of the database is not the one that hsmkms made."""
+        """Raise StoreError if the schema of the database is not the one that hsmkms created."""
         with self._store.reading() as conn:
             self._require_schema(conn)
 
     def seal_all(self, *, again: bool, record: Callable[[], None] | None = None) -> bool:
-        """Seal every row as it is now, in one transaction, in which ``record`` is called. False if all was sealed.
+        """Seal every row as it is now, in one transaction that calls ``record``. False if all were sealed before.
 
-        danger: with ``again`` what is sealed is sealed again, so that what was edited by hand counts as right.
+        danger: with ``again`` sealed rows are sealed again, so that edits by hand count as right.
         """
         with self._store.atomic() as tx:
             root = row_seals.newest_root(tx)
@@ -213,9 +211,9 @@ class SealBook:
         return True
 
     def plant(self, record: Callable[[], None]) -> bool:
-        """Make the tree of a store that was sealed before there were trees, in one transaction with ``record``.
+        """Create the tree of a store that was sealed before there were trees, in one transaction with ``record``.
 
-        False if there is one, or if the rows are not all those that were sealed: then nothing makes them right.
+        False if there is one, or if the rows are not exactly those that were sealed: then the store stays as it is.
         """
         with self._store.atomic() as tx:
             root = row_seals.newest_root(tx)
@@ -231,14 +229,14 @@ class SealBook:
         return True
 
     def planted(self) -> bool:
-        """True if there is a tree over the seals, right or not."""
+        """Return True if there is a tree over the seals, valid or not."""
         with self._store.reading() as conn:
             return seal_tree.planted(conn)
 
     def seal_afresh(self, key: bytes) -> None:
         """Seal every row as it is now with a key, since the key of the older seals is lost.
 
-        danger: what was edited by hand counts as right.
+        danger: edits by hand count as right.
         """
         with self._store.atomic() as tx:
             self._require_schema(tx)
@@ -246,7 +244,7 @@ class SealBook:
         self.alarms = {}
 
     def sealed_with(self, key: bytes) -> bool:
-        """True if that is the key of the seals."""
+        """Return True if that is the key of the seals."""
         with self._store.reading() as conn:
             return _fits(conn, key)
 
@@ -267,9 +265,9 @@ def _proven(conn: Connection, key: bytes, subjects: Sequence[str]) -> ProvenRows
 
 
 def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> Iterator[bytes]:
-    """The keys that rows may be sealed with: of all versions of the installation's own on its tokens, newest first.
+    """Yield the keys that rows may be sealed with, one for each version of the installation's own key, newest first.
 
-    A row that names a key of a user's, who could make its HMACs, counts for nothing. After those that are there:
+    A row that names a user's key is ignored, since users can make its HMACs. After the keys that are present:
     ObjectLostError if there was none, TokenUnavailableError if there may be another one on a token that is away.
     """
     none = True
@@ -291,13 +289,13 @@ def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> I
 
 
 def key_from(device: Device, installation: Installation, own: bytes) -> bytes:
-    """The key of the seals: what the token makes of a label with a version of the installation's own key."""
+    """Derive the key of the seals: the HMAC of a label under a version of the installation's own key."""
     label = rules.KEY_LABEL + installation.id.encode()
     return device.own.mac(own_permit(OperatorAct.SEAL, own), own, label)
 
 
 def _fits(conn: Connection, key: bytes) -> bool:
-    """True if the installation's own rows are sealed with that key."""
+    """Return True if the installation's own rows are sealed with that key."""
     seal, rows = row_seals.fetch(conn, sealed_rows.INSTALLATION), sealed_rows.rows(conn, sealed_rows.INSTALLATION)
     if seal is None:
         return False
@@ -306,7 +304,7 @@ def _fits(conn: Connection, key: bytes) -> bool:
 
 
 def _seal(tx: Connection, key: bytes, subject: str, total: int) -> SealRow | None:
-    """Seal a subject or an index whose rows have that sum; without rows (0) it has no seal."""
+    """Seal a subject or an index with that sum of rows, or remove its seal if it has no rows (0)."""
     row_seals.drop(tx, subject)
     epoch = row_seals.note(tx, subject, gone=not total)
     if not total:
@@ -323,7 +321,7 @@ def _made(key: bytes, subject: str, epoch: int, total: int) -> SealRow:
 
 
 def _seal_all(tx: Connection, key: bytes, totals: Totals, root: RootRow | None) -> None:
-    """Seal all subjects and indexes, whose rows have these sums, whatever seals there were."""
+    """Seal all subjects and indexes with these sums of rows, replacing all seals."""
     sqlite_schema.forget(tx)
     sealed_rows.guard(tx, sealed_rows.SEALS)
     every = totals.subjects | totals.indexes

@@ -1,4 +1,4 @@
-"""Comparing rows with their seals, and the seals with the tree that says which of them are in force."""
+"""Compare rows with their seals, and the seals with the tree that records which of them are in force."""
 
 import hmac
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from hsmkms.store.row_seals import SealRow
 from hsmkms.store.sealed_rows import Entry
 
 STORE: Final = "store"
-"""The name of what is wrong with all rows together."""
+"""Subject of faults that concern all rows together."""
 
 ROOTLESS: Final = "the seal over all rows was removed"
 
@@ -42,7 +42,7 @@ _ROOT: Final = (
 
 
 class RowFault(Struct, frozen=True, order=True):
-    """A subject or index whose rows are not as hsmkms wrote them, and what is wrong with them."""
+    """A subject or index whose rows are not as hsmkms wrote them, and the reason."""
 
     subject: str
     reason: str
@@ -65,14 +65,14 @@ class Totals(Struct):
 
     @classmethod
     def every(cls, conn: Connection, key: bytes) -> Self:
-        """Those of the whole store."""
+        """Return the sums of the whole store."""
         totals = cls()
         for subject, entry in sealed_rows.every(conn):
             totals.add(key, subject, [entry])
         return totals
 
     def add(self, key: bytes, subject: str, entries: Iterable[Entry]) -> None:
-        """Count rows of a subject."""
+        """Add rows of a subject."""
         for each in entries:
             number = rules.row_hash(key, each.table, each.text)
             self.whole = rules.reduced(self.whole + number)
@@ -82,7 +82,7 @@ class Totals(Struct):
 
 
 def tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
-    """The tree over the seals, for these subjects. AlteredError if it was removed or changed, or if the schema was."""
+    """Read the tree over the seals, for these subjects. AlteredError if the tree or the schema was altered."""
     try:
         return SealTree.read(conn, key, *subjects[:1])
     except ForeignSchemaError:
@@ -94,9 +94,9 @@ def tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
 def require(
     conn: Connection, key: bytes, known: SealTree, subjects: Iterable[str], proven: list[Entry] | None = None
 ) -> Totals:
-    """The sums of the rows of these subjects and indexes. AlteredError if any is not as it was sealed.
+    """Check these subjects and indexes; return the sums of their rows. AlteredError if any is not as it was sealed.
 
-    ``proven`` takes the rows themselves.
+    ``proven`` receives the rows themselves.
     """
     totals = Totals()
     for subject in subjects:
@@ -112,7 +112,7 @@ def require(
 
 
 def index_total(conn: Connection, key: bytes, known: SealTree, index: str) -> int:
-    """The sum of the rows that an index should have, without a look at them. AlteredError if its seal was changed."""
+    """Return the sum of an index's rows from its seal, without reading them. AlteredError if the seal was altered."""
     seal, tag = row_seals.fetch(conn, index), _tag(known, index)
     if seal is None and tag is None:
         return 0
@@ -124,7 +124,7 @@ def index_total(conn: Connection, key: bytes, known: SealTree, index: str) -> in
 
 
 def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
-    """All that is wrong with the store, whose rows have these sums."""
+    """Return all faults of the store, whose rows have these sums."""
     found = _foreign(sqlite_schema.compare_again(conn))
     damage = sqlite_schema.damage(conn)
     if damage:
@@ -152,7 +152,7 @@ def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
 
 
 def require_schema(conn: Connection) -> None:
-    """Raise AlteredError if the schema is not the one that hsmkms made: nothing is sealed under another one."""
+    """Raise AlteredError if the schema is not the one that hsmkms created: nothing is sealed under another one."""
     found = sqlite_schema.differences(conn)
     if found:
         raise AlteredError(*_foreign(found))
@@ -168,7 +168,7 @@ def _nameless(key: bytes, tags: dict[bytes, bytes], names: Iterable[str]) -> lis
 
 
 def _judge(key: bytes, subject: str, found: int | None, seal: SealRow | None, tag: bytes | None) -> str | None:
-    """What is wrong with a subject or index whose rows have that sum (None: it has none), or None."""
+    """Return the fault of a subject or index with that sum of rows (None: no rows), or None if there is no fault."""
     if seal is None:
         if tag is None:
             return None if found is None else _UNSEALED
@@ -183,7 +183,7 @@ def _judge(key: bytes, subject: str, found: int | None, seal: SealRow | None, ta
 
 
 def _fits(key: bytes, subject: str, seal: SealRow, found: int) -> bool:
-    """True if a seal was made of rows with that sum."""
+    """Return True if the seal was made for rows with that sum."""
     if sealed_rows.is_index(subject):
         return rules.index_total(key, subject, seal.mac) == found
     return hmac.compare_digest(rules.subject_mac(key, subject, seal.epoch, found), seal.mac)

@@ -1,4 +1,4 @@
-"""The tree over the seals, as one reading of the database sees it: each part is proven before it is believed."""
+"""Read and write the tree over the seals within one transaction; each node is verified before it is used."""
 
 import hmac
 from collections.abc import Callable
@@ -14,15 +14,15 @@ _MAC_BYTES: Final = rules.DIGEST_BYTES
 
 
 class BrokenTreeError(Exception):
-    """A part of the tree is not there, or not as it was written."""
+    """A part of the tree is missing, or not as it was written."""
 
 
 class ForeignSchemaError(Exception):
-    """The schema of the database is not the one that hsmkms made."""
+    """The schema of the database is not the one that hsmkms created."""
 
 
 class SealTree:
-    """Tells which seal of a subject is in force, and writes what is to be in force from now on."""
+    """The record of which seal of each subject is in force."""
 
     def __init__(self, key: bytes, top: bytes, part: Callable[[int], bytes]) -> None:
         self._key = key
@@ -33,15 +33,15 @@ class SealTree:
 
     @classmethod
     def empty(cls, key: bytes) -> Self:
-        """A new tree without entries."""
+        """Return a new tree without entries."""
         return cls(key, b"", lambda _: b"")
 
     @classmethod
     def read(cls, conn: Connection, key: bytes, first: str = "", *, whole: bool = False) -> Self:
-        """The tree that is there, with the seal over all rows as it is now; ``first``: a subject that is asked for.
+        """Read the stored tree, whose top must fit the newest root; ``first``: a subject that will be looked up.
 
         ``whole``: all parts are fetched by one query, for ``every``. BrokenTreeError if they do not fit;
-        ForeignSchemaError if the schema is not ours.
+        ForeignSchemaError if the schema is not hsmkms's own.
         """
         if sqlite_schema.differences(conn):
             raise ForeignSchemaError
@@ -60,12 +60,12 @@ class SealTree:
         return cls(key, top, lambda number: known[number] if number in known else stored.part(conn, number))
 
     def tag(self, subject: str) -> bytes | None:
-        """What is entered for a subject, or None if it has no seal. BrokenTreeError if that cannot be proven."""
+        """Return the entry of a subject, or None if it has no seal. BrokenTreeError if a node cannot be verified."""
         name = rules.name(self._key, subject)
         return self._leaf(rules.leaf_of(name)).get(name)
 
     def enter(self, subject: str, seal: SealRow | None) -> None:
-        """From now on that seal of a subject is in force, or none."""
+        """Set the seal of a subject that is in force from now on; None: it has none."""
         name = rules.name(self._key, subject)
         number = rules.leaf_of(name)
         tags = self._leaf(number)
@@ -76,19 +76,19 @@ class SealTree:
         self._changed.add(number)
 
     def every(self) -> dict[bytes, bytes]:
-        """All entries by name. BrokenTreeError if any part is not as it was written."""
+        """Return all entries by name. BrokenTreeError if any part is not as it was written."""
         first = 1 + rules.FAN
         return {name: tag for number in range(first, first + rules.LEAVES) for name, tag in self._leaf(number).items()}
 
     def write(self, tx: Connection, root: RootRow) -> None:
-        """Write what was entered; ``root``: the seal over all rows from now on."""
+        """Write the changed entries; ``root``: the seal over all rows from now on."""
         fresh = {number: rules.leaf(self._leaves[number]) for number in self._changed}
         nodes = self._with_parts(fresh)
         top = self._with_parts(nodes).get(rules.TOP, self._values[rules.TOP])
         stored.put(tx, fresh | nodes | {rules.TOP: _top_mac(self._key, root, top) + top})
 
     def _with_parts(self, parts: dict[int, bytes]) -> dict[int, bytes]:
-        """The parts above these, as they are with them."""
+        """Return the parents of these parts, with the new digests of these."""
         above: dict[int, bytes] = {}
         for number, value in parts.items():
             parent, place = rules.parent_of(number)
@@ -103,7 +103,7 @@ class SealTree:
         return tags
 
     def _value(self, number: int) -> bytes:
-        """A part, proven by the one above it."""
+        """Return a part, verified by the digest in its parent."""
         known = self._values.get(number)
         if known is not None:
             return known
@@ -117,5 +117,5 @@ class SealTree:
 
 
 def _top_mac(key: bytes, root: RootRow, top: bytes) -> bytes:
-    """The HMAC of the top. It is bound to the root, so that neither can be put back without the other."""
+    """Return the HMAC of the top, bound to the root, so that neither can be put back without the other."""
     return rules.digest(key, rules.TOP, top, b"%d\0" % root.number + root.nonce + root.value)

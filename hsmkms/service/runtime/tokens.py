@@ -1,8 +1,8 @@
-"""The tokens of an installation: its home, where keys are made, and those that keep what was made before.
+"""Open and close the tokens of an installation: its home, where keys are created, and those with older keys.
 
-Each backing key lives on one token, and its record tells on which. The home is the token that was bound last: it
-changes when an operator migrates, which other processes notice at their next call. A token that cannot be reached
-hinders what needs it and nothing else: calls fail at once, and every few seconds one thread looks whether it is there.
+Each backing key is on one token, which its record names. The home is the token that was bound last: it changes when an
+operator migrates, which other processes notice at their next call. While a token cannot be reached, only calls that
+need it fail, and at once; every few seconds one thread tries to open it.
 """
 
 import logging
@@ -23,16 +23,16 @@ from hsmkms.store.installation import TokenRow
 log = logging.getLogger("hsmkms.service")
 
 RETRY_SECONDS: Final = 3.0
-"""How often a token that could not be opened is looked for, at most."""
+"""Shortest pause between two attempts to open a token that could not be opened."""
 
 Seek = Callable[[TokenRow], Device]
-"""Opens a token that the database knows, and proves that it is the one; raises what is wrong with it."""
+"""Opens a token of the database and proves its identity; raises the error if it cannot."""
 
 Identify = Callable[[str], Identity]
-"""What a token of the database, by its id, has to prove after each login."""
+"""Returns the identity that a token of the database, given by its id, must prove after each login."""
 
 LoggedIn = Callable[[str, frozenset[bytes]], None]
-"""Called with a token's id after it was attached, or after a later login; it may raise what keeps it from its work.
+"""Called with a token's id after it was attached and after each later login; may raise an error to keep it unused.
 
 The other argument: CKA_IDs of keys that the token has just shown to hold.
 """
@@ -62,23 +62,23 @@ class Tokens:
 
     @property
     def home_id(self) -> str:
-        """The token on which keys are made."""
+        """Id of the token on which keys are created."""
         if self._signals != self._followed:
             self._follow()
         return self._home_id
 
     @property
     def home_id_so_far(self) -> str:
-        """The same as far as it is known, for what is done while the home may be moving: nothing is opened."""
+        """The same without following a migration: no token is opened."""
         return self._home_id
 
     @property
     def home(self) -> Device:
-        """The same, opened."""
+        """The token on which keys are created."""
         return self._open[self.home_id]
 
     def may_have_moved(self) -> None:
-        """Look again which one the home is before it is used the next time."""
+        """Have the home read from the database again before its next use."""
         self._signals += 1
 
     def _follow(self) -> None:
@@ -89,15 +89,15 @@ class Tokens:
             self.drop(token_id)
 
     def _move(self) -> TokenRow | None:
-        """Take the home of the database as the home. One that is not open is returned instead."""
+        """Switch to the home that the database names; return its row instead if it is not open."""
         with self._following:
-            signals = self._signals  # what comes from here on is looked at the next time
+            signals = self._signals  # later ones are processed the next time
             with self._store.reading() as conn:
                 row = stored.home(conn)
             if row is not None and row.id != self._home_id:
                 if row.id not in self._open:
                     return row
-                log.warning("keys are made on the token %r from now on", row.label)
+                log.warning("keys are created on the token %r from now on", row.label)
                 self._home_id = row.id
             self._followed = signals
             return None
@@ -105,31 +105,31 @@ class Tokens:
     # -- any of them --------------------------------------------------------------------------------------------------
 
     def of(self, token_id: str) -> Device:
-        """The token of that id. TokenUnavailableError, without waiting, where it could not be opened before."""
+        """Return the token of that id. TokenUnavailableError, without waiting, if it could not be opened before."""
         device = self._open.get(token_id)
         return device if device is not None else self._attach(token_id)
 
     def rows(self) -> list[TokenRow]:
-        """Every token that the installation has keys on, as the database tells of it; oldest first."""
+        """Return the rows of all tokens that the installation has keys on, oldest first."""
         with self._store.reading() as conn:
             return [each for each in stored.tokens(conn) if each.response is not None]
 
     def free(self) -> bool:
-        """True if a call to any of them that begins now need not wait for a session."""
+        """Return True if a call to any of them that begins now would not wait for a session."""
         for each in list(self._open.values()):  # noqa: SIM110 - asked for each request: a generator costs more
             if not each.connection.free():
                 return False
         return True
 
     def opened(self) -> list[Device]:
-        """Those that are open in this process; the installation may have keys on more."""
+        """Return the tokens that are open in this process; the installation may have keys on more."""
         return list(self._open.values())
 
     def attach_all(self, spare: Iterable[Device] = ()) -> None:
-        """Open every token that is not open yet; what cannot be opened is logged, and looked for when it is needed.
+        """Open every token that is not open yet; a failure is logged, and retried when the token is needed.
 
-        ``spare``: opened tokens that the installation may come to use. They are closed with the others. From here on
-        other processes see which tokens this one has.
+        ``spare``: opened tokens that the installation may come to use; they are closed with the others. From here on
+        other processes see which tokens this one has open.
         """
         self._presence = Presence(self._store.folder)
         for row in self.rows():
@@ -139,9 +139,9 @@ class Tokens:
         self._publish()
 
     def require(self, identify: Identify) -> None:
-        """Let each token prove its identity, now and after each login; also those that are attached later.
+        """Require that each token proves its identity, now and after each login; also those that are attached later.
 
-        WrongTokenError if one that is open is another one.
+        WrongTokenError if an open one is another token.
         """
         self._identify = identify
         for token_id, device in list(self._open.items()):
@@ -163,17 +163,17 @@ class Tokens:
             self._required.append((device, identity, logged_in))
 
     def _release(self, device: Device) -> None:
-        """Require no identity of a token that is about to be closed."""
+        """Stop requiring the identity of a token that is about to be closed."""
         for required in [each for each in self._required if each[0] is device]:
             self._required.remove(required)
             device.connection.release_identity(*required[1:])
 
     def stop_proving(self, token_id: str) -> None:
-        """Require no identity of a token whose key for that is about to be destroyed: that it is gone is no outage."""
+        """Stop requiring the identity of a token whose identity key is about to be destroyed: its loss is no outage."""
         self._release(self._open[token_id])
 
     def others_without(self, device: Device) -> list[int]:
-        """The ids of other processes that have the installation open, but not that token."""
+        """Return the ids of other processes that have the installation open, but not that token."""
         return (
             self._presence.others_without(device.profile.label, device.connection.members)
             if self._presence is not None
@@ -185,13 +185,13 @@ class Tokens:
             self._presence.publish(each.profile for each in (*self._open.values(), *self._spare))
 
     def away(self) -> dict[str, HsmKmsError]:
-        """What is wrong with those that this process could not open, by the token's id."""
+        """Return the errors of the tokens that this process could not open, by token id."""
         return {token_id: fault for token_id, fault in self._away.copy().items() if token_id not in self._open}
 
     def add(self, token_id: str, device: Device) -> None:
-        """Use a token that was opened and proven elsewhere. It is closed with the others."""
+        """Take over a token that was opened and proven elsewhere. It is closed with the others."""
         if token_id in self._open:
-            device.close()  # it is shared with the one that is here
+            device.close()  # shares the login of the one that is open
         else:
             self._require(token_id, device)
             self._open[token_id] = device
@@ -208,12 +208,12 @@ class Tokens:
         self._publish()
 
     def settle(self, token_id: str, device: Device) -> None:
-        """Use such a token, which was just bound, as the home."""
+        """Use a token that was opened elsewhere and just bound as the home."""
         self.add(token_id, device)
         self._home_id = token_id
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all tokens."""
         with self._lock, ExitStack() as rest:
             self._closed = True
             if self._presence is not None:

@@ -1,4 +1,4 @@
-"""Another application on the same token, which makes and destroys keys all the time."""
+"""Create and destroy keys all the time, as another application on the same token."""
 
 import time
 
@@ -8,7 +8,7 @@ from hsmkms.model.permit import OperatorAct
 
 
 def main() -> None:
-    """Make and destroy keys for some seconds; report how many there were."""
+    """Create and destroy keys for some seconds; report their number."""
     token, passed = arguments()
     device = token.open()
     wait_for_start()

@@ -1,4 +1,4 @@
-"""Data key pairs, to be watched by the spy."""
+"""Generate data key pairs under the spy."""
 
 from devices import arguments, permit, report
 
@@ -9,12 +9,12 @@ SPECS = (KeySpec.RSA_2048, KeySpec.ECC_NIST_P256, KeySpec.ECC_NIST_EDWARDS25519)
 
 
 def made(device: TokenDevice, spec: KeySpec) -> bool:
-    """Make one, and say whether both keys came."""
+    """Generate a pair; return whether both keys were returned."""
     return all(device.pairs.data_key_pair(permit(Operation.GENERATE_DATA_KEY_PAIR), spec))
 
 
 def main() -> None:
-    """Make one of each type."""
+    """Generate a pair of each type."""
     token, _ = arguments()
     device = token.open()
     right = [made(device, spec) for spec in SPECS]

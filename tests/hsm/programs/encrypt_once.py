@@ -1,4 +1,4 @@
-"""Make a key, wait for the test's word, and encrypt once; something may happen to this process then."""
+"""Create a key, wait for the test's signal, and encrypt once; the test may kill this process then."""
 
 from devices import arguments, new_key, permit, report, wait_for_start
 
@@ -6,7 +6,7 @@ from hsmkms.model.enums import Operation
 
 
 def main() -> None:
-    """Report what was decrypted."""
+    """Report the decrypted plaintext."""
     token, _ = arguments()
     device = token.open()
     key = new_key(device)

@@ -1,4 +1,4 @@
-"""Fork a process that has a device open, and see what the child can do with it."""
+"""Fork a process that has a device open, and report what the child can do with it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from hsmkms.model.permit import OperatorAct
 
 
 def outcome(act: Callable[[], object]) -> str:
-    """Name of the error that was raised, or "done"."""
+    """Return the name of the error that was raised, or "done"."""
     try:
         act()
     except Exception as exc:  # noqa: BLE001 - the test compares the name
@@ -26,12 +26,12 @@ def outcome(act: Callable[[], object]) -> str:
 
 
 def material(wrapping_key: bytes) -> WrappedMaterial:
-    """What an import would bring."""
+    """Return wrapped material to import."""
     return WrappedMaterial(wrapping_key, WrappingAlgorithm.RSAES_OAEP_SHA_1, bytes(256))
 
 
 def in_child(token: Token, device: TokenDevice, ivs: IvSource, key: bytes) -> dict[str, Any]:
-    """Use what the parent made, then a device of the child's own."""
+    """Use the parent's device, then one that the child opens."""
     other = new_cka_id(device.profile.cipher_format)
     session = None
     inherited = {
@@ -64,16 +64,16 @@ def in_child(token: Token, device: TokenDevice, ivs: IvSource, key: bytes) -> di
         inherited["fingerprints"] = lambda: device.imports.fingerprints(
             permit(Operation.IMPORT_KEY_MATERIAL, key), material(key), "id"
         )
-    told: dict[str, Any] = {name: outcome(act) for name, act in inherited.items()}
-    told["close"] = outcome(device.close)
+    outcomes: dict[str, Any] = {name: outcome(act) for name, act in inherited.items()}
+    outcomes["close"] = outcome(device.close)
     own = token.open()
-    told["own"] = [own.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")[0].hex() for _ in range(100)]
+    outcomes["own"] = [own.ciphers.encrypt(permit(Operation.ENCRYPT, key), key, b"x", b"")[0].hex() for _ in range(100)]
     own.close()
-    return told
+    return outcomes
 
 
 def main() -> None:
-    """Report what the child could do, and the IVs that the parent used before and after."""
+    """Report the child's outcomes, and the IVs that the parent used before and after."""
     token, _ = arguments()
     device = token.open()
     key = new_key(device)
@@ -95,11 +95,11 @@ def main() -> None:
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        told = json.load(pipe)
+        outcomes = json.load(pipe)
     _, status = os.waitpid(child, 0)
     used += encrypt(100)
     device.close()
-    report({"child": told, "status": status, "parent": used})
+    report({"child": outcomes, "status": status, "parent": used})
 
 
 if __name__ == "__main__":

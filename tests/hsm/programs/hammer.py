@@ -1,4 +1,4 @@
-"""Threads that encrypt, decrypt and draw random bytes on one device, all at once."""
+"""Encrypt, decrypt and draw random bytes on one device in many threads at once."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ from hsmkms.model.enums import Operation
 
 
 def work(device: TokenDevice, keys: list[bytes], rounds: int, failures: list[str]) -> None:
-    """Do ``rounds`` operations of mixed kinds; note the first failure."""
+    """Run ``rounds`` operations of mixed kinds; record the first failure."""
     try:
         for turn, key in enumerate(islice(cycle(keys), rounds // 4)):
             plaintext = turn.to_bytes(4) * (1 + turn % 200)
@@ -26,7 +26,7 @@ def work(device: TokenDevice, keys: list[bytes], rounds: int, failures: list[str
 
 
 def main() -> None:
-    """Report the failures, and how many sessions were opened."""
+    """Report the failures, and the number of opened sessions."""
     token, passed = arguments()
     sys.setswitchinterval(1e-4)
     device = token.open(max_sessions=passed["sessions"])

@@ -1,4 +1,4 @@
-"""An import, to be watched by the spy: a wrapping key, material by each algorithm that is possible, and its use."""
+"""Import under the spy: a wrapping key, material by each possible algorithm, and its use."""
 
 import os
 from typing import Any
@@ -17,7 +17,7 @@ IMPORT = Operation.IMPORT_KEY_MATERIAL
 def bring(
     device: TokenDevice, key: bytes, public_key: bytes, algorithm: WrappingAlgorithm, secret: bytes
 ) -> dict[str, Any]:
-    """Import by one algorithm; return what to search for in the log, and whether the key works."""
+    """Import by one algorithm; return the secrets to search for in the log, and whether the key works."""
     new = os.urandom(16)
     material = WrappedMaterial(key, algorithm, wrapped.wrap(public_key, algorithm, secret))
     shown = permit(IMPORT, key, new)
@@ -34,7 +34,7 @@ def bring(
 
 
 def refuse(device: TokenDevice, key: bytes) -> str:
-    """Import what cannot be opened; the error's name."""
+    """Import damaged material; return the error's name."""
     material = WrappedMaterial(key, WrappingAlgorithm.RSAES_OAEP_SHA_1, os.urandom(256))
     try:
         device.imports.fingerprints(permit(IMPORT, key), material, "a key id")
@@ -44,7 +44,7 @@ def refuse(device: TokenDevice, key: bytes) -> str:
 
 
 def main() -> None:
-    """Import by every algorithm; report what came of it."""
+    """Import by every algorithm; report the outcomes."""
     token, passed = arguments()
     device = token.open(host_unwrap=passed["host_unwrap"])
     key, secret = os.urandom(16), os.urandom(32)
@@ -58,7 +58,7 @@ def main() -> None:
     refusal = refuse(device, key)
     device.imports.destroy_wrapping_key(permit(Operation.IMPORT_KEY_MATERIAL, key), key)
     device.close()
-    report({"told": imported, "refusal": refusal, "secret": secret.hex()})
+    report({"imports": imported, "refusal": refusal, "secret": secret.hex()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The main job, to be watched by the spy: make a key, encrypt, decrypt, attest, authenticate, destroy."""
+"""Run the main job under the spy: create a key, encrypt, decrypt, attest, authenticate, destroy."""
 
 from devices import arguments, new_key, permit, report
 
@@ -10,7 +10,7 @@ AAD = b"purpose=test"
 
 
 def main() -> None:
-    """Do it once; report the CKA_ID, the ciphertext format and what decryption gave."""
+    """Run it once; report the CKA_ID, the ciphertext format and the decrypted plaintext."""
     token, _ = arguments()
     device = token.open()
     key = new_key(device, "hsmkms spied key")

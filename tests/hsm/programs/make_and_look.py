@@ -1,4 +1,4 @@
-"""Make keys in step with other processes, and check that theirs are visible."""
+"""Create keys in step with other processes, and check that theirs are visible."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from devices import arguments, new_key, report, wait_for_start
 
 
 def main() -> None:
-    """Report how many keys of the others this process does not see."""
+    """Report how many keys of the other processes are not visible here."""
     token, passed = arguments()
     folder, device, unseen = Path(passed["folder"]), token.open(), 0
     wait_for_start()

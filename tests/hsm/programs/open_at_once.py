@@ -1,4 +1,4 @@
-"""Open the token at the same instant as others do, again and again, and use it."""
+"""Open the token repeatedly at the same instant as other processes, and use it."""
 
 from devices import arguments, permit, report, wait_for_start
 
@@ -6,7 +6,7 @@ from hsmkms.model.enums import Operation
 
 
 def main() -> None:
-    """Report how often it worked."""
+    """Report the number of successes."""
     token, passed = arguments()
     key = bytes.fromhex(passed["key"])
     wait_for_start()

@@ -1,4 +1,4 @@
-"""Key pairs and an HMAC key, to be watched by the spy: each is made and used as the API uses it."""
+"""Create key pairs and an HMAC key under the spy, and use them as the API does."""
 
 import hashlib
 import os
@@ -14,14 +14,14 @@ DIGEST = hashlib.sha256(b"m").digest()
 
 
 def new(device: TokenDevice, kind: Kind) -> bytes:
-    """Make a key; its CKA_ID."""
+    """Create a key; return its CKA_ID."""
     cka_id = os.urandom(16)
     device.keys.generate_backing_key(permit(Operation.CREATE_KEY, cka_id), cka_id, "hsmkms spied pair", kind)
     return cka_id
 
 
 def main() -> None:
-    """Make and use one of each; report the plaintext, the shared secret, and whether all was right."""
+    """Create and use one key of each kind; report plaintext, shared secret, and whether all results were right."""
     token, _ = arguments()
     device = token.open()
     signer = new(device, (KeySpec.RSA_2048, KeyUsage.SIGN_VERIFY))

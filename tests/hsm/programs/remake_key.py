@@ -1,4 +1,4 @@
-"""In another process, destroy a key, and on request create one with the same CKA_ID again."""
+"""Destroy a key from another process, and on request create one with the same CKA_ID again."""
 
 from devices import arguments, permit, report
 
@@ -7,7 +7,7 @@ from hsmkms.model.permit import OperatorAct
 
 
 def main() -> None:
-    """Report whether the key was there."""
+    """Report whether the key was on the token."""
     token, passed = arguments()
     key = bytes.fromhex(passed["key"])
     device = token.open()

@@ -1,4 +1,4 @@
-"""Use several keys in turn, to be watched by the spy."""
+"""Use several keys in turn under the spy."""
 
 from devices import arguments, permit, report
 
@@ -6,7 +6,7 @@ from hsmkms.model.enums import Operation
 
 
 def main() -> None:
-    """Report when everything was encrypted."""
+    """Report once everything was encrypted."""
     token, passed = arguments()
     device = token.open()
     for _ in range(3):

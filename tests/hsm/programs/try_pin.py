@@ -1,4 +1,4 @@
-"""Open the token with the PIN given; several of these are started at once."""
+"""Open the token with the given PIN; tests start several of these processes at once."""
 
 from devices import arguments, report, wait_for_start
 
@@ -7,7 +7,7 @@ from hsmkms.hsm.device import TokenDevice
 
 
 def main() -> None:
-    """Report the error's name, or that it opened."""
+    """Report the error's name, or that the token was opened."""
     token, passed = arguments()
     wait_for_start()
     try:

@@ -1,4 +1,4 @@
-"""Encrypt many times with one key and write every IV that was used to a file."""
+"""Encrypt many times with one key and write every used IV to a file."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hsmkms.model.enums import Operation
 
 
 def main() -> None:
-    """Report how many there were."""
+    """Report the number of IVs."""
     token, passed = arguments()
     key = bytes.fromhex(passed["key"])
     device = token.open()

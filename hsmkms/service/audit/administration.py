@@ -19,7 +19,7 @@ from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import Progress, Verdict, verify
 from hsmkms.service.keys.installation_keys import require_made
-from hsmkms.service.runtime.audit_log import AuditBook
+from hsmkms.service.runtime.audit_log import AuditLog
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.seal_checks import RowFault
 from hsmkms.store import audit_files
@@ -45,7 +45,7 @@ def _no_progress(read: int, size: int) -> None:
     del read, size
 
 
-class AuditDesk:
+class AuditAdministration:
     """The audit log of an open installation. Get it as ``kms.operator.audit``."""
 
     def __init__(self, core: Core) -> None:
@@ -57,7 +57,7 @@ class AuditDesk:
         self._rows_next = time.monotonic() + ROWS_AFTER_SECONDS
 
     @property
-    def book(self) -> AuditBook:
+    def log(self) -> AuditLog:
         """The log that records are written to."""
         return self._core.audit
 

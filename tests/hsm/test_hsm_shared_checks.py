@@ -1,4 +1,4 @@
-"""Checks of a token before and after a key is made: many threads that wait for one share it."""
+"""Checks of a token before and after a key is created: waiting threads share one."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MANY = 12
 
 
 class CountedLock:
-    """A lock that counts who has come for it."""
+    """A lock that counts the threads that acquire it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,13 +24,13 @@ class CountedLock:
         self.came = 0
 
     def acquire(self, timeout: float) -> bool:
-        """Wait for it."""
+        """Acquire it."""
         with self._counting:
             self.came += 1
         return self._lock.acquire(timeout=timeout)
 
     def release(self) -> None:
-        """Let it go."""
+        """Release it."""
         self._lock.release()
 
 
@@ -56,13 +56,13 @@ class Looks:
 
 @pytest.fixture
 def device(make_token: MakeToken) -> Iterator[TokenDevice]:
-    """A token whose users wait for a long time before they give up."""
+    """Return a token with a long timeout for its users."""
     opened = make_token().open(session_wait_seconds=60)
     yield opened
     opened.close()
 
 
-def test_one_look_for_all_who_wait(device: TokenDevice) -> None:
+def test_waiting_threads_share_one_check(device: TokenDevice) -> None:
     """Threads that ask during a check wait for the next one, which all of them share."""
     looks = Looks(device)
     with ThreadPoolExecutor(MANY + 1) as pool:
@@ -78,8 +78,8 @@ def test_one_look_for_all_who_wait(device: TokenDevice) -> None:
     assert looks.begun == 3
 
 
-def test_failed_look_does_for_nobody(device: TokenDevice) -> None:
-    """A check that fails proves nothing: each waiting thread checks again, and fails by itself."""
+def test_failed_check_counts_for_no_thread(device: TokenDevice) -> None:
+    """A failed check proves nothing: each waiting thread checks again, and fails by itself."""
     looks = Looks(device)
     looks.fault = TokenUnavailableError("away")
     with ThreadPoolExecutor(MANY + 1) as pool:
@@ -94,7 +94,7 @@ def test_failed_look_does_for_nobody(device: TokenDevice) -> None:
     assert looks.begun == 1 + MANY
 
 
-def test_login_wants_a_look_of_its_own(device: TokenDevice) -> None:
+def test_login_needs_its_own_check(device: TokenDevice) -> None:
     """A check that began before another login does not count after it."""
     looks = Looks(device)
     looks.go_on.set()
