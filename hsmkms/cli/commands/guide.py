@@ -29,6 +29,7 @@ TOPICS: Final = (
     "nss",
     "tokens",
     "move-hsm",
+    "install",
     "operations",
     "bad-days",
     "lost-machine",

@@ -61,7 +61,7 @@ class Sealer:
         self.notes = SealNotes(core)
         self._newest_key: InstallationKeyRow | None = None
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """Hold the cross-process seal lock; creates the log's folder if there is none yet."""
         audit_files.make_folder(self.folder)
         self._core.tokens.may_have_moved()  # the note on a former home must not be replaced

@@ -26,6 +26,7 @@ from hsmkms.service.backup.create import BackupMade
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.operator import (
+    bulk_rotation,
     clones,
     forgetting,
     group_members,
@@ -40,6 +41,7 @@ from hsmkms.service.operator import (
     unused_keys,
 )
 from hsmkms.service.operator.attestation import Attestation, attest_material
+from hsmkms.service.operator.bulk_rotation import OldKey, Run
 from hsmkms.service.operator.clones import Clone
 from hsmkms.service.operator.credentials import Credentials
 from hsmkms.service.operator.forgetting import Forgotten
@@ -167,6 +169,16 @@ class Operator:
     def rotation_report(self, region: str | None = None) -> list[KeyPosture]:
         """Report the rotation of every key, or of every key of a region, the worst first."""
         return rotation_report.rotation_report(self._core, region)
+
+    def old_keys(self, before: datetime, region: str | None = None) -> list[OldKey]:
+        """Return the keys whose current key material is older; see ``service/operator/bulk_rotation.py``."""
+        return bulk_rotation.find(self._core, before, region)
+
+    def rotate_old_keys(
+        self, keys: Sequence[OldKey], advance: Callable[[], None], is_stopped: Callable[[], bool] = lambda: False
+    ) -> Run:
+        """Rotate these keys on demand; call ``advance`` after each, and stop when ``is_stopped``."""
+        return bulk_rotation.rotate_all(self._core, keys, advance, is_stopped)
 
     def unused_keys(self, since: datetime, region: str | None = None, archives: Sequence[Path] = ()) -> UnusedKeys:
         """Return the keys of a region, by default of the configured one, that were not used since then."""
