@@ -118,7 +118,8 @@ def test_the_map_names_every_layer() -> None:
 def test_the_wheel_has_the_guide() -> None:
     """The wheel takes the package as a whole, so that the guide's pages and picture are in it."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert settings == {"packages": ["hsmkms"]}
+    assert settings["packages"] == ["hsmkms"]
+    assert not {"include", "exclude", "only-include"} & {*settings}
     ignored = (ROOT / ".gitignore").read_text().split()
     assert not {"*.md", "*.svg", "guide", "hsmkms"} & {each.strip("/") for each in ignored}
 

@@ -14,7 +14,9 @@ import warm
 from cli_site import BIN, Site
 from devices import SoftHsm
 from msgspec import Struct, field
+from tokens.nss import FOLDER_VARIABLE
 
+POST_QUANTUM_NSS: Final = (3, 131)
 REGIONS: Final = ("--region", "us-east-1", "--region", "eu-west-1")
 TOOLS: Final[Mapping[str, str]] = {
     **{name: name for name in ("age", "curl", "faketime", "jq", "openssl", "sqlite3")},
@@ -84,6 +86,23 @@ def at_an_hsm(site: Site) -> Reader:
     return Reader(places=places, environment=token.environment)
 
 
+def with_nss(_site: Site) -> Reader:
+    """A machine with certutil and a new NSS softokn, whose other libraries the loader finds."""
+    folder = Path(os.environ.get(FOLDER_VARIABLE, "/usr/lib/x86_64-linux-gnu"))
+    module = folder / "libsoftokn3.so"
+    version = re.search(rb"Version: NSS (\d+)\.(\d+)", module.read_bytes()) if module.is_file() else None
+    if shutil.which("certutil") is None or version is None or (int(version[1]), int(version[2])) < POST_QUANTUM_NSS:
+        pytest.skip(f"needs certutil (libnss3-tools), and NSS 3.131 or newer in the folder named in {FOLDER_VARIABLE}")
+    environment = {"LD_LIBRARY_PATH": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return Reader(places={"/usr/lib/x86_64-linux-gnu/libsoftokn3.so": str(module)}, environment=environment)
+
+
+def with_quick_imports(site: Site) -> Reader:
+    """The tour's installation; wrapping keys have 2048 bits: generating one of 4096 takes ten times as long."""
+    quick = {"RSA_4096": "RSA_2048", "hsmkms import-key ": "hsmkms import-key --wrapping-key-spec RSA_2048 "}
+    return Reader(places=quick, environment=installed(site).environment)
+
+
 def _free_port() -> dict[str, str]:
     """Return a free port that takes the place of the port of the pages."""
     with socket.socket() as probe:
@@ -107,7 +126,9 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
     "bad-days": on_a_bad_day,
     "endpoint": served,
     "hsm": at_an_hsm,
+    "import": with_quick_imports,
     "monitoring": served,
+    "nss": with_nss,
     "programs": served,
 }
 """Pages for which more, or less, than the tour's installation is there."""
