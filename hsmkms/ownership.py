@@ -21,6 +21,9 @@ from hsmkms.errors import ConfigurationError
 TRUSTED_VARIABLE: Final = "HSMKMS_TRUSTED_OWNERS"
 """Names further trusted owners, by name or uid: that of a checkout on a CI machine, say."""
 
+SERVICE_VARIABLE: Final = "HSMKMS_SERVICE_USER"
+"""Names the user of a service whose command (conf/install/hsmkms) root starts: it works as that user, with the PIN."""
+
 _MOST_LINKS: Final = 40
 _SYSTEM_GROUPS: Final = range(1, 100)
 """Group ids that Debian allocates for all machines, such as ``staff``. From 100 (``users``) on, a directory service
@@ -121,6 +124,8 @@ def owner_advice(path: Path) -> str:
 def run_as(uid: int) -> str:
     """Advise to run hsmkms as another user, by a command if the user has a name."""
     name = _user_name(uid)
+    if name == os.environ.get(SERVICE_VARIABLE):
+        return f"run `sudo hsmkms ...`, which works as {name}"
     return f"run hsmkms as {name} (`sudo -u {name} hsmkms ...`)" if name != str(uid) else f"run hsmkms as the uid {uid}"
 
 

@@ -34,7 +34,9 @@ PAGE_SECONDS: Final = 2 * SECONDS
 """After which a page is given up."""
 
 SHOWN_ONLY: Final = {
+    "import-from-hsm": "its vendors' tools need their HSMs; the page says that they were not tried",
     "clients": "its variables are an example; scripts/clients and the suite's clients set their own",
+    "install": "they install for root: scripts/install-check runs all of them on bare machines",
     "README": "its two commands install packages, and run on a bare Debian in continuous integration",
     "numbers": "benchmarks take minutes, on a machine that does nothing else",
 }

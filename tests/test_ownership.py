@@ -305,6 +305,9 @@ def test_root_in_a_folder_of_another_user(folder: Path, monkeypatch: pytest.Monk
     os.chown(folder, pwd.getpwnam("daemon").pw_uid, 0)
     with pytest.raises(ConfigurationError, match=r"run hsmkms as daemon \(`sudo -u daemon hsmkms ...`\)"):
         ownership.check_user("the data folder", folder)
+    monkeypatch.setenv(ownership.SERVICE_VARIABLE, "daemon")
+    with pytest.raises(ConfigurationError, match=r"run `sudo hsmkms \.\.\.`, which works as daemon"):
+        ownership.check_user("the data folder", folder)
 
 
 @needs_root

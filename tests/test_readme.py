@@ -118,7 +118,8 @@ def test_the_map_names_every_layer() -> None:
 def test_the_wheel_has_the_guide() -> None:
     """The wheel takes the package as a whole, so that the guide's pages and picture are in it."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert settings == {"packages": ["hsmkms"]}
+    assert settings["packages"] == ["hsmkms"]
+    assert not {"include", "exclude", "only-include"} & {*settings}
     ignored = (ROOT / ".gitignore").read_text().split()
     assert not {"*.md", "*.svg", "guide", "hsmkms"} & {each.strip("/") for each in ignored}
 
@@ -192,7 +193,7 @@ def test_commands_exist(page: Path) -> None:
 def test_pages_do_not_collide() -> None:
     """Pages continue one tour, so no two of them create a user, a group, an alias, a policy file or a folder alike."""
     made: dict[tuple[str, str], str] = {}
-    options = r"hsmkms create-(?:user|group|alias) --(user|group|alias)-name (\S+)|(mkdir) (?:-\S+ |--mode \d+ )*(\S+)"
+    options = r"hsmkms create-(?:user|group|alias) --(user|group|alias)-name (\S+)|(mkdir) (?:--mode \d+ )?(~?\w\S*)"
     for page, text in TEXTS.items():
         for command in pages.commands(text):
             for found in re.finditer(options, command):

@@ -33,11 +33,15 @@ from hsmkms.cli.commands import (
     older_material,
     re_encrypt_files,
     repair,
+    report,
+    rotate,
     rotation_report,
     serve,
     setup,
     simulation,
     token,
+    unused_keys,
+    usage,
     verify_store,
 )
 from hsmkms.cli.errors import describe
@@ -100,8 +104,12 @@ api.register(app)
 import_key.register(app)
 re_encrypt_files.register(app)
 maintain.register(app)
+rotate.register(app)
 rotation_report.register(app)
+unused_keys.register(app)
 audit.register(app)
+report.register(app)
+usage.register(app)
 verify_store.register(app)
 serve.register(app)
 iam_users.register(app)

@@ -136,7 +136,7 @@ def _pin_of_file(named: Path, credentials: tuple[str, ...]) -> Secret:
             origin = _origin_of_file(named, status, credential=path is not named)
             return _one_line(_decoded(file.read(MAX_BYTES)), f"the PIN file {path}", origin)
     except OSError as exc:
-        advice = _advice(named, credentials) if path is named else ""
+        advice = _advice(named, credentials, exc) if path is named else ""
         raise PinError(f"the PIN file {path} cannot be read: {exc.strerror}{advice}") from exc
 
 
@@ -155,8 +155,10 @@ def _closed_file(path: Path, what: str, *, credential: bool = False) -> Iterator
         yield file, status
 
 
-def _advice(file: Path, credentials: tuple[str, ...]) -> str:
-    """Advise how a systemd service gets the PIN file as a credential; empty outside of one that has credentials."""
+def _advice(file: Path, credentials: tuple[str, ...], error: OSError) -> str:
+    """Advise how a systemd service, or its command, gets the PIN file as a credential; empty where neither does."""
+    if isinstance(error, PermissionError) and ownership.SERVICE_VARIABLE in os.environ:
+        return "; `sudo hsmkms ...` hands it over"
     if not credentials or "CREDENTIALS_DIRECTORY" not in os.environ:
         return ""
     return f"; systemd passes it with LoadCredential={credentials[0]}:{file}"

@@ -131,6 +131,7 @@ class ServeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     clock_skew_minutes: Annotated[int, between(1, 15)] = 5
     log_format: Annotated[str, one_of(("json", "text"))] = "json"
     log_requests: bool = True
+    metrics_keys: Annotated[int, between(0, 1000)] = 0
     hang_seconds: Annotated[float, off_or_between(1, 3600)] = 10.0
     max_connections: Annotated[int, between(0, 1_000_000)] = 0
     request_memory_mib: Annotated[float, between(4.0, 65_536.0)] = 12.0

@@ -130,6 +130,9 @@ TEMPLATE: Final = """\
 {log_format}
 {log_requests}
 
+# Keys that have metrics of their own: 0 to 1000, those that were used last. Each costs Prometheus up to five series.
+{metrics_keys}
+
 # A worker that a call to the token blocks for this long is killed and replaced: 1 to 3600 seconds, three times as long
 # if all threads wait or while it starts. 0: never.
 {hang_seconds}
@@ -222,7 +225,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
         **_lines(settings.permissions, "unknown_principals"),
         **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
-        **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "hang_seconds"),
+        **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "metrics_keys", "hang_seconds"),
         **_lines(settings.serve, "max_connections", "request_memory_mib"),
         **_lines(settings.audit, "durability", "interval_milliseconds", "when_unwritable", "segment_mib", "seal_file"),
         **_lines(settings.reconcile, "grace_hours"),

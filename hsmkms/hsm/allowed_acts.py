@@ -25,9 +25,11 @@ MAY_MAKE_DATA_KEY_PAIRS: Final[_Acts] = frozenset(
 MAY_DECRYPT: Final[_Acts] = frozenset(
     {Operation.DECRYPT, Operation.RE_ENCRYPT, OperatorAct.BACKUP, OperatorAct.CREDENTIALS}
 )
-MAY_SIGN: Final[_Acts] = frozenset({Operation.SIGN})
+MAY_SIGN: Final[_Acts] = frozenset({Operation.SIGN, OperatorAct.REPORT})
 MAY_VERIFY: Final[_Acts] = frozenset({Operation.VERIFY})
-MAY_USE_PUBLIC_HALVES: Final[_Acts] = frozenset({Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT})
+MAY_USE_PUBLIC_HALVES: Final[_Acts] = frozenset(
+    {Operation.ENCRYPT, Operation.GET_PUBLIC_KEY, Operation.RE_ENCRYPT, OperatorAct.REPORT}
+)
 MAY_AGREE: Final[_Acts] = frozenset({Operation.DERIVE_SHARED_SECRET})
 MAY_ENCAPSULATE: Final[_Acts] = frozenset({Operation.ENCAPSULATE})
 MAY_DECAPSULATE: Final[_Acts] = frozenset({Operation.DECAPSULATE})
@@ -43,7 +45,7 @@ MAY_DRAW_RANDOM: Final[_Acts] = frozenset(
     }
 )
 MAY_GENERATE: Final[_Acts] = frozenset(
-    {Operation.CREATE_KEY, OperatorAct.BACKUP, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN}
+    {Operation.CREATE_KEY, OperatorAct.BACKUP, OperatorAct.CREDENTIALS, OperatorAct.MAINTAIN, OperatorAct.REPORT}
 )
 """Rotations, and the keys of services, are the installation's own acts, whichever request caused them."""
 MAY_GENERATE_WRAPPING_KEY: Final[_Acts] = frozenset({Operation.GET_PARAMETERS_FOR_IMPORT})

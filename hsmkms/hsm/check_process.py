@@ -20,7 +20,7 @@ from hsmkms.errors import HsmKmsError, PinError, TokenNotFoundError
 from hsmkms.hardening import keep_secrets
 from hsmkms.hsm.calls.function_list import session_handle
 from hsmkms.hsm.checks.bench import SEND_REPORT, Bench, Finding, Step
-from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message
+from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message, module_facts
 from hsmkms.hsm.checks.steps import BEFORE_LOGIN, CLEAN_UP, EVERYTHING, STEPS
 from hsmkms.hsm.checks.stored import remove_leftovers
 from hsmkms.hsm.ckr_names import ckr_of
@@ -30,12 +30,17 @@ from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, log_in, open_session
 from hsmkms.hsm.session.module import Module
-from hsmkms.hsm.session.token_choice import TokenChoice, choose
+from hsmkms.hsm.session.token_choice import TokenChoice, choose, tokens
 from hsmkms.model.token_check import Check, Outcome
 from hsmkms.secret import PinOrigin, Secret
 
 _FEWEST_SESSIONS: Final = 2
 _MODULE_ADVICE: Final = "check --module, and that what the module needs is there: its configuration, its service"
+_CHOOSE: Final = "name one of them by --token-label, --token-serial or --uri"
+_SHOWS_NONE: Final = (
+    "connect the HSM, or initialise a token and set its user PIN, with the vendor's tool; if it shows the token, give "
+    "the module the variables (--environment) or parameters (--init-reserved) that the tool has"
+)
 
 
 class _Reporter:
@@ -92,7 +97,7 @@ class _Checks:
             finding, opened, facts = attempt()
         except (HsmKmsError, PKCS11Error) as exc:
             finding, opened, facts = self._fault(exc), None, {}
-        check = Step(names=(name,), run=lambda _: {}, affects=EVERYTHING).check(name, finding)
+        check = Step(names=(name,), run=lambda _: {}, affects=EVERYTHING, needed=True).check(name, finding)
         self._reporter.send(checks=(check,), facts=facts)
         if opened is None:
             raise _EndedError
@@ -103,21 +108,18 @@ class _Checks:
         module = modules.acquire(Path(job.module), environment=job.environment, reserved=job.init_reserved)
         self._open.callback(module.release)
         shown = module.description
-        facts = {
-            "File": Path(job.module).name,
-            "Description": shown,
-            "Cryptoki": module.cryptoki_version,
-            "Environment": sorted(job.environment),
-            "InitReserved": job.init_reserved is not None,
-        }
+        facts = module_facts(job) | {"Description": shown, "Cryptoki": module.cryptoki_version}
         return (
             Finding(Outcome.WORKS, f"loaded and started for use by several threads: {shown}"),
             module,
             {"Module": facts},
         )
 
-    def _find(self, module: Module) -> tuple[Finding, Token, dict[str, Any]]:
-        token = choose(module, self._choice)
+    def _find(self, module: Module) -> tuple[Finding, Token | None, dict[str, Any]]:
+        try:
+            token = choose(module, self._choice)
+        except TokenNotFoundError as exc:
+            return Finding(Outcome.FAILED, str(exc), _CHOOSE if tokens(module) else _SHOWS_NONE), None, {}
         facts = {"Token": _token_facts(module, token)}
         if serial_of(token):
             return Finding(Outcome.WORKS, f"label {token.label!r}, serial {serial_of(token)!r}"), token, facts
@@ -149,8 +151,6 @@ class _Checks:
         ckr = ckr_of(error)
         if isinstance(error, PKCS11Error):
             return Finding(Outcome.FAILED, f"the token answered {ckr}", ckr=ckr)
-        if isinstance(error, TokenNotFoundError):
-            return Finding(Outcome.FAILED, str(error), "name one of them by --token-label, --token-serial or --uri")
         if isinstance(error, PinError) and ckr:
             return Finding(Outcome.FAILED, "the token refused the PIN", ckr=ckr)
         source = self._job.pin.name if self._job.pin is not None else ""

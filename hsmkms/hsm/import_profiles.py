@@ -22,25 +22,34 @@ class ImportProfiles:
     def symmetric(self) -> ImportProfile:
         """Return what the token can do with imported material; probed at the first call."""
         self._connection.guard.check()
-        host_unwrap, support = self._connection.settings.host_unwrap, self._connection.profile.attributes
         with self._probing:
             self._forget_other_member()
             if self._symmetric is None:
-                self._symmetric = self._connection.repeatable(
-                    lambda session: probe_import(self._connection.token, session, support, host_unwrap=host_unwrap)
-                )
+                self._symmetric = self._probed(every_kind=False)
             return self._symmetric
 
     def every_kind(self) -> ImportProfile:
         """Return the same with the kinds besides symmetric keys that it imports; probed at the first call."""
-        symmetric = self.symmetric()
+        self._connection.guard.check()
         with self._probing:
             self._forget_other_member()
-            if self._every_kind is None:
+            symmetric = self._symmetric
+            if self._every_kind is None and symmetric is not None:
                 self._every_kind = self._connection.repeatable(
                     lambda session: probe_kinds(self._connection.token, session, symmetric)
                 )
+            elif self._every_kind is None:
+                self._every_kind = self._symmetric = self._probed(every_kind=True)
             return self._every_kind
+
+    def _probed(self, *, every_kind: bool) -> ImportProfile:
+        """Run the trials with one key pair, which takes longer to generate than all of them to make."""
+        host_unwrap, support = self._connection.settings.host_unwrap, self._connection.profile.attributes
+        return self._connection.repeatable(
+            lambda session: probe_import(
+                self._connection.token, session, support, host_unwrap=host_unwrap, every_kind=every_kind
+            )
+        )
 
     def _forget_other_member(self) -> None:
         """Drop the results if another member of the HA group has taken over."""

@@ -14,6 +14,7 @@ from pkcs11.exceptions import PKCS11Error
 
 CKR_OK: Final = 0x00
 CKR_FUNCTION_FAILED: Final = 0x06
+CKR_ARGUMENTS_BAD: Final = 0x07
 CKR_ATTRIBUTE_SENSITIVE: Final = 0x11
 CKR_ATTRIBUTE_TYPE_INVALID: Final = 0x12
 CKR_BUFFER_TOO_SMALL: Final = 0x150
@@ -45,7 +46,7 @@ EXCEPTIONS: Final[Mapping[int, type[PKCS11Error]]] = {
     0x003: ckr.SlotIDInvalid,
     0x005: ckr.GeneralError,
     CKR_FUNCTION_FAILED: ckr.FunctionFailed,
-    0x007: ckr.ArgumentsBad,
+    CKR_ARGUMENTS_BAD: ckr.ArgumentsBad,
     0x008: ckr.NoEvent,
     0x010: ckr.AttributeReadOnly,
     CKR_ATTRIBUTE_SENSITIVE: ckr.AttributeSensitive,

@@ -17,8 +17,8 @@ import msgspec
 from msgspec.structs import replace
 
 from hsmkms.errors import ModuleError
-from hsmkms.hsm.checks.bench import SEND_REPORT
-from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message, Pin
+from hsmkms.hsm.checks.bench import NO_INSTALLATION, SEND_REPORT
+from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message, Pin, module_facts
 from hsmkms.hsm.checks.steps import BEFORE_LOGIN, CLEAN_UP, EVERYTHING, STEPS
 from hsmkms.model.token_check import Check, CheckReport, Outcome
 from hsmkms.secret import Secret
@@ -33,7 +33,8 @@ OPTIONAL: Final = tuple(name for each in STEPS if not each.needed for name in ea
 """Names of the checks that no token fails: it only can do less."""
 
 _CHUNK: Final = 65536
-_AFFECTS: Final = {name: each.affects for each in (*BEFORE_LOGIN, *STEPS) for name in each.names}
+_UNLESS_MADE: Final = f"{EVERYTHING}: {NO_INSTALLATION}"
+_AFFECTS: Final = {name: each.affected_by(Outcome.UNTRIED) for each in (*BEFORE_LOGIN, *STEPS) for name in each.names}
 _REQUIRED: Final = (MODULE, TOKEN, LOGIN)
 """Checks without which no other can be made."""
 
@@ -73,7 +74,7 @@ def run_checks(job: Job, seconds: float = SECONDS) -> CheckReport:
     ``seconds``: limit for each check. ModuleError if the checking process cannot be started.
     """
     made: dict[str, Check] = {}
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"Module": module_facts(job)}
     while True:
         before = len(made)
         ending = _run_once(replace(job, done=(*job.done, *made)), seconds, made, facts)
@@ -172,7 +173,7 @@ def _crashed(name: str, reason: str) -> Check:
         name=name,
         outcome=Outcome.LIMITED if name == CLOSING else Outcome.FAILED,
         detail=f"the process of the module {reason}",
-        affects=_AFFECTS.get(name, "processes that end" if name == CLOSING else EVERYTHING),
+        affects=_AFFECTS.get(name, "processes that end" if name == CLOSING else _UNLESS_MADE),
         advice=_CRASHES_HERE,
     )
 
@@ -184,6 +185,6 @@ def _untried(name: str, made: Mapping[str, Check]) -> Check:
         name=name,
         outcome=Outcome.UNTRIED,
         detail=f"it needs {cause!r}, which did not succeed",
-        affects=_AFFECTS.get(name, EVERYTHING),
+        affects=_AFFECTS.get(name, _UNLESS_MADE),
         advice=f"see {cause!r}",
     )

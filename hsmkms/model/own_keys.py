@@ -13,3 +13,5 @@ class KeyPurpose(StrEnum):
     """Encrypts the secrets of access keys."""
     BACKUP = "backup"
     """Opens the backups that are sealed to the token."""
+    REPORT = "report"
+    """Signs reports for auditors: a key pair, unlike the others."""

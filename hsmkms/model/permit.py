@@ -28,6 +28,7 @@ class OperatorAct(Word):
     SEAL = "seal"
     BACKUP = "backup"
     CHANGE_PIN = "change-pin"
+    REPORT = "report"
 
 
 class Permit(Struct, frozen=True):

@@ -54,3 +54,10 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     def passed(self) -> bool:
         """True if every check was made and none failed."""
         return all(each.passed for each in self.checks)
+
+    @property
+    def result(self) -> str:
+        """Whether hsmkms can use the token, in words."""
+        if self.passed:
+            return "usable"
+        return "not usable" if any(each.failed for each in self.checks) else "not known: not all checks were made"

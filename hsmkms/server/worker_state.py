@@ -45,7 +45,7 @@ class WorkerState:
         self._watch = kms.operator.watch
         self.free = self._watch.free
         self.health = Health(self._watch)
-        self._metrics = Metrics(self._watch, self.health, replaced)
+        self._metrics = Metrics(self._watch, self.health, replaced, settings)
         self._board = Board(board)
         self._sweeps = Sweeps()
         self._publishing = threading.Lock()

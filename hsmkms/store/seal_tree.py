@@ -16,6 +16,7 @@ _PATH: Final = (
     "LEFT JOIN seal_tree AS l ON l.number = ?"
 )
 _PART: Final = "SELECT value FROM seal_tree WHERE number = ?"
+_PARTS: Final = "SELECT number, value FROM seal_tree"
 
 # Built once: building a statement takes longer than SQLite takes to run it.
 _DROP: Final = delete(schema.seal_tree).where(schema.seal_tree.c.number.in_(bindparam("numbers", expanding=True)))
@@ -43,6 +44,11 @@ def part(conn: Connection, number: int) -> bytes:
     """Return the value of a part; b"" if there is none."""
     row = conn.exec_driver_sql(_PART, (number,)).one_or_none()
     return b"" if row is None else row[0]
+
+
+def parts(conn: Connection) -> dict[int, bytes]:
+    """Return the values of all parts that are stored, by number: a query for each would be thousands."""
+    return {row[0]: row[1] for row in conn.exec_driver_sql(_PARTS)}
 
 
 def planted(conn: Connection) -> bool:

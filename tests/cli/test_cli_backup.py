@@ -101,6 +101,17 @@ def test_signed_by_and_unproven(keys: Site) -> None:
     assert "give one of them" in " ".join(done.stderr.split())
 
 
+def test_restore_without_a_configuration(bare: Site) -> None:
+    """Where the configuration is lost, the advice is to restore the backup's, not to make another installation."""
+    advice = "if it is lost, run the same command with --data-dir DIR, and the backup's configuration is restored too"
+    assert (
+        bare.run("restore", "x.age").error == f"ConfigurationError: there is no configuration {bare.config}: {advice}"
+    )
+    without = bare.run("restore", "x.age", HSMKMS_CONFIG="").error
+    assert without.startswith("ConfigurationError: there is no configuration (looked for --config, $HSMKMS_CONFIG, ")
+    assert without.endswith(f"): {advice}")
+
+
 # -- the configuration in a backup ----------------------------------------------------------------------------------
 
 

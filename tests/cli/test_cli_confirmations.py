@@ -29,7 +29,7 @@ def test_yes(site: Site) -> None:
         site, "schedule-key-deletion", "--key-id", typed, "--pending-window-in-days", "7", answer="y"
     )
     assert status == 0
-    assert "Last use:    not since 20" in shown
+    assert "Last use:    never used" in shown
     assert "in 7 days?" in shown
     shown, status = at_terminal(site, "schedule-key-deletion", "--key-id", told, "--yes")
     assert (status, "Last use" in shown) == (0, False)

@@ -4,7 +4,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +14,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+
+from hsmkms.cli.commands import doctor_expiry
+from hsmkms.cli.commands.check_context import CheckContext, Outcome
+from hsmkms.cli.commands.doctor_expiry import severity
+from hsmkms.config.settings import PinSettings, ServeSettings, Settings, TokenSettings
 
 
 def tell(site: Site, name: str, value: str) -> None:
@@ -171,3 +176,65 @@ def test_a_fault_is_told_once(site: Site) -> None:
     (first,) = [each for each in rows if "the PIN file" in each["Detail"]]
     assert named == f"see the check {first['Check']!r}, which names what prevents this one"
     assert (first["Outcome"], len(skipped) > 3) == ("wrong", True)
+
+
+@pytest.mark.parametrize(
+    ("left", "outcome"),
+    [
+        (timedelta(days=31), Outcome.OK),
+        (timedelta(days=30), Outcome.WARNING),
+        (timedelta(days=7, seconds=1), Outcome.WARNING),
+        (timedelta(days=7), Outcome.URGENT),
+        (timedelta(days=1), Outcome.WRONG),
+    ],
+)
+def test_severities(left: timedelta, outcome: Outcome) -> None:
+    """The less time is left, the more severe it is."""
+    assert severity(left) is outcome
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome", "words"),
+    [
+        ((5,), "urgent", "put a new one there in time"),
+        ((1,), "wrong", "put a new one there in time"),
+        ((200, 6), "urgent", "(the 2 certificates in it together): put a new one there in time"),
+    ],
+)
+def test_certificates(tmp_path: Path, ends: tuple[int, ...], outcome: str, words: str) -> None:
+    """The severity is that of the time that is left; of several certificates the first one that expires decides."""
+    file = tmp_path / "tls.pem"
+    chain = b""
+    for days in ends:
+        certificate(file, begin=-30, end=days)
+        chain += file.read_bytes()
+    file.write_bytes(chain)
+    token = TokenSettings(label="any", pin=PinSettings())
+    served = ServeSettings(certificate=file)
+    settings = Settings(account_id="111122223333", regions=("eu-central-1",), token=token, serve=served)
+    with ExitStack() as exits:
+        verdict = doctor_expiry.certificate(CheckContext(settings, exits))
+    assert (verdict.outcome, words in verdict.detail) == (outcome, True)
+
+
+def test_material_and_deletions(site: Site) -> None:
+    """Imported material that expires and keys awaiting deletion are named by their dates, with what can be done."""
+    query = "Checks[?Check=='expiring material' || Check=='awaiting deletion'].[Outcome, Detail]"
+    key, leaving = site.new_key("--origin", "EXTERNAL"), site.new_key()
+    site.run("create-alias", "--alias-name", "leaving", "--target-key-id", leaving)
+    site.run("schedule-key-deletion", "--key-id", leaving, "--pending-window-in-days", "7", "--yes")
+    material = site.folder / "material.bin"
+    material.write_bytes(bytes(range(32)))
+    for hours, outcome, status in ((12, "wrong", 1), (24 * 20, "warning", 0)):
+        date = datetime.now(UTC) + timedelta(hours=hours)
+        valid = ("--valid-to", f"{date:%Y-%m-%dT%H:%M:%SZ}", "--wrapping-key-spec", "RSA_2048")
+        assert site.run("import-key", material, "--key-id", key, *valid).status == 0
+        found = site.run("doctor", "--query", query)
+        assert found.status == status
+        (of_material, expiring), (of_deletion, awaiting) = json.loads(found.stdout)
+        assert (of_material, of_deletion) == (outcome, "warning")
+        assert expiring.startswith(
+            f"imported key material expires: {key} (eu-central-1) on {date:%Y-%m-%d}: import the"
+        )
+        assert awaiting.startswith("keys are awaiting deletion: alias/leaving (eu-central-1) on 20")
+        assert awaiting.endswith("`hsmkms cancel-key-deletion` keeps a key")

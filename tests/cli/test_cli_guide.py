@@ -36,7 +36,7 @@ def test_unknown_topic(bare: Site, topic: str) -> None:
     """An unknown topic is an error that names the topics."""
     error = bare.run("guide", topic).error
     assert error.startswith(f"ValidationException: The guide has no topic {topic}.") or not topic
-    assert "keys, rotation, import, permissions, " in error
+    assert "keys, rotation, import, import-from-hsm, permissions, " in error
 
 
 def test_page_at_a_terminal(bare: Site) -> None:

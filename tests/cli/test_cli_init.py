@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -410,4 +411,38 @@ def test_bad_settings(bare: Site, option: str, value: str, named: str) -> None:
     message = bare.run("init", "--data-dir", "data", "--create-softhsm-token", option, value).error
     assert message.startswith("ConfigurationError: ")
     assert named in message
+    assert not bare.data.exists()
+
+
+def test_configuration_that_is_there(bare: Site, pristine: Site) -> None:
+    """--config instead of --data-dir creates what a configuration describes, in its data folder; again, nothing."""
+    half = pristine.copy(bare.folder / "half")
+    for path in half.data.glob("*.db*"):
+        path.unlink()
+    place, data = bare.folder / "etc" / "hsmkms.toml", bare.folder / "var" / "data"
+    place.parent.mkdir()
+    text = half.config.read_text().replace('file = "pin"', f'file = "{half.data}/pin"')
+    place.write_text(re.sub(r"(?m)^# data_dir = .*$", f'data_dir = "{data}"', text))
+    made = bare.run("init", "--config", place).json
+    assert made["Configuration"] == str(place)
+    assert made["Databases"] == [str(data / "meta.db"), str(data / "log.db")]
+    assert modes(data)["folder"] == {"0700"}
+    key = bare.run("create-key", HSMKMS_CONFIG=str(place)).json["KeyMetadata"]["KeyId"]
+    assert bare.run("--config", place, "init").json == made
+    assert bare.run("list-keys", "--query", "Keys[].KeyId", HSMKMS_CONFIG=str(place)).json == [key]
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (("--config", "x.toml", "--data-dir", "data"), "--config goes without --data-dir: change x.toml instead"),
+        (("--config", "x.toml", "--region", "eu-west-1", "--module", "m"), "--config goes without --module, --region:"),
+        (("--create-softhsm-token",), "missing --data-dir DIR (or --config FILE, a configuration that is there"),
+    ],
+)
+def test_data_folder_or_configuration(bare: Site, given: tuple[str, ...], complaint: str) -> None:
+    """Init takes one of the two, and no option for what the configuration contains."""
+    refused = bare.run("init", *given)
+    assert (refused.status, refused.stdout) == (2, "")
+    assert complaint in " ".join(refused.stderr.replace("│", " ").split())
     assert not bare.data.exists()

@@ -13,6 +13,7 @@ def test_rotation(site: Site) -> None:
         ["audit-seal", 2, "rotated"],
         ["secrets", 2, "rotated"],
         ["backup", 0, "not created yet, since nothing has needed it"],
+        ["report", 0, "not created yet, since nothing has needed it"],
     ]
     assert site.run("rotate-installation-keys", "--purpose", "secrets", "--query", VERSIONS).json == [
         ["secrets", 3, "rotated"]
@@ -21,7 +22,7 @@ def test_rotation(site: Site) -> None:
     assert site.run("doctor").status == 0
     assert site.run("audit", "verify").status == 0
     output = site.run("audit", "tail", "--query", "Records[?eventName=='RotateInstallationKey'].requestParameters").json
-    assert [each["purpose"] for each in output] == ["mac", "audit-seal", "secrets", "backup", "secrets"]
+    assert [each["purpose"] for each in output] == ["mac", "audit-seal", "secrets", "backup", "report", "secrets"]
 
 
 def test_end_of_older_versions(site: Site) -> None:
@@ -31,9 +32,12 @@ def test_end_of_older_versions(site: Site) -> None:
     asked = site.run("rotate-installation-keys", "--destroy-older")
     assert (asked.status, "--destroy-older asks at a terminal" in asked.stderr) == (1, True)
     query = "InstallationKeys[].[Purpose, Older[0].Version, Older[0].Kept]"
-    mac, seal, secrets, backup = site.run("rotate-installation-keys", "--destroy-older", "--yes", "--query", query).json
+    mac, seal, secrets, backup, report = site.run(
+        "rotate-installation-keys", "--destroy-older", "--yes", "--query", query
+    ).json
     assert mac[2].startswith("import tokens and grant tokens from before the rotation are good until ")
     assert seal == ["audit-seal", 1, "seals of the audit log were made with it"]
     assert secrets == ["secrets", 1, None]
     assert backup == ["backup", None, None]
+    assert report == ["report", None, None]
     assert site.run("list-access-keys", "--root").status == 0

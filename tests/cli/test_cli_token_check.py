@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import shims
 import spylog
-from cli_site import Site, at_terminal
+from cli_site import Site, at_terminal, hide_rsa
 
 LABEL = "house token"
 PIN = "correct horse"
@@ -37,6 +37,14 @@ def soft(bare: Site) -> tuple[str, str]:
     return made["module"], f"SOFTHSM2_CONF={made['SOFTHSM2_CONF']}"
 
 
+@pytest.fixture
+def soft_without_rsa(soft: tuple[str, str]) -> tuple[str, str]:
+    """The same for tests of what is not about RSA."""
+    _, variable = soft
+    hide_rsa(Path(variable.partition("=")[2]))
+    return soft
+
+
 def outcomes(answer: dict[str, list[dict[str, str]]]) -> dict[str, str]:
     """The outcome of each check."""
     return {check["Name"]: check["Outcome"] for check in answer["Checks"]}
@@ -54,6 +62,8 @@ def test_before_there_is_an_installation(bare: Site, soft: tuple[str, str], pin_
     text = file.read_text()
     report = json.loads(text)
     assert report["Checks"] == done.json["Checks"]
+    assert report["Result"] == done.json["Result"] == "usable"
+    assert {*report["Packages"]} == {"python-pkcs11", "cryptography"}
     assert (report["Module"]["File"], report["Module"]["Environment"]) == ("libsofthsm2.so", ["SOFTHSM2_CONF"])
     assert {"Name": "AES_GCM", "MinKeySize": 16, "MaxKeySize": 32}.items() <= next(
         mechanism.items() for mechanism in report["Token"]["Mechanisms"] if mechanism["Name"] == "AES_GCM"
@@ -66,9 +76,9 @@ def test_before_there_is_an_installation(bare: Site, soft: tuple[str, str], pin_
     assert file.read_text() == text
 
 
-def test_at_a_terminal(bare: Site, soft: tuple[str, str]) -> None:
+def test_at_a_terminal(bare: Site, soft_without_rsa: tuple[str, str]) -> None:
     """People are asked for the PIN, and shown a table in which a limit says what it concerns and what to do."""
-    module, variable = soft
+    module, variable = soft_without_rsa
     named = ("--module", module, "--environment", variable)
     shown, status = at_terminal(bare, "token-check", *named, answer=PIN, prompt="PIN of the token:")
     assert status == 0, shown
@@ -80,9 +90,9 @@ def test_at_a_terminal(bare: Site, soft: tuple[str, str]) -> None:
     assert PIN not in shown
 
 
-def test_crash(bare: Site, soft: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
+def test_crash(bare: Site, soft_without_rsa: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
     """A module that crashes ends no command: its segmentation fault is a finding, with status 1 and no other output."""
-    module, variable = soft
+    module, variable = soft_without_rsa
     control = bare.folder / "shim.control"
     shims.order(control, "fault C_SignInit * crash")
     variables = [f"{name}={value}" for name, value in shims.variables(Path(module), control).items()]
@@ -137,9 +147,9 @@ def test_module_of_another_user(bare: Site, pin_file: Path) -> None:
 # -- init -----------------------------------------------------------------------------------------------------------
 
 
-def test_init_by_uri(bare: Site, soft: tuple[str, str], pin_file: Path) -> None:
+def test_init_by_uri(bare: Site, soft_without_rsa: tuple[str, str], pin_file: Path) -> None:
     """A URI with padding, as p11tool prints it, chooses the token, its module and its PIN file, at once and later."""
-    module, variable = soft
+    module, variable = soft_without_rsa
     uri = f"pkcs11:model=SoftHSM%20v2;token=house%20token%20%00?module-path={module}&pin-source=file:{pin_file}"
     made = bare.run("init", "--data-dir", "data", "--uri", uri, "--environment", variable).json
     assert (made["Module"], made["TokenLabel"], made["PinFile"]) == (module, LABEL, str(pin_file))
@@ -160,9 +170,9 @@ def test_init_starts_the_module_once(bare: Site, soft: tuple[str, str], pin_file
     assert len(spylog.named(calls, "C_Initialize")) == len(spylog.named(calls, "C_Finalize")) == 1
 
 
-def test_token_without_a_serial(bare: Site, soft: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
+def test_token_without_a_serial(bare: Site, soft_without_rsa: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
     """A token that reports no serial is chosen by its label alone, by init and by what runs after it."""
-    module, variable = soft
+    module, variable = soft_without_rsa
     control = bare.folder / "shim.control"
     shims.order(control, "no_serial")
     variables = [f"{name}={value}" for name, value in shims.variables(Path(module), control).items()]
@@ -215,8 +225,35 @@ def test_nss_without_its_parameters(bare: Site, pin_file: Path) -> None:
     done = bare.run("token-check", "--module", module, "--pin-file", pin_file)
     first, second, *_ = json.loads(done.stdout)["Checks"]
     assert (done.status, first["Name"], first["Outcome"]) == (1, "module", "failed")
-    assert "C_Initialize: CKR 0x" in first["Detail"]
+    assert "C_Initialize: CKR_ARGUMENTS_BAD): it may want parameters" in first["Detail"]
+    assert "--init-reserved" in first["Detail"]
     assert (second["Outcome"], second["Detail"]) == ("not tried", "it needs 'module', which did not succeed")
+
+
+def test_nss_without_a_pin(bare: Site, pin_file: Path) -> None:
+    """An NSS database without a PIN is not initialised: its label is named, with what is missing."""
+    module = next((each for each in NSS_MODULES if Path(each).is_file()), None)
+    if module is None:
+        pytest.skip("NSS softokn is not installed (package libnss3)")
+    (bare.folder / "nss").mkdir(mode=0o700)
+    reserved = f"configdir='sql:{bare.folder / 'nss'}' certPrefix='' keyPrefix='' secmod='secmod.db' flags="
+    named = ("--module", module, "--token-label", "NSS Certificate DB", "--init-reserved", reserved)
+    done = bare.run("token-check", *named, "--pin-file", pin_file, "--query", "Checks[?Name=='token'] | [0]")
+    assert json.loads(done.stdout)["Detail"].endswith(
+        "; not initialised, or without a user PIN: label 'NSS Certificate DB'"
+    )
+
+
+def test_no_token(bare: Site, soft: tuple[str, str], pin_file: Path) -> None:
+    """A module that shows no token is said to need one, or its variables."""
+    (bare.folder / "empty").mkdir(mode=0o700)
+    (bare.folder / "empty.conf").write_text(f"directories.tokendir = {bare.folder / 'empty'}\n")
+    named = ("--module", soft[0], "--environment", f"SOFTHSM2_CONF={bare.folder / 'empty.conf'}")
+    done = bare.run("token-check", *named, "--pin-file", pin_file, "--query", "Checks[?Name=='token'] | [0]")
+    shown = json.loads(done.stdout)
+    assert shown["Detail"] == "no token fits any token; present: none"
+    assert "initialise a token" in shown["Advice"]
+    assert "--environment" in shown["Advice"]
 
 
 @pytest.fixture
@@ -253,4 +290,6 @@ def test_p11_kit(bare: Site, pin_file: Path, p11_kit: str) -> None:
     assert opened(done.stdout) == WORKS
     checks = {check["Name"]: check for check in json.loads(done.stdout)["Checks"]}
     assert checks["stored keys"]["Outcome"] == checks["data objects"]["Outcome"] == "works"
+    for check in checks.values():
+        assert "hsmkms token-check" not in check["Detail"], "leads to itself"
     assert "not tried" not in {check["Outcome"] for check in checks.values()}

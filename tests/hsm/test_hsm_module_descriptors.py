@@ -1,8 +1,12 @@
 """Descriptors of a module that is initialised again: no other file of the process is closed by it."""
 
 import os
+import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -81,3 +85,37 @@ def test_module_that_is_initialised_again(token: Token) -> None:
         assert os.fstat(each.fileno()).st_nlink == 0, "still the file that has no name"
         each.write(b"x")
         each.close()
+
+
+def test_no_lock_on_a_database_is_lost(tmp_path: Path) -> None:
+    """What another thread opened and closed at the same moments is not opened again: closing it would drop its locks.
+
+    POSIX locks on a file belong to the process, and end when it closes any descriptor of that file.
+    """
+    descriptors, file = ModuleDescriptors(), tmp_path / "meta.db"
+    with closing(database(file)) as before:
+        before.execute("CREATE TABLE t (x)")
+    with descriptors.initialising():
+        closed_meanwhile = database(file)
+    with descriptors.finalising():
+        closed_meanwhile.close()
+    with closing(database(file)) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+        for _ in range(LIVES):
+            with descriptors.initialising():
+                pass
+            with descriptors.finalising():
+                pass
+        with pytest.raises(subprocess.CalledProcessError):
+            subprocess.run([sys.executable, "-c", WRITE, file], check=True, stderr=subprocess.PIPE)
+
+
+def database(file: Path) -> sqlite3.Connection:
+    """Open a database that is locked by its file, in the manner of journals."""
+    return sqlite3.connect(file, isolation_level=None)
+
+
+WRITE = """
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("INSERT INTO t VALUES (1)")
+"""

@@ -72,6 +72,7 @@ def test_every_check_is_made(token: Token) -> None:
     assert {each.name: each.detail for each in report if each.failed} == {}
     limited = [each for each in report if each.outcome is Outcome.LIMITED]
     assert all(each.affects and each.advice for each in limited)
+    assert not [each.name for each in limited if "no installation" in each.affects]
     assert all(not each.affects and not each.advice for each in report if each.outcome is Outcome.WORKS)
     assert left_on(token) == 0
 
@@ -267,6 +268,7 @@ def test_without_a_pin(token: Token) -> None:
     assert (TOKEN in working) == bool(token.serial)
     assert {each.name: each for each in report}[LOGIN].detail == "no PIN was given"
     assert not report.passed
+    assert report.result == "not known: not all checks were made"
     assert report.facts["Token"]["Mechanisms"]
 
 
@@ -277,6 +279,10 @@ def test_module_that_is_none(token: SoftHsm, tmp_path: Path) -> None:
     report = check(token, module=text)
     assert outcomes(report, Outcome.FAILED) == [MODULE]
     assert "cannot be loaded as a PKCS#11 module" in next(iter(report)).detail
+    assert report.facts["Module"]["File"] == "module.so"
+    assert report.result == "not usable"
+    untried = {each.name: each for each in report}["AES-256 backing key"]
+    assert untried.affects.endswith(": no installation can be made on this token")
 
 
 def test_an_error_of_python_is_a_finding(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:

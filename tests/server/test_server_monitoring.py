@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from msgspec import Struct
 from raw_client import call, exchange, raw
 
@@ -27,6 +28,16 @@ from hsmkms.testing import Endpoint
 
 MAKE = Path(__file__).parent / "programs" / "make_monitored.py"
 PAGE = Path(__file__).parent.parent.parent / "hsmkms" / "guide" / "monitoring.md"
+SAMPLES = PAGE.parent.parent.parent / "conf" / "monitoring"
+SOMETIMES = {
+    "hsmkms_next_due_timestamp_seconds",
+    "hsmkms_next_material_expiry_timestamp_seconds",
+    "hsmkms_next_deletion_timestamp_seconds",
+    "hsmkms_certificate_expiry_timestamp_seconds",
+    "hsmkms_last_sweep_success",
+    "hsmkms_last_sweep_timestamp_seconds",
+}
+"""Metrics that are there only if something will be due, with TLS, or after the first sweep."""
 SECRET_TEXT = b"a plaintext that nobody must find in a log"
 PATIENCE = 120.0
 
@@ -127,9 +138,43 @@ def test_metrics_are_documented(served: Served) -> None:
     _, _, body = exchange(served.endpoint, raw("GET", "/metrics", {"Host": "x"}))
     there = set(re.findall(r"^# TYPE (hsmkms_\w+?)(?:_total)? \w+$", body.decode(), re.MULTILINE))
     named = set(re.findall(r"`(hsmkms_\w+)`", PAGE.read_text()))
-    sometimes = {"hsmkms_next_due_timestamp_seconds"}  # only if something will be due
-    sometimes |= {"hsmkms_last_sweep_success", "hsmkms_last_sweep_timestamp_seconds"}  # after the first sweep
-    assert there | sometimes == named
+    assert there | SOMETIMES == named
+
+
+def test_samples_are_of_metrics_that_there_are(served: Served) -> None:
+    """Alerts and dashboard name metrics that the server has, with labels and values of labels that these have."""
+    _, _, body = exchange(served.endpoint, raw("GET", "/metrics", {"Host": "x"}))
+    types = dict(re.findall(r"^# TYPE (hsmkms_\w+) (\w+)$", body.decode(), re.MULTILINE))
+    samples = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
+    there = {f"{name}{ending}" for name, kind in types.items() for ending in samples[kind]} | SOMETIMES
+    labels: dict[str, set[str]] = {}
+    for name, given in re.findall(r"^(hsmkms_\w+)\{(.*)\} ", body.decode(), re.MULTILINE):
+        labels.setdefault(name, {"instance"}).update(re.findall(r'(\w+)="', given))
+    rules = [
+        rule for group in yaml.safe_load((SAMPLES / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+    ]
+    board = json.loads((SAMPLES / "grafana.json").read_text())
+    expressions = [rule["expr"] for rule in rules]
+    expressions += [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    assert len(expressions) > 40
+    for expression in expressions:
+        for name, given in re.findall(r"(hsmkms_\w+)(?:\{(.*?)\})?", expression):
+            assert name in there, expression
+            assert set(re.findall(r"(\w+)=?[=!~]", given)) <= labels.get(name, {"instance"}), expression
+    assert {rule["labels"]["severity"] for rule in rules} == {"info", "warning", "critical"}
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    assert all({"summary", "description"} == set(rule["annotations"]) for rule in rules)
+    assert {each["id"] for each in board["panels"]} == set(range(1, len(board["panels"]) + 1))
+
+
+def test_metrics_of_keys(served: Served) -> None:
+    """On request so many keys have metrics, those that were used last; how many have none is said."""
+    metrics = served.metrics()
+    shown = [name for name in metrics if name.startswith("hsmkms_key_")]
+    keys = {match[1] for name in shown if (match := re.search('key_id="([^"]*)"', name))}
+    assert len(keys) == 1
+    assert metrics[f'hsmkms_key_encryptions{{key_id="{keys.pop()}",region="us-east-1"}}'] == 1
+    assert metrics["hsmkms_keys_without_metrics"] >= 1
 
 
 def test_sweeper_runs_once_for_all(served: Served) -> None:

@@ -18,6 +18,7 @@ from lifecycle import enable, material_of, named_by, new_imported_key, rotate, r
 from service_sites import REGION, Site, finish, new_alias, new_key, run, seal, start, unseal
 
 from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, StoreError
+from hsmkms.file_lock import try_lock
 from hsmkms.kms import Kms
 from hsmkms.model.crypto import (
     DecryptRequest,
@@ -233,7 +234,7 @@ def test_wrong_token(
 
 
 def test_target_that_is_not_empty(site: Site) -> None:
-    """A restore replaces nothing: neither an installation, nor one of its databases, nor an audit log alone."""
+    """A restore replaces nothing: neither an installation, nor one of its databases."""
     file = back_up(site)
     with pytest.raises(StoreError, match="a restore replaces nothing"):
         restore(site, file, accept_rollback=True)
@@ -245,10 +246,103 @@ def test_target_that_is_not_empty(site: Site) -> None:
             restore(site, file, accept_rollback=True)
         (site.folder / name).unlink()
         restore(site, file, accept_rollback=True)
+
+
+def lose_databases(site: Site, journal: bytes = b"") -> bytes:
+    """Only the databases are gone; their journals are as a process leaves them that is killed. That of meta.db.
+
+    Without a journal one is made, by a change after the last backup.
+    """
+    if not journal:
+        with site.open() as kms:
+            new_key(kms)
+            journal = (site.folder / "meta.db-wal").read_bytes()
+    assert journal
     for path in site.folder.glob("*.db*"):
         path.unlink()
-    with pytest.raises(StoreError, match="audit already: a restore replaces nothing"):
+    (site.folder / "meta.db-wal").touch(mode=0o600)
+    (site.folder / "meta.db-wal").write_bytes(journal)
+    (site.folder / "log.db-shm").touch(mode=0o600)
+    return journal
+
+
+def test_own_remains_are_set_aside(site: Site) -> None:
+    """An audit log and journals that the lost installation has left are set aside, also by a restore that is killed."""
+    with site.open() as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+    file = back_up(site)
+    journal = b""
+    for step in ("", "restore 4: set aside"):
+        journal = lose_databases(site, journal)
+        seals = (site.folder / "audit" / "seals.jsonl").read_bytes()
+        if step:
+            run("restore_until", site.folder / "hsmkms.toml", str(file), step, status=-9)
+        restored = restore(site, file, accept_rollback=True)
+        assert (restored.set_aside is None) is bool(step)
+        (aside,) = site.folder.glob("set-aside-*")
+        assert str(aside) == restored.set_aside or step
+        assert sorted(each.name for each in aside.iterdir()) == ["audit", "log.db-shm", "meta.db-wal"]
+        assert (aside / "meta.db-wal").read_bytes() == journal
+        assert (aside / "audit" / "seals.jsonl").read_bytes() == seals
+        assert stat.S_IMODE(aside.stat().st_mode) == 0o700
+        with site.open() as kms:
+            assert unseal(kms, sealed) == b"secret"
+            assert kms.operator.audit.verify().faults == []
+        shutil.rmtree(aside)
+        file.unlink()
+        file = back_up(site)
+
+
+def test_remains_are_put_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore that fails after they were set aside puts them back."""
+    file = back_up(site)
+    lose_databases(site)
+    before = left(site)
+    rename = Path.rename
+
+    def failing(path: Path, to: Path) -> Path:
+        if to == site.folder / "meta.db":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StoreError, match="cannot be restored into"):
         restore(site, file, accept_rollback=True)
+    assert (left(site), [*site.folder.glob("set-aside-*")]) == (before, [])
+
+
+def test_remains_of_others_are_refused(site: Site) -> None:
+    """What is not the installation's own, or is in use, is named and stays where it is."""
+    with site.open() as kms:
+        own = kms._core.installation.id
+    file = back_up(site)
+    lose_databases(site)
+    audit, journal = site.folder / "audit", site.folder / "meta.db-wal"
+    seals = audit / "seals.jsonl"
+    text, magic = seals.read_bytes(), journal.read_bytes()
+
+    def refused(words: str) -> None:
+        before = left(site)
+        with pytest.raises(StoreError, match=words):
+            restore(site, file, accept_rollback=True)
+        assert (left(site), [*site.folder.glob("set-aside-*")]) == (before, [])
+
+    seals.write_bytes(text.replace(own.encode(), b"0" * 32))
+    refused(rf"{audit} already, the audit log of another installation \(0{{32}}\): a restore replaces nothing")
+    seals.write_bytes(text + text.splitlines(keepends=True)[-1].replace(own.encode(), b"0" * 32))
+    refused("the audit log of another installation")
+    seals.write_bytes(b"")
+    refused(
+        f"no seal in it says whose audit log it is: a restore replaces nothing. Move it away .mkdir {site.folder}/old"
+    )
+    seals.write_bytes(text)
+    journal.write_bytes(b"precious")
+    refused(f"{journal} already, which is no write-ahead log of SQLite: a restore replaces nothing")
+    journal.write_bytes(magic)
+    with (audit / "lane-0001.lock").open() as locked:
+        assert try_lock(locked.fileno())
+        refused(f"a process of the lost installation still has {audit} open: stop its servers")
+    assert restore(site, file, accept_rollback=True).set_aside is not None
 
 
 def test_symlinks_in_the_target(site: Site) -> None:

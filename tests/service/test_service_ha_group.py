@@ -19,12 +19,14 @@ from service_sites import NewSite, Site, new_key, seal, unseal
 
 from hsmkms.config.settings import PinSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, PinError, TokenUnavailableError
+from hsmkms.hsm.session import replicas
 from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate
 from hsmkms.kms import Kms
 from hsmkms.model.enums import KeySpec, KeyUsage, Origin, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest
 from hsmkms.model.rotation import ListKeyRotationsRequest, RotateKeyOnDemandRequest
+from hsmkms.process import exclusive
 from hsmkms.service.operator.reconcile import Kind
 from hsmkms.store import objects
 from hsmkms.wiring import core as wiring
@@ -233,6 +235,68 @@ def test_standby_fails_once_while_it_is_asked(new_site: NewSite, group_modules: 
             new_key(kms)
 
 
+def test_standby_that_hangs(new_site: NewSite, group_modules: Modules) -> None:
+    """Another member that hangs holds up nothing but the creation that asks it, for a limited time.
+
+    Once it answers, keys are sought there again.
+    """
+    site = new_site()
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=0.2)
+    waiting = group.second.control.with_name(f"{group.second.control.name}.waiting")
+    with Grouped(site, group).opened() as kms, ThreadPoolExecutor(1) as pool:
+        with pytest.raises(TokenUnavailableError, match=f"not on {SECOND_SERIAL}"):
+            new_key(kms)  # logs in to the second member
+        group.second.order("fault C_FindObjectsInit * wait")
+        creating = pool.submit(new_key, kms)
+        try:
+            until(waiting.exists, PATIENCE)
+            kms._core.device.connection.ready()  # needs the login lock, as a failover does
+            key_id = creating.result(PATIENCE).key_id
+            assert unseal(kms, seal(kms, new_key(kms).key_id)) == b"secret"
+            assert unseal(kms, seal(kms, key_id)) == b"secret"
+            assert waiting.stat().st_size == 1, "it is not asked again while it hangs"
+        finally:
+            group.second.order()
+        until(lambda: is_refused(kms), PATIENCE)
+
+
+def test_standby_whose_login_hangs(new_site: NewSite, group_modules: Modules) -> None:
+    """The login lock of all processes is free again once another member's login has hung for a while."""
+    site = new_site()
+    token = replace(site.settings.token, session_wait_seconds=0.2)
+    group = Group.of(token, site.folder / "ha", group_modules, replication_seconds=0.2)
+    with Grouped(site, group).opened() as kms:
+        group.second.order("fault C_Login * wait")
+        try:
+            key_id = new_key(kms).key_id
+            with exclusive(site.settings.data_dir / "login.lock", 0):
+                assert unseal(kms, seal(kms, key_id)) == b"secret"
+        finally:
+            group.second.order()
+
+
+def test_standby_that_is_back(new_site: NewSite, group_modules: Modules, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that failed at once is asked again at once: no key is acknowledged without it for long."""
+    monkeypatch.setattr(replicas, "RETRY_SECONDS", 24 * 3600.0)
+    site = new_site()
+    group = Group.of(site.settings.token, site.folder / "ha", group_modules, behind=True, replication_seconds=0.2)
+    with Grouped(site, group).opened() as kms:
+        assert is_refused(kms)
+        group.second.order("fault C_FindObjectsInit * return 0x30")
+        assert not is_refused(kms)
+        group.second.order()
+        until(lambda: is_refused(kms), PATIENCE)
+
+
+def is_refused(kms: Kms) -> bool:
+    """True if a creation is refused, since the second member lacks the key."""
+    try:
+        new_key(kms)
+    except TokenUnavailableError:
+        return True
+    return False
+
+
 def rotations(kms: Kms, key_id: str) -> int:
     """How often the key was rotated."""
     return len(kms.list_key_rotations(ListKeyRotationsRequest(key_id=key_id)).rotations)
@@ -249,7 +313,7 @@ def test_key_that_is_replicated_later(new_site: NewSite, group_modules: Modules)
         there = {each.name for each in ours.glob("*.object")}
         creating = pool.submit(new_key, kms)
         until(lambda: bool({each.name for each in ours.glob("*.object")} - there), PATIENCE)
-        until(lambda: bool(kms._core.device.connection._replicas._sessions), PATIENCE)
+        until(lambda: kms._core.device.connection._replicas._members[SECOND_SERIAL]._session is not None, PATIENCE)
         assert not creating.done()
         replicate(ours, theirs)
         sealed = seal(kms, creating.result(PATIENCE).key_id)

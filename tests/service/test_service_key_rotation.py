@@ -42,13 +42,14 @@ STEPS = [
 
 
 class Scene(Struct):
-    """What was made before a rotation: a ciphertext, access keys, a grant token, and a request with an import token."""
+    """What was made before a rotation: a ciphertext, access keys, grant token, request with an import token, report."""
 
     key_id: str
     sealed: bytes
     access_keys: list[NewAccessKey]
     grant_token: str
     to_import: ImportKeyMaterialRequest | None
+    report: bytes
 
     @classmethod
     def of(cls, kms: Kms, *, importing: bool) -> "Scene":
@@ -61,6 +62,7 @@ class Scene(Struct):
             [kms.operator.credentials.create_access_key("alice") for _ in range(2)],
             "",
             request_to_import(kms, new_empty_key(kms)) if importing else None,
+            kms.operator.reports.sign(b"report", kms.operator.reports.key()),
         )
         scene.grant_token = scene.new_grant(kms)
         return scene
@@ -85,6 +87,7 @@ class Scene(Struct):
         if self.to_import is not None:
             kms.import_key_material(self.to_import)
             self.to_import = request_to_import(kms, self.to_import.key_id)
+        assert kms.operator.reports.verify(b"report", self.report, (), lambda _read, _size: None).key is not None
         kms.operator.watch.check_token()
         assert kms.operator.find_differences() == []
         assert kms.operator.audit.verify_rows() == []
@@ -180,7 +183,7 @@ def test_backup_from_before(site: Site) -> None:
     assert restore(site, file, accept_rollback=True).missing == []
     with site.open() as kms:
         scene.assert_whole(kms)
-        assert [kms.operator.rotate_installation_key(each).version for each in KeyPurpose] == [2] * 4
+        assert [kms.operator.rotate_installation_key(each).version for each in KeyPurpose] == [2] * 5
         scene.assert_whole(kms)
 
 

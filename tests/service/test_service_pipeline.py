@@ -4,8 +4,9 @@ import ast
 import inspect
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -108,24 +109,37 @@ def test_writes_are_named(part: str) -> None:
     assert _makers_of("audited_and_sealed") >= {"service/operations/deletion.py", "service/keys/creation.py"}
 
 
+class Source(NamedTuple):
+    """What a module of the package calls, and what it imports from others, by the last part of the name."""
+
+    called: frozenset[str]
+    imported: frozenset[str]
+
+
+@cache
+def _sources() -> dict[str, Source]:
+    """The modules of the package by their paths, read once for all tests."""
+    return {str(path.relative_to(PACKAGE)): _read(path) for path in PACKAGE.rglob("*.py")}
+
+
+def _read(path: Path) -> Source:
+    called, imported = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called.add(ast.unparse(node.func).split(".")[-1])
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {alias.name for alias in node.names}
+    return Source(frozenset(called), frozenset(imported))
+
+
 def _importers_of(name: str) -> set[str]:
     """The modules of the package that import something of that name, to call it or to hand it on."""
-    importers = set()
-    for path in PACKAGE.rglob("*.py"):
-        imports = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
-        if any(alias.name == name for node in imports for alias in node.names):
-            importers.add(str(path.relative_to(PACKAGE)))
-    return importers
+    return {path for path, source in _sources().items() if name in source.imported}
 
 
 def _makers_of(name: str) -> set[str]:
     """The modules of the package that call something of that name."""
-    makers = set()
-    for path in PACKAGE.rglob("*.py"):
-        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-        if any(ast.unparse(func).split(".")[-1] == name for func in calls):
-            makers.add(str(path.relative_to(PACKAGE)))
-    return makers
+    return {path for path, source in _sources().items() if name in source.called}
 
 
 def test_permits_are_made_in_two_places() -> None:
@@ -458,12 +472,32 @@ def to_import(kms: Kms) -> importing.ImportKeyMaterialRequest:
 
 
 @pytest.fixture
-def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[Scene]:
+def stages(kms: Kms) -> Iterator[None]:
+    """Leaves the stages of the pipeline as they were before the test."""
+    tokens, authorise = kms._core.tokens, kms._core.authorise
+    yield
+    kms._core.tokens = tokens
+    kms._core.authorise = authorise
+    kms._core.write_audit_record = kms._core.audit.record
+
+
+@pytest.fixture
+def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest, stages: None) -> Scene:  # noqa: ARG001 - restores them
     """What the operations work on; afterwards the stages of the pipeline are as they were."""
+    return made_scene(kms, to_import)
+
+
+@pytest.fixture(scope="module")
+def shared_scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Scene:
+    """The same for tests that change nothing of it."""
+    return made_scene(kms, to_import)
+
+
+def made_scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Scene:
+    """Make what the operations work on."""
     key = new_key(kms, tags=[Tag(tag_key="first", tag_value="")])
     alias = f"alias/p-{key.key_id}"
     new_alias(kms, alias, key.key_id)
-    tokens, authorise = kms._core.tokens, kms._core.authorise
     pending, imported = new_key(kms), described(kms, to_import.key_id)
     schedule(kms, pending.key_id)
     signer = new_key(kms, key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY")
@@ -475,10 +509,7 @@ def scene(kms: Kms, to_import: importing.ImportKeyMaterialRequest) -> Iterator[S
     others = (signer, maker, agreer, primary, replicated)
     granted = grants.CreateGrantRequest(key_id=key.key_id, grantee_principal=ROOT, operations=["Decrypt"])
     grant_id = kms.create_grant(granted).grant_id
-    yield Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, *others, grant_id)
-    kms._core.tokens = tokens
-    kms._core.authorise = authorise
-    kms._core.write_audit_record = kms._core.audit.record
+    return Scene(key, new_key(kms), pending, imported, alias, sealed, to_import, *others, grant_id)
 
 
 def call(kms: Kms, operation: Operation, scene: Scene, caller: Caller | None = None) -> Any:  # noqa: ANN401 - a response of any type
@@ -539,8 +570,9 @@ def _blank_key() -> keys.KeyMetadata:
     return keys.KeyMetadata(**words)  # type: ignore[arg-type]  # only its ARN is asked for
 
 
+@pytest.mark.usefixtures("stages")
 @pytest.mark.parametrize(("operation", "number"), _refusals())
-def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, number: int) -> None:
+def test_refusal_stops_everything(kms: Kms, shared_scene: Scene, operation: Operation, number: int) -> None:
     """A refusal of any of its actions stops an operation: no token call, no change, but a record of it."""
     asked: Heard = []
     recorded: Recorded = []
@@ -558,13 +590,14 @@ def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, 
     kms._core.tokens = Untouchable()  # type: ignore[assignment]
     before = epoch(kms)
     with pytest.raises(AccessDeniedException, match="no"):
-        call(kms, operation, scene)
-    expected = CASES[operation][1](scene)[: number + 1]
+        call(kms, operation, shared_scene)
+    expected = CASES[operation][1](shared_scene)[: number + 1]
     assert asked == expected
     assert recorded == [(operation, [resource for _, resource in expected], refusal)]
     assert epoch(kms) == before
 
 
+@pytest.mark.usefixtures("stages")
 @pytest.mark.parametrize(
     ("caller_region", "request_", "error"),
     [
@@ -574,10 +607,9 @@ def test_refusal_stops_everything(kms: Kms, scene: Scene, operation: Operation, 
     ],
 )
 def test_refused_requests_are_recorded(
-    kms: Kms, scene: Scene, caller_region: str, request_: crypto.EncryptRequest, error: str
+    kms: Kms, caller_region: str, request_: crypto.EncryptRequest, error: str
 ) -> None:
     """A request that is refused before any key is resolved is recorded as well, with its error."""
-    del scene  # restores the stages
     recorded: Recorded = []
     kms._core.write_audit_record = lambda done, _request, _response, fault: recorded.append(
         (done.operation, list(done.resources), fault)
@@ -611,10 +643,10 @@ def test_no_permit_for_a_disabled_key(kms: Kms, scene: Scene, operation: Operati
         _call(kms, operation).key_of_ciphertext(scene.key.key_id)
 
 
-def test_permit_is_for_one_key(kms: Kms, scene: Scene) -> None:
+def test_permit_is_for_one_key(kms: Kms, shared_scene: Scene) -> None:
     """A permit covers the materials of one key only, and one operation."""
-    cached, permit = _call(kms, Operation.ENCRYPT).key(scene.key.key_id)
-    other, _ = _call(kms, Operation.ENCRYPT).key(scene.other.key_id)
+    cached, permit = _call(kms, Operation.ENCRYPT).key(shared_scene.key.key_id)
+    other, _ = _call(kms, Operation.ENCRYPT).key(shared_scene.other.key_id)
     assert permit.version == cached.record.version
     device = kms._core.device
     device.ciphers.encrypt(permit, cached.current_cka_id, b"p", b"")
@@ -627,17 +659,17 @@ def test_permit_is_for_one_key(kms: Kms, scene: Scene) -> None:
         device.ciphers.encrypt(spent, cached.current_cka_id, b"p", b"")
 
 
-def test_describing_gives_no_leave_to_encrypt(kms: Kms, scene: Scene) -> None:
+def test_describing_gives_no_leave_to_encrypt(kms: Kms, shared_scene: Scene) -> None:
     """The permit of an operation that reads cannot be used to encrypt."""
-    cached, permit = _call(kms, Operation.DESCRIBE_KEY).key(scene.key.key_id)
+    cached, permit = _call(kms, Operation.DESCRIBE_KEY).key(shared_scene.key.key_id)
     with pytest.raises(PermitError, match="DescribeKey was shown"):
         kms._core.device.ciphers.encrypt(permit, cached.current_cka_id, b"p", b"")
 
 
-def test_refusal_in_the_other_region(kms: Kms, scene: Scene) -> None:
+def test_refusal_in_the_other_region(kms: Kms, shared_scene: Scene) -> None:
     """The caller's region decides: a permit for a key of another region cannot be had."""
     with pytest.raises(AccessDeniedException):
-        Call(kms._core, Operation.DECRYPT, kms.caller(OTHER_REGION)).key_of_ciphertext(scene.key.key_id)
+        Call(kms._core, Operation.DECRYPT, kms.caller(OTHER_REGION)).key_of_ciphertext(shared_scene.key.key_id)
 
 
 def test_tags_of_a_new_key_are_authorised_too(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:

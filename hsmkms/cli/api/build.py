@@ -17,7 +17,7 @@ from msgspec import Struct
 from hsmkms.cli import completion
 from hsmkms.cli.api import aws_options, overviews, pages, public_key, skeleton, values
 from hsmkms.cli.api.aws_options import AwsOptions, Skeleton
-from hsmkms.cli.api.confirmations import QUESTIONS, at_a_terminal
+from hsmkms.cli.api.confirmations import QUESTIONS, confirm
 from hsmkms.cli.api.pages import Page, Paging
 from hsmkms.cli.api.public_key import FormatOption, KeyFormat
 from hsmkms.cli.api.table import COMMANDS, HELP
@@ -239,8 +239,8 @@ def _answer(
 ) -> dict[str, Any] | None:
     with common.open() as kms:
         caller = common.caller(kms)
-        if ask and at_a_terminal():
-            QUESTIONS[operation](kms, request, caller)
+        if ask:
+            confirm(operation, kms, request, caller)
         method = getattr(kms, option_name(operation).replace("-", "_"))
         if isinstance(request, _Listing) and request.marker is None and request.limit is None:
             listed = pages.collect(partial(_page, method, request, caller), paging)

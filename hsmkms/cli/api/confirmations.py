@@ -2,13 +2,12 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from hsmkms.cli.tables import printable
 from hsmkms.model.aliases import ListAliasesRequest
-from hsmkms.model.deletion import GetKeyLastUsageRequest
 from hsmkms.model.enums import MultiRegionKeyType, Operation
 from hsmkms.model.keys import DescribeKeyRequest, KeyMetadata
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from hsmkms.kms import Kms
     from hsmkms.model.caller import Caller
 
-Question = Callable[["Kms", Any, "Caller | None"], None]
-"""Asks about a request; raises ``typer.Abort`` if the answer is no."""
+Question = Callable[["Kms", Any, "Caller | None"], str]
+"""Shows on standard error what a request would end; returns the question about it."""
 
 
 def at_a_terminal() -> bool:
@@ -25,30 +24,31 @@ def at_a_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def schedule_key_deletion(kms: "Kms", request: Any, caller: "Caller | None") -> None:  # noqa: ANN401 - of its operation
-    """Show the key, its last use and its aliases, then ask."""
+def confirm(operation: Operation, kms: "Kms", request: Any, caller: "Caller | None") -> None:  # noqa: ANN401 - of its operation
+    """Show at a terminal what a request would end, and ask for confirmation; ``typer.Abort`` if the answer is no.
+
+    If standard input is no terminal (xargs), nobody can be asked, and it is only shown.
+    """
+    if operation in QUESTIONS and sys.stdout.isatty():
+        question = QUESTIONS[operation](kms, request, caller)
+        if sys.stdin.isatty():
+            typer.confirm(question, abort=True, err=True)
+
+
+def schedule_key_deletion(kms: "Kms", request: Any, caller: "Caller | None") -> str:  # noqa: ANN401 - of its operation
+    """Show the key, its last use as far as it is known, and its aliases."""
     key = kms.describe_key(DescribeKeyRequest(key_id=request.key_id), caller).key_metadata
-    usage = kms.get_key_last_usage(GetKeyLastUsageRequest(key_id=request.key_id), caller)
     names = kms.list_aliases(ListAliasesRequest(key_id=request.key_id), caller).aliases
-    last = usage.key_last_usage
-    used = (
-        f"{last.operation} at {_date(last.timestamp)}"
-        if last.timestamp
-        else f"not since {_date(usage.tracking_start_date)}"
-    )
+    used = kms.operator.known_use(key.key_id, caller.region if caller is not None else None)
     for line in (
         f"Key:         {key.arn}",
-        f"Description: {key.description or '-'}",
-        f"Last use:    {used}",
+        f"Description: {printable(key.description or '-')}",
+        f"Last use:    {used.sentence()}",
         f"Aliases:     {', '.join(each.alias_name for each in names) or '-'}",
     ):
         typer.echo(line, err=True)
     days = request.pending_window_in_days or 30
-    typer.confirm(
-        f"Delete it {_when(key, days)}? What it encrypted cannot be read from now on, and is lost after that time",
-        abort=True,
-        err=True,
-    )
+    return f"Delete it {_when(key, days)}? What it encrypted cannot be read from now on, and is lost after that time"
 
 
 def _when(key: KeyMetadata, days: int) -> str:
@@ -58,10 +58,6 @@ def _when(key: KeyMetadata, days: int) -> str:
         return f"in {days} days"
     regions = ", ".join(each.region for each in family.replica_keys)
     return f"{days} days after its last replica ({regions}) is gone"
-
-
-def _date(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment is not None else "-"
 
 
 QUESTIONS: Final[Mapping[Operation, Question]] = {Operation.SCHEDULE_KEY_DELETION: schedule_key_deletion}

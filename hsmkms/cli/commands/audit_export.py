@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Struct
 
+from hsmkms.cli.csv_cells import harmless
 from hsmkms.cli.output import OutputFormat, pick, show
 
 if TYPE_CHECKING:
@@ -143,13 +144,10 @@ def _write_csv(rows: Iterable[Any]) -> None:
 
 
 def _harmless(value: Any) -> Any:  # noqa: ANN401 - any member of a record
-    """Return a value for CSV; a client's text that a spreadsheet would run as a formula begins with an apostrophe."""
+    """Return a value for CSV, in which no client's text is a formula."""
     if isinstance(value, list | dict):
         value = msgspec.json.encode(value).decode()
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+    return harmless(value) if isinstance(value, str) else value
 
 
 def _write_table(rows: Iterable[Any]) -> None:

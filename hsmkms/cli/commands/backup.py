@@ -1,5 +1,6 @@
 """Commands about backups: backup, restore."""
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -100,7 +101,8 @@ def restore(
     """Restore a backup into a folder without databases, if it belongs to this token; status 1 if objects are missing.
 
     Refused if neither the token nor the key of --signed-by proves who made it. With --data-dir, DIR/hsmkms.toml is the
-    configuration; if it does not exist, the backup's is used, after you have confirmed what it loads and runs.
+    configuration; if it does not exist, the backup's is used, after you have confirmed what it loads and runs. An audit
+    log that the lost installation has left there is set aside, and so are journals of its databases.
 
     Example: hsmkms restore /mnt/backup/2026-01-02.age --private-key operator-private.txt
     """
@@ -130,7 +132,7 @@ def _restored(
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see backup
 
     if data_dir is None:
-        return wiring.restore(wiring.load_settings(explicit), file, order)
+        return wiring.restore(wiring.load_settings(_own_configuration(explicit)), file, order)
     own = data_dir.absolute() / CONFIG_FILE
     if explicit is None and not own.exists():
         make_data_folder(own.parent)
@@ -140,6 +142,20 @@ def _restored(
     settings = config.load(explicit or own)
     wiring.check_place(settings, explicit or own, own.parent)
     return wiring.restore(settings, file, order)
+
+
+def _own_configuration(explicit: Path | None) -> Path:
+    """Find the operator's configuration. ConfigurationError, with how to restore the backup's, if there is none."""
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see backup
+
+    advice = "if it is lost, run the same command with --data-dir DIR, and the backup's configuration is restored too"
+    try:
+        configuration = wiring.configuration_file(explicit)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{str(exc).rpartition(': run ')[0]}: {advice}") from exc
+    if not os.path.lexists(configuration):
+        raise ConfigurationError(f"there is no configuration {configuration}: {advice}")
+    return configuration
 
 
 def _recipients(words: list[str] | None, file: Path | None, settings: "BackupSettings") -> list["Recipient"]:

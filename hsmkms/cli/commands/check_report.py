@@ -5,7 +5,7 @@ import platform
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hsmkms.cli.options import named
 from hsmkms.errors import StoreError
@@ -13,10 +13,13 @@ from hsmkms.errors import StoreError
 if TYPE_CHECKING:
     from hsmkms.model.token_check import Check, CheckReport
 
+_PACKAGES: Final = ("python-pkcs11", "cryptography")
+"""Packages whose versions matter to what a module does, and to what is verified in process."""
+
 
 def shown_checks(report: "CheckReport", *, for_people: bool) -> dict[str, Any]:
     """Return the checks as an answer; for people with one column for what they mean and what to do."""
-    return {"Checks": [_row(each) if for_people else named(each) for each in report]}
+    return {"Result": report.result, "Checks": [_row(each) if for_people else named(each) for each in report]}
 
 
 def _row(check: "Check") -> dict[str, str]:
@@ -37,7 +40,9 @@ def report_text(report: "CheckReport") -> str:
         "Time": datetime.now(UTC).isoformat(timespec="seconds"),
         "Hsmkms": metadata.version("hsmkms"),
         "Python": platform.python_version(),
+        "Packages": {each: metadata.version(each) for each in _PACKAGES},
         "System": platform.platform(),
+        "Result": report.result,
         **_renamed(report.facts),
         "Checks": [named(each) for each in report],
     }

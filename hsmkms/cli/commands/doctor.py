@@ -5,17 +5,17 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
 from hsmkms import ownership
 from hsmkms.cli.api.confirmations import at_a_terminal
+from hsmkms.cli.commands import doctor_expiry
+from hsmkms.cli.commands.check_context import Check, CheckContext, Outcome, Verdict
 from hsmkms.cli.commands.repair import PANEL
 from hsmkms.cli.options import Common, with_common
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError, StoreError
@@ -23,7 +23,6 @@ from hsmkms.model.audit import Durability
 
 if TYPE_CHECKING:
     from hsmkms.config.settings import Settings
-    from hsmkms.kms import Kms
 
 Resource = TypeVar("Resource")
 
@@ -32,55 +31,8 @@ _LEFTOVERS: Final = (".backup-", ".restore-")
 _MIB: Final = 1024 * 1024
 _TOO_LITTLE: Final = 100 * _MIB
 _LITTLE: Final = 1024 * _MIB
-_SOON: Final = timedelta(days=30)
 _MOST_SESSIONS: Final = 0.9
 """Share of the token's sessions in use by all processes, above which there is a leak or too low a limit."""
-
-
-class Outcome(StrEnum):
-    """How a check ended. Only WRONG sets the status to 1. SKIPPED: an earlier check names what prevents it."""
-
-    OK = "ok"
-    SKIPPED = "not checked"
-    WARNING = "warning"
-    WRONG = "wrong"
-
-
-class Verdict(NamedTuple):
-    """The result of a check; unless it is OK, the detail says what to do."""
-
-    outcome: Outcome
-    detail: str
-
-
-class CheckContext:
-    """What the checks work on: the settings, and the installation, which is opened once."""
-
-    def __init__(self, settings: "Settings", exits: ExitStack) -> None:
-        self.settings = settings
-        self._exits = exits
-        self._kms: Kms | None = None
-        self._fault: HsmKmsError | None = None
-
-    def keep_open(self, resource: AbstractContextManager[Resource]) -> Resource:
-        """Enter a context until all checks are done: opening a token again would read all of it again."""
-        return self._exits.enter_context(resource)
-
-    @property
-    def kms(self) -> "Kms":
-        """The open installation; raises the same error each time if it cannot be opened."""
-        from hsmkms import Kms  # noqa: PLC0415 - help must not pay for the database and the token
-        from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database and the token
-
-        if self._fault is not None:
-            raise self._fault
-        if self._kms is None:
-            try:
-                self._kms = self._exits.enter_context(Kms(wiring.core_of(self.settings, monotonic=wiring.boot_time)))
-            except HsmKmsError as exc:
-                self._fault = exc
-                raise
-        return self._kms
 
 
 def register(app: typer.Typer) -> None:
@@ -105,7 +57,8 @@ def doctor(
 ) -> None:
     """Check the installation step by step, and say what to do about each problem.
 
-    Status 1 if something is wrong; a warning leaves it 0.
+    Status 1 if something is wrong; a warning leaves it 0, also one that is urgent: what expires within 30 days is a
+    warning, within 7 days urgent, within one day wrong.
 
     Example: hsmkms doctor
     """
@@ -280,6 +233,11 @@ def _audit(context: CheckContext) -> Verdict:
         context.kms.operator.audit.check_home()
         return _ok("switched off by audit.durability")
     context.kms.operator.audit.check()
+    if not context.kms.operator.audit.remembered():
+        return _warning(
+            "the newest seal is kept only beside the log, where it can be rolled back with it, since the token keeps "
+            "no data objects: name audit.seal_file in the configuration, a file elsewhere"
+        )
     return _ok("the newest seal matches the log (`hsmkms audit verify` checks every record)")
 
 
@@ -374,25 +332,6 @@ def _disk(context: CheckContext) -> Verdict:
     return _warning(f"{space}: `hsmkms audit archive` moves old records away") if free < _LITTLE else _ok(space)
 
 
-def _certificate(context: CheckContext) -> Verdict:
-    file = context.settings.serve.certificate
-    if file is None:
-        return _ok("no TLS by the server itself")
-    from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415 - of this check alone
-
-    try:
-        certificate = load_pem_x509_certificate(file.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(f"serve.certificate {file} cannot be read as PEM: put the right file there") from exc
-    now, begin, end = datetime.now(UTC), certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    validity = f"serve.certificate is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
-    if not begin <= now <= end:
-        raise ConfigurationError(f"{validity}, so clients refuse it: put a new one there and send the server SIGHUP")
-    if end - now < _SOON:
-        return _warning(f"{validity}: put a new one there in time and send the server SIGHUP")
-    return _ok(validity)
-
-
 def _is_unfinished(settings: "Settings", *, retried: bool) -> bool:
     """Return True if init was interrupted: the database is not bound to the token, or, with --retry-pin, not created.
 
@@ -415,8 +354,6 @@ def _init(context: CheckContext) -> Verdict:
     )
 
 
-Check = Callable[[CheckContext], Verdict]
-
 UNFINISHED: Final[dict[str, Check]] = {"PIN": _pin, "token": _token, "installation": _init}
 """The checks of an installation whose init was interrupted."""
 
@@ -435,5 +372,7 @@ CHECKS: Final[dict[str, Check]] = {
     "sessions": _sessions,
     "files": _files,
     "disk": _disk,
-    "certificate": _certificate,
+    "certificate": doctor_expiry.certificate,
+    "expiring material": doctor_expiry.material,
+    "awaiting deletion": doctor_expiry.deletion,
 }

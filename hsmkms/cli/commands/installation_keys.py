@@ -40,7 +40,7 @@ def rotate_installation_keys(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Rotate the installation's own keys on the token: for MACs, audit seals, stored secrets, backups.
+    """Rotate the installation's own keys on the token: for MACs, audit seals, stored secrets, backups, reports.
 
     Running servers use the new versions from their next call on; older versions still verify. The next run finishes an
     interrupted rotation, without creating a further version. Backups from before a rotation need the older versions;

@@ -49,12 +49,14 @@ def register(app: typer.Typer) -> None:
     app.command("migrate", rich_help_panel=PANEL)(migrate)
 
 
-@with_common("output", "query")
+@with_common("config", "output", "query")
 def init(
     common: Common,
     context: typer.Context,
     *,
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="Folder of the new installation.")],
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Folder of the new installation.", show_default=False)
+    ] = None,
     module: ModuleOption = None,
     token_label: LabelOption = None,
     token_serial: SerialsOption = None,
@@ -75,8 +77,17 @@ def init(
     Missing options are asked for at a terminal. The same command continues an interrupted init; changed options are
     used, or refused by name where they cannot be changed any more.
 
+    With --config instead of --data-dir the configuration is there already, a sample that was edited, say: its databases
+    and keys are created, and an installation that is complete is left as it is.
+
     Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token
     """
+    if common.config is not None:
+        _refuse_options(context, common.config)
+        _create_configured(common, common.config)
+        return
+    if data_dir is None:
+        raise typer.BadParameter("missing --data-dir DIR (or --config FILE, a configuration that is there already)")
     options = InitOptions(
         account_id=account_id if _is_given(context, "account_id") else None,
         regions=tuple(region) if region else None,
@@ -94,7 +105,24 @@ def init(
     folder = absolute(data_dir)
     with ExitStack() as held:  # some modules cannot be initialised twice in a process
         _configure(folder, options, held)
-        _show_installation(common, folder)
+        _show_installation(common, folder / CONFIG_FILE)
+
+
+def _refuse_options(context: typer.Context, file: Path) -> None:
+    """Raise BadParameter if an option says what the configuration says."""
+    shared = ("config", "output", "query")
+    given = [name for name in context.params if name not in shared and _is_given(context, name)]
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+        raise typer.BadParameter(f"--config goes without {named}: change {file} instead")
+
+
+def _create_configured(common: Common, file: Path) -> None:
+    """Create databases and keys of an existing configuration, and its data folder if that is missing."""
+    from hsmkms.config import settings as config  # noqa: PLC0415 - see _configure
+
+    make_data_folder(config.load(file).data_dir)
+    _show_installation(common, file)
 
 
 def _configure(folder: Path, options: InitOptions, held: ExitStack) -> None:
@@ -118,12 +146,11 @@ def _configure(folder: Path, options: InitOptions, held: ExitStack) -> None:
     _forget_attempt(folder)
 
 
-def _show_installation(common: Common, folder: Path) -> None:
+def _show_installation(common: Common, file: Path) -> None:
     """Create the databases and the installation's own key; show what there is then."""
     from hsmkms.config import settings as config  # noqa: PLC0415 - see _configure
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see _configure
 
-    file = folder / CONFIG_FILE
     settings = config.load(file)
     try:
         row = wiring.initialise(settings)
@@ -136,11 +163,11 @@ def _show_installation(common: Common, folder: Path) -> None:
             "Installation": row.id,
             "Account": settings.account_id,
             "Regions": list(settings.regions),
-            "Configuration": str(file),
-            "Databases": [str(folder / "meta.db"), str(folder / "log.db")],
+            "Configuration": str(file.absolute()),
+            "Databases": [str(settings.data_dir / "meta.db"), str(settings.data_dir / "log.db")],
             "Module": str(token.module),
             "TokenLabel": named.label or "",
-            "TokenSerial": named.serial or "",
+            "TokenSerial": list(named.serial) if isinstance(named.serial, tuple) else named.serial or "",
             "PinFile": str(token.pin.file or ""),
         }
     )

@@ -27,7 +27,9 @@ UriOption = Annotated[
     ),
 ]
 PinFileOption = Annotated[
-    Path | None, typer.Option("--pin-file", metavar="FILE", help="File with the user PIN, mode 0600.")
+    Path | None,
+    # Not readable: systemd may hand its content over as a credential.
+    typer.Option("--pin-file", metavar="FILE", help="File with the user PIN, mode 0600.", readable=False),
 ]
 EnvironmentOption = Annotated[
     list[str] | None,

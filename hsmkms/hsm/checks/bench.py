@@ -21,7 +21,7 @@ CHECK_LABEL: Final = "hsmkms token-check"
 """Label of the objects that checks make; it fits into the 32 bytes that some tokens keep."""
 
 SEND_REPORT: Final = "send this report as a bug report"
-
+NO_INSTALLATION: Final = "no installation can be made on this token"
 
 _SAYS_NO_MORE: Final = tuple({sentence for _, sentence in FAULTS.values()})
 """What a return code means in general: the code itself says more here."""
@@ -88,12 +88,20 @@ class Step(Struct, frozen=True, kw_only=True):
     """Checks that are made together, since one attempt shows them all.
 
     ``affects``: what does not work if they fail. ``needed``: without it the token is unfit, else it is only limited.
+    ``advice``: what to do, where that does not depend on the return code.
     """
 
     names: tuple[str, ...]
     run: Callable[[Bench], dict[str, Finding]]
     affects: str
     needed: bool = False
+    advice: str = ""
+
+    def affected_by(self, outcome: Outcome) -> str:
+        """Return what an outcome affects: a check that is needed and does not succeed prevents any installation."""
+        if self.needed and outcome is not Outcome.LIMITED:
+            return f"{self.affects}: {NO_INSTALLATION}"
+        return self.affects
 
     def checks(self, bench: Bench) -> list[Check]:
         """Make the checks; an error of the token, or a failed comparison, is a finding of each of them."""
@@ -122,14 +130,14 @@ class Step(Struct, frozen=True, kw_only=True):
             outcome=finding.outcome,
             detail=finding.detail,
             ckr=finding.ckr,
-            affects=self.affects,
-            advice=finding.advice or advice_for(finding.ckr) or SEND_REPORT,
+            affects=self.affected_by(finding.outcome),
+            advice=finding.advice or self.advice or advice_for(finding.ckr) or SEND_REPORT,
         )
 
 
-def step(name: str, check: Callable[[Bench], Finding], *, affects: str, needed: bool = False) -> Step:
+def step(name: str, check: Callable[[Bench], Finding], *, affects: str, needed: bool = False, advice: str = "") -> Step:
     """Make a step of one check."""
-    return Step(names=(name,), run=lambda bench: {name: check(bench)}, affects=affects, needed=needed)
+    return Step(names=(name,), run=lambda bench: {name: check(bench)}, affects=affects, needed=needed, advice=advice)
 
 
 def published_key(session: Session, value: bytes) -> Object:

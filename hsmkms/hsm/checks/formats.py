@@ -6,11 +6,12 @@ from typing import Final
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import Mechanism
 
+from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm.checks.bench import Bench, Finding, published_key
 from hsmkms.hsm.objects.cbc_pairs import NO_GCM
 from hsmkms.hsm.objects.objects import handle_of
 from hsmkms.hsm.probing.cbc import check_cbc, computes, takes_longest
-from hsmkms.hsm.probing.profile import FORMATS
+from hsmkms.hsm.probing.profile import FORMATS, format_for
 from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.token_check import Outcome
 
@@ -32,8 +33,13 @@ def with_gcm(check: Callable[[Bench], Finding]) -> Callable[[Bench], Finding]:
     """Return the check of AES-GCM, limited on a token that lists none."""
 
     def limited(bench: Bench) -> Finding:
-        if FORMATS[CipherFormat.AES_256_GCM] in bench.mechanisms():
+        present = bench.mechanisms()
+        if FORMATS[CipherFormat.AES_256_GCM] in present:
             return check(bench)
+        try:
+            format_for(present)
+        except TokenUnfitError:
+            return Finding(Outcome.FAILED, "no AES-GCM, and not what AES-CBC with HMAC needs", "see 'mechanisms'")
         return Finding(Outcome.LIMITED, NO_GCM, _ADVICE)
 
     return limited

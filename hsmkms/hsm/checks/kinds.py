@@ -36,6 +36,12 @@ _LACKS: Final = "enable CKM_{} in the token's policy, or use another key spec"
 
 _DO_WITHOUT: Final = "do without what does not work; if it should, send this report as a bug report"
 
+_OF_SPECS: Final = {
+    "CKR_HOST_MEMORY": "use another key spec: NSS answers so for parameter sets that it does not have; if others fail "
+    "with it as well, free memory on this machine"
+}
+"""Advice on return codes that mean something else in the trial of a key spec."""
+
 _SAMPLE_BYTES: Final = 32
 _DIGESTS: Final = {"256": 32, "384": 48, "512": 64}
 _OF_CURVES: Final = {
@@ -243,7 +249,7 @@ def _summary(works: list[str], faults: dict[str, str]) -> Finding:
     done = f"works: {', '.join(works)}; " if works else ""
     detail = f"{done}does not work: {', '.join(f'{name} ({reason})' for name, reason in faults.items())}"
     ckr = next(filter(None, map(_ckr_in, faults.values())), "")
-    return Finding(Outcome.LIMITED, detail, "" if ckr else _DO_WITHOUT, ckr)
+    return Finding(Outcome.LIMITED, detail, _OF_SPECS.get(ckr, "") if ckr else _DO_WITHOUT, ckr)
 
 
 def _ckr_in(reason: str) -> str:

@@ -1,5 +1,6 @@
 """What the process that makes the checks is given, and what it reports: JSON, one line a message."""
 
+from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
@@ -43,6 +44,15 @@ class Job(Struct, frozen=True, kw_only=True):
     pin: Pin | None = None
     run: str = "00000000"
     done: tuple[str, ...] = ()
+
+
+def module_facts(job: Job) -> dict[str, Any]:
+    """Return how the module is loaded, for the report: no value of a variable, no path, no parameters."""
+    return {
+        "File": Path(job.module).name,
+        "Environment": sorted(job.environment),
+        "InitReserved": job.init_reserved is not None,
+    }
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -50,7 +50,10 @@ def mechanisms(bench: Bench) -> Finding:
     try:
         cipher_format = format_for(bench.mechanisms())
     except TokenUnfitError as exc:
-        advice = "enable the mechanisms in the token's policy (FIPS mode often hides some), or use another token"
+        advice = (
+            "enable the mechanisms in the token's policy (FIPS mode often hides some), update what forwards the calls "
+            "(p11-kit before 0.25 does not forward all), or use another token"
+        )
         return Finding(Outcome.FAILED, str(exc), advice)
     named = ", ".join(each.name for each in (*NEEDED, FORMATS[cipher_format]))
     return Finding(Outcome.WORKS, f"{named}; ciphertext format {cipher_format}")

@@ -18,6 +18,7 @@ from pkcs11.mechanisms import KeyType
 from pkcs11.types import Object, Session
 
 from hsmkms.errors import HsmKmsError, TokenError, TokenUnfitError
+from hsmkms.hsm.ckr_names import ckr_of
 from hsmkms.hsm.crypto.agreement import agree
 from hsmkms.hsm.crypto.kem import decapsulate, encapsulate_here, encapsulate_on_token
 from hsmkms.hsm.crypto.signing import SIGNINGS, sign, verify_here, verify_on_token
@@ -107,14 +108,17 @@ def read_back_pair(
     wrong = differences(private, template.expected(cka_id, label) | stored, support.generated)
     expected = template.expected_public(cka_id, label) | stored
     wrong += differences(public, expected, support.public, support.observer("public halves"))
+    cause: HsmKmsError | None = None
     if not wrong:
         try:
             wrong = disproof(session, template, private, read_public(public, template.facts))
         except HsmKmsError as exc:
-            wrong = [f"it could not be proven: {exc}"]
+            wrong, cause = [f"it could not be proven: {ckr_of(exc) or exc}"], exc
     if wrong:
         _destroy_both(public, private, wrong)
-        raise TokenUnfitError(f"the token made a key pair not as ordered ({'; '.join(wrong)}): it was destroyed")
+        raise TokenUnfitError(
+            f"the token made a key pair not as ordered ({'; '.join(wrong)}): it was destroyed"
+        ) from cause
     return private
 
 

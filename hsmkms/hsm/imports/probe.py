@@ -9,6 +9,7 @@ import hmac
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -79,16 +80,27 @@ _KEY_WRAP: Final[dict[Oaep, WrappingAlgorithm]] = {
 
 
 def probe_import(
-    token: Token, session: Session, support: AttributeSupport = STANDARD, *, host_unwrap: bool
+    token: Token,
+    session: Session,
+    support: AttributeSupport = STANDARD,
+    *,
+    host_unwrap: bool,
+    every_kind: bool = False,
 ) -> ImportProfile:
-    """Try everything that an import may need. Raises the device's error if it is in trouble."""
+    """Try everything that an import may need. Raises the device's error if it is in trouble.
+
+    ``every_kind``: also try which key pairs and HMAC keys can be imported, as ``probe_kinds`` does with one more pair.
+    """
     with translated():
         mechanisms = frozenset(token.slot.get_mechanisms())
     if not mechanisms >= _NEEDED:
         return ImportProfile()
     raw_rsa = host_unwrap and Mechanism.RSA_X_509 in mechanisms
     with _pair(session, HOST_WRAPPING_KEY if raw_rsa else WRAPPING_KEY, support) as key:
-        profile = _Probe(session, key, mechanisms).run(support, raw_rsa=raw_rsa)
+        probe = _Probe(session, key, mechanisms)
+        profile = probe.run(support, raw_rsa=raw_rsa)
+        if every_kind and profile.algorithms():
+            profile = probe.kinds(profile)
     # A device in trouble looks like a token that lacks features. This operation must work on every token.
     with translated():
         generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, support, store=False).destroy()
@@ -313,10 +325,16 @@ def _plain(profile: ImportProfile) -> WrappingAlgorithm:
     return _PLAIN[profile.oaep[0]]
 
 
+@cache
+def _rsa_sample() -> OwnPrivateKey:
+    """Generate a private key to import on trial, once for all tokens of the process: it takes a tenth of a second."""
+    return rsa.generate_private_key(65537, _BITS)
+
+
 _PAIRS: Final[dict[KeyType, tuple[KeySpec, Callable[[], OwnPrivateKey]]]] = {
     KeyType.EC: (KeySpec.ECC_NIST_P256, lambda: ec.generate_private_key(ec.SECP256R1())),
     KeyType.EC_EDWARDS: (KeySpec.ECC_NIST_EDWARDS25519, Ed25519PrivateKey.generate),
-    KeyType.RSA: (KeySpec.RSA_2048, lambda: rsa.generate_private_key(65537, 2048)),
+    KeyType.RSA: (KeySpec.RSA_2048, _rsa_sample),
 }
 _HASHES: Final[dict[KeySpec, Callable[[bytes, bytes], bytes]]] = {
     KeySpec.HMAC_224: lambda secret, message: hmac.digest(secret, message, "sha224"),

@@ -36,9 +36,9 @@ from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.identity import Candidate, Identity, Listener
 from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate, StaleModuleError, has_usable_pin, log_in
-from hsmkms.hsm.session.replicas import Replicas
+from hsmkms.hsm.session.replicas import Replica, Replicas
 from hsmkms.hsm.session.token_choice import candidates, choose, tokens
-from hsmkms.hsm.session.token_login import DRAIN_SECONDS, TokenLogin
+from hsmkms.hsm.session.token_login import DRAIN_SECONDS, TokenLogin, session_handle
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -259,18 +259,19 @@ class GroupLogin(TokenLogin):
 
     @cached_property
     def _replicas(self) -> Replicas:
-        return Replicas(self.module.cryptoki, self._log_in_beside)
+        folder, serials = self.settings.state_dir, self.settings.choice.serials
+        gates = {each: LoginGate(folder, serials, standby=True) for each in serials}
+        return Replicas({each: Replica(each, self.module, gates[each], self._log_in_beside) for each in serials})
 
-    def _log_in_beside(self, serial: str) -> Session:
+    def _log_in_beside(self, serial: str, gate: LoginGate) -> Session:
         """Log in to a member that is not in use; WrongTokenError unless it proves its identity."""
         choice = replace(self.settings.choice, serial=serial)
-        gate = LoginGate(self.settings.state_dir, self.settings.choice.serials, standby=True)
         session = log_in(lambda: choose(self.module, choice), self._read_pin, gate, loaded_at=self.module.loaded_at)
         try:
             profile = replace(self.profile, label=session.token.label, serial=serial)
             self._identities.check(Candidate(session, profile, self.members))
         except BaseException:
-            session.close()
+            self.module.cryptoki.close_session(session_handle(session))  # no logout: it may have taken over meanwhile
             raise
         return session
 
@@ -294,9 +295,8 @@ class GroupLogin(TokenLogin):
         self.require_no_takeover(takeovers)
 
     def _lacking(self, cka_ids: Sequence[bytes]) -> list[str]:
-        with self.alone():  # the module is not finalised meanwhile
-            others = [each for each in self.settings.choice.serials if each != self.member]
-            return self._replicas.lacking(others, cka_ids)
+        patience = max(self.settings.session_wait_seconds, self.settings.replication_seconds)
+        return self._replicas.lacking(self.member, cka_ids, patience)
 
     def require_no_takeover(self, takeovers: int) -> None:
         """Raise TokenUnavailableError if another member has taken over since that count of ``takeovers``."""
@@ -314,7 +314,7 @@ class GroupLogin(TokenLogin):
     def close_sessions(self) -> None:
         """Log out, and close all that is open."""
         if not self.guard.foreign:
-            self._replicas.close()
+            self._replicas.close(self.settings.session_wait_seconds)
         super().close_sessions()
 
     def _missing(self, cka_id: bytes) -> ObjectLostError:

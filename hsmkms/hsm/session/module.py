@@ -6,6 +6,7 @@ thread will call: ``Cryptoki`` makes the call in its place, with CKF_OS_LOCKING_
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,14 +17,17 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Slot
 
 from hsmkms.errors import ConfigurationError, ModuleError
+from hsmkms.hsm.ckr_names import ckr_name
 from hsmkms.hsm.faults import translated
-from hsmkms.hsm.return_codes import CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK
+from hsmkms.hsm.return_codes import CKR_ARGUMENTS_BAD, CKR_CRYPTOKI_ALREADY_INITIALIZED, CKR_OK, error_of
 from hsmkms.hsm.session.cryptoki import Cryptoki
 from hsmkms.process import ForkGuard, uptime
 
 RENEWAL_SECONDS: Final = 1.0
 """How long a renewal waits while another thread opens a token of the module."""
 
+_QUOTED_PATH: Final = re.compile(r"""(['"])(?:\w+:)?(/[^'"]*)\1""")
+"""A path in the parameters of C_Initialize: ``configdir='sql:/var/lib/nss'``."""
 
 FIRST_PAUSE_SECONDS: Final = 2.0
 LONGEST_PAUSE_SECONDS: Final = 30.0
@@ -72,11 +76,19 @@ class Module:
         self.users = 1
         self.logins: list[ModuleLogin] = []
         self._opening = threading.RLock()
+        self._keeping = threading.Condition()
+        self._keepers = 0
+        """How many threads make calls beside the session pools of the logins."""
+        self._renewing = False
         os.environ.update(environment)
         try:
             self.cryptoki = Cryptoki(str(path))
         except (OSError, LookupError, PKCS11Error) as exc:
-            raise ModuleError(f"{path} cannot be loaded as a PKCS#11 module ({exc}): check token.module") from exc
+            raise ModuleError(
+                f"{path} cannot be loaded as a PKCS#11 module ({exc}): check the path (token.module, --module). If a "
+                "library that it needs is not found, set LD_LIBRARY_PATH to its folder before hsmkms starts: "
+                "the loader does not read it later, from token.environment"
+            ) from exc
         self._initialize()
         try:
             self._library = self.cryptoki.library()
@@ -99,7 +111,8 @@ class Module:
             )
         if code != CKR_OK:
             raise ModuleError(
-                f"{self.path} refused to start (C_Initialize: CKR 0x{code:08x}): {_unreadable(self.environment)}"
+                f"{self.path} refused to start (C_Initialize: {ckr_name(error_of(code))}): "
+                f"{_start_advice(code, self.environment, self.reserved)}"
             )
 
     @property
@@ -126,6 +139,30 @@ class Module:
         with self._opening:
             yield
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the module from being finalised while a call that no login waits for is made in the block."""
+        with self._keeping:
+            self._keeping.wait_for(lambda: not self._renewing)
+            self._keepers += 1
+        try:
+            yield
+        finally:
+            with self._keeping:
+                self._keepers -= 1
+
+    @contextmanager
+    def _not_kept(self) -> Iterator[bool]:
+        """Let no block of ``kept`` begin in this one; yields False if one is running."""
+        with self._keeping:
+            self._renewing = not self._keepers
+        try:
+            yield self._renewing
+        finally:
+            with self._keeping:
+                self._renewing = False
+                self._keeping.notify_all()
+
     def others(self, login: ModuleLogin | None) -> list[ModuleLogin]:
         """Return the other tokens that use the module."""
         return [each for each in self.logins if each is not login]
@@ -134,7 +171,8 @@ class Module:
         """Finalise the module and initialise it again, for tokens that cannot be reached again otherwise.
 
         The caller, ``login``, has no call in progress; the module's other tokens stop their calls meanwhile and log in
-        again afterwards. False if one of them cannot, or a token is being opened. Raises ModuleError.
+        again afterwards. False if one of them cannot, if a token is being opened, or in a block of ``kept``. Raises
+        ModuleError.
         """
         self._guard.check()
         if not self._opening.acquire(timeout=RENEWAL_SECONDS):
@@ -142,6 +180,8 @@ class Module:
         try:
             with ExitStack() as aside:
                 others = self.others(login)
+                if not aside.enter_context(self._not_kept()):
+                    return False
                 if not all(aside.enter_context(each.aside()) for each in others):
                     return False
                 os.environ.update(self.environment)
@@ -158,17 +198,24 @@ class Module:
         _registry.release(self)
 
     def finalize(self) -> None:
-        """Finalise the module, except in a forked child, which did not initialise it."""
-        if not self._guard.foreign:
+        """Finalise the module, except in a forked child, which did not initialise it, or under a call that hangs."""
+        if not self._guard.foreign and not self._keepers:
             self.cryptoki.finalize()
 
 
-def _unreadable(environment: Mapping[str, str]) -> str:
-    """Say what keeps a module from starting: a file of its environment that cannot be read, or else what to check."""
-    for name, value in environment.items():
+def _start_advice(code: int, environment: Mapping[str, str], reserved: str | None) -> str:
+    """Say what keeps a module from starting: a path in what it is given that cannot be read, or else what to check."""
+    named = [(f"{name} of token.environment", value) for name, value in environment.items()]
+    named += [("token.init_reserved", found[2]) for found in _QUOTED_PATH.finditer(reserved or "")]
+    for name, value in named:
         if value.startswith("/") and not os.access(value, os.R_OK, effective_ids=True):
-            return f"{name} of token.environment names {value}, which is missing or cannot be read by this user"
-    return "check token.environment, token.init_reserved and the module's own configuration file"
+            return f"{name} names {value}, which is missing or cannot be read by this user"
+    if code == CKR_ARGUMENTS_BAD and reserved is None:
+        return "it may want parameters (token.init_reserved, --init-reserved), as NSS softokn does"
+    return (
+        "check its variables (token.environment, --environment), its parameters (token.init_reserved, "
+        "--init-reserved), its own configuration file, and that the service that it needs is running"
+    )
 
 
 class _Registry:
@@ -228,5 +275,7 @@ def acquire(path: Path, *, environment: Mapping[str, str] | None = None, reserve
     pReserved of C_Initialize (NSS wants a parameter string there). Raises ModuleError or ConfigurationError.
     """
     if not path.is_file():
-        raise ModuleError(f"there is no PKCS#11 module at {path}: install it, or correct token.module")
+        raise ModuleError(
+            f"there is no PKCS#11 module at {path}: install it, or correct the path (token.module, --module)"
+        )
     return _registry.acquire(path.resolve(), environment or {}, reserved)

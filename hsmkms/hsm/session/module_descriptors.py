@@ -3,6 +3,10 @@
 opencryptoki 3.8 keeps the number of its lock file after C_Finalize has closed it. Initialised again, it locks whatever
 file has that number by then, and closes that file at the next C_Finalize: a database, or a client's connection. So the
 numbers that a module closed stay occupied, by the same files, until it is seen to leave them alone.
+
+What was opened and closed at the same moments need not be the module's: another thread may have done so. A file with
+contents is never opened here, since this process would lose its POSIX locks on it when that descriptor is closed
+(https://sqlite.org/howtocorrupt.html, section 2.2); lock files are empty.
 """
 
 import fcntl
@@ -66,10 +70,10 @@ def _without(files: dict[int, str], others: dict[int, str]) -> dict[int, str]:
 
 
 def _occupy(number: int, path: str) -> str | None:
-    """Open a file, or /dev/null where it is none, under a number; its path, or None if the number is in use."""
+    """Open an empty file, or /dev/null where it is none, under a number; its path, or None if the number is in use."""
     for chosen in (path, os.devnull):
-        if chosen == os.devnull or Path(chosen).is_file():
-            with suppress(OSError):
+        with suppress(OSError):
+            if chosen == os.devnull or _is_empty_file(Path(chosen)):
                 opened = os.open(chosen, os.O_RDWR | os.O_CLOEXEC)
                 if opened == number:
                     return chosen
@@ -80,3 +84,7 @@ def _occupy(number: int, path: str) -> str | None:
                 os.close(moved)
                 return None
     return None
+
+
+def _is_empty_file(path: Path) -> bool:
+    return path.is_file() and not path.stat().st_size

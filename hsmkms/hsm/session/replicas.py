@@ -4,12 +4,16 @@ hsmkms does not replicate objects: the HSM or its client does, at once or after 
 member that could take over, since it is present and proves the token's identity, is asked for the object until it has
 it. For that there is a session with each of them, logged in by the same gate as that of the member in use.
 
-Not thread-safe: its owner calls it under the login lock, so that the module is not finalised under a call.
+A member that hangs must not hang the one in use with it. So each is asked in a thread of its own, under no lock but its
+own, and counts as unable to take over once it has not answered for a while. The module is not finalised meanwhile, and
+if it is the login that hangs, others can log in.
 """
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Final
 
@@ -20,77 +24,164 @@ from hsmkms.errors import HsmKmsError, TokenNotFoundError
 from hsmkms.hsm.calls.function_list import session_handle
 from hsmkms.hsm.faults import translate
 from hsmkms.hsm.objects.objects import find
-from hsmkms.hsm.session.cryptoki import Cryptoki
+from hsmkms.hsm.session.login import LoginGate
+from hsmkms.hsm.session.module import Module
 
 log = logging.getLogger("hsmkms.hsm")
 
 RETRY_SECONDS: Final = 5.0
-"""Pause before another login to a member that could not be used."""
+"""Longest pause before a member that could not be used is asked again."""
+
+WARN_SECONDS: Final = 60.0
+"""Pause between two warnings about a member that keeps failing."""
+
+RETRY_FACTOR: Final = 10
+"""The pause is so many times as long as the failed attempt: creations are not slowed down much, and a member that fails
+at once is missed for moments only after it has come back."""
 
 
-class Replicas:
-    """Sessions with the members of an HA group that are not in use. ``log_in`` opens one, proven, by the serial."""
+class Replica:
+    """A member of an HA group that is not in use, and the session with it. Thread-safe.
 
-    def __init__(self, cryptoki: Cryptoki, log_in: Callable[[str], Session]) -> None:
-        self._cryptoki = cryptoki
+    ``log_in`` opens a session, proven, by the serial, through the ``gate``.
+    """
+
+    def __init__(
+        self, serial: str, module: Module, gate: LoginGate, log_in: Callable[[str, LoginGate], Session]
+    ) -> None:
+        self._serial = serial
+        self._module = module
+        self._gate = gate
         self._log_in = log_in
-        self._sessions: dict[str, Session] = {}
-        self._retry_at: dict[str, float] = {}
+        self._asking = threading.Lock()
+        """Held while the member is asked, for as long as that takes."""
+        self._asked_at = 0.0
+        self._session: Session | None = None
+        self._retry_at = 0.0
+        self._warn_at = 0.0
 
-    def lacking(self, serials: Sequence[str], cka_ids: Sequence[bytes]) -> list[str]:
-        """Return the serials of the members that could take over and lack one of the objects."""
-        return [each for each in serials if self._lacks(each, cka_ids)]
+    def lacks(self, cka_ids: Sequence[bytes], patience_seconds: float) -> bool:
+        """Return True if the member could take over and lacks one of the objects.
+
+        False for one that fails, or has not answered for ``patience_seconds``, to this call or an earlier one.
+        """
+        if time.monotonic() < self._retry_at:
+            return False
+        while not self._asking.acquire(timeout=max(self._asked_at + patience_seconds - time.monotonic(), 0)):
+            if time.monotonic() >= self._asked_at + patience_seconds:  # else it has answered others meanwhile
+                return False
+        self._asked_at = time.monotonic()
+        answer: Future[bool] = Future()
+        threading.Thread(target=self._ask, args=(cka_ids, answer), name="hsmkms standby", daemon=True).start()
+        try:
+            return answer.result(patience_seconds)
+        except TimeoutError:
+            self._gate.let_others_in()
+            log.warning(
+                "the HA member with serial %s has not answered for %g s: until it does, it cannot take over, and new "
+                "keys are not sought there",
+                self._serial,
+                patience_seconds,
+            )
+            return False
 
     def forget(self) -> None:
-        """Drop all sessions, which died with the module."""
-        self._sessions.clear()
+        """Drop the session, which died with the module."""
+        self._session = None
 
-    def close(self) -> None:
-        """Close all sessions: a member that takes over gets a login of its own."""
-        for each in self._sessions.values():
-            self._cryptoki.close_session(session_handle(each))  # no logout; it may be dead already
-        self.forget()
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Close the session, unless the member is being asked and does not answer within ``wait_seconds``."""
+        if self._asking.acquire(timeout=wait_seconds):
+            try:
+                self._close()
+            finally:
+                self._asking.release()
 
-    def _lacks(self, serial: str, cka_ids: Sequence[bytes]) -> bool:
-        if time.monotonic() < self._retry_at.get(serial, 0.0):
-            return False
+    def _ask(self, cka_ids: Sequence[bytes], answer: "Future[bool]") -> None:
         try:
-            return self._lacks_now(serial, cka_ids)
-        except (HsmKmsError, PKCS11Error) as exc:
-            fault = exc if isinstance(exc, HsmKmsError) else translate(exc)
-            log.warning(
-                "the HA member with serial %s cannot take over now, so new keys are not sought there: %s", serial, fault
-            )
-            self._retry_at[serial] = time.monotonic() + RETRY_SECONDS
-            return False
+            with self._module.kept():
+                lacks = self._lacks(cka_ids)
+        except Exception as exc:  # noqa: BLE001 - raised again by the thread that waits
+            answer.set_exception(exc)
+        else:
+            answer.set_result(lacks)
+        finally:
+            self._asking.release()
 
-    def _lacks_now(self, serial: str, cka_ids: Sequence[bytes]) -> bool:
+    def _lacks(self, cka_ids: Sequence[bytes]) -> bool:
+        begun = time.monotonic()
+        try:
+            lacks = self._lacks_now(cka_ids)
+        except (HsmKmsError, PKCS11Error) as exc:
+            now = time.monotonic()
+            self._retry_at = now + min(RETRY_FACTOR * (now - begun), RETRY_SECONDS)
+            self._note_fault(exc if isinstance(exc, HsmKmsError) else translate(exc))
+            return False
+        self._warn_at = 0.0
+        return lacks
+
+    def _note_fault(self, fault: HsmKmsError) -> None:
+        """Log a failure; of several in a row one in a while."""
+        now = time.monotonic()
+        if now >= self._warn_at:
+            self._warn_at = now + WARN_SECONDS
+            log.warning(
+                "the HA member with serial %s cannot take over now, so new keys are not sought there: %s",
+                self._serial,
+                fault,
+            )
+
+    def _lacks_now(self, cka_ids: Sequence[bytes]) -> bool:
         """Ask the member; once more after another login if it fails in a session that was open before.
 
         A session may have died alone, and a single call may fail: neither shows that the member cannot take over.
         """
-        for session in (self._open_session(serial), None):
+        for session in (self._open_session(), None):
             try:
-                found = session or self._logged_in(serial)
+                found = session or self._logged_in()
                 return found is not None and any(find(found, None, each) is None for each in cka_ids)
             except (HsmKmsError, PKCS11Error):
                 if session is None:
                     raise
-                self._close(serial)
+                self._close()
         raise AssertionError("unreachable: the second attempt returns or raises")
 
-    def _open_session(self, serial: str) -> Session | None:
-        """Return the open session with the member if its login is valid."""
-        session = self._sessions.get(serial)
-        if session is not None and not self._cryptoki.logged_in(session_handle(session)):
-            self._close(serial)
-        return self._sessions.get(serial)
+    def _open_session(self) -> Session | None:
+        """Return the open session if its login is valid."""
+        session = self._session
+        if session is not None and not self._module.cryptoki.logged_in(session_handle(session)):
+            self._close()
+        return self._session
 
-    def _logged_in(self, serial: str) -> Session | None:
-        """Log in to the member and return the session; None if the member is not present."""
+    def _logged_in(self) -> Session | None:
+        """Log in and return the session; None if the member is not present."""
         with suppress(TokenNotFoundError):
-            self._sessions[serial] = self._log_in(serial)
-        return self._sessions.get(serial)
+            self._session = self._log_in(self._serial, self._gate)
+        return self._session
 
-    def _close(self, serial: str) -> None:
-        self._cryptoki.close_session(session_handle(self._sessions.pop(serial)))
+    def _close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._module.cryptoki.close_session(session_handle(session))  # no logout; it may be dead already
+
+
+class Replicas:
+    """The members of an HA group, each to be asked while it is not in use."""
+
+    def __init__(self, members: Mapping[str, Replica]) -> None:
+        self._members = members
+
+    def lacking(self, in_use: str | None, cka_ids: Sequence[bytes], patience_seconds: float) -> list[str]:
+        """Return the serials of the members that are not in use, could take over, and lack one of the objects."""
+        others = [(serial, member) for serial, member in self._members.items() if serial != in_use]
+        return [serial for serial, member in others if member.lacks(cka_ids, patience_seconds)]
+
+    def forget(self) -> None:
+        """Drop all sessions, which died with the module."""
+        for each in self._members.values():
+            each.forget()
+
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Close all sessions: a member that takes over gets a login of its own. See ``Replica.close``."""
+        for each in self._members.values():
+            each.close(wait_seconds)

@@ -65,15 +65,18 @@ def _unpadded(value: str | int | None) -> str | int | None:
 
 def tokens(module: Module) -> list[Token]:
     """List all initialised tokens of the module; a slot that does not answer is left out."""
-    initialised = []
+    return [each for each in _all_tokens(module) if each.flags & TokenFlag.TOKEN_INITIALIZED]
+
+
+def _all_tokens(module: Module) -> list[Token]:
+    """List all tokens of the module, initialised or not; a slot that does not answer is left out."""
+    found = []
     for slot in module.slots():
         try:
-            token = slot.get_token()
+            found.append(slot.get_token())
         except PKCS11Error:
             continue
-        if token.flags & TokenFlag.TOKEN_INITIALIZED:
-            initialised.append(token)
-    return initialised
+    return found
 
 
 def choose(module: Module, choice: TokenChoice) -> Token:
@@ -97,8 +100,16 @@ def candidates(module: Module, choice: TokenChoice, preferred: str | None = None
         return unique
     shown = "; ".join(f"label {each.label!r} serial {serial_of(each)!r}" for each in present) or "none"
     if not found:
-        raise TokenNotFoundError(f"no token fits {choice}; present: {shown}")
-    raise TokenNotFoundError(f"{len(found[0])} tokens fit {choice}: add the serial; present: {shown}")
+        raise TokenNotFoundError(f"no token fits {choice}; present: {shown}{_unready(module)}")
+    missing = "label" if choice.label is None else "serial"
+    raise TokenNotFoundError(f"{len(found[0])} tokens fit {choice}: add the {missing}; present: {shown}")
+
+
+def _unready(module: Module) -> str:
+    """Name the tokens that have a label and are not initialised; some are not before they have a user PIN (NSS)."""
+    unready = [each for each in _all_tokens(module) if not each.flags & TokenFlag.TOKEN_INITIALIZED]
+    labels = [repr(label) for label in (_unpadded(each.label) for each in unready) if label]
+    return f"; not initialised, or without a user PIN: label {', '.join(labels)}" if labels else ""
 
 
 def namesakes(module: Module, label: str) -> frozenset[str]:

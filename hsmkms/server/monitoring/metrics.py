@@ -4,6 +4,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import accumulate
 from typing import Final
 
@@ -14,7 +15,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from hsmkms.call_stats import BOUNDS, Count
+from hsmkms.config.settings import ServeSettings
 from hsmkms.server.heartbeat import Heartbeat
+from hsmkms.server.monitoring import key_metrics
+from hsmkms.server.monitoring.certificate import validity
 from hsmkms.server.monitoring.health import PARTS, Health
 from hsmkms.server.monitoring.worker_counts import Sweeps, Totals
 from hsmkms.service.operator.monitoring import Alarms, Figures, PoolUse, Watch
@@ -22,14 +26,21 @@ from hsmkms.service.operator.monitoring import Alarms, Figures, PoolUse, Watch
 FIGURES_SECONDS: Final = 5.0
 """How long figures from the database are cached, however often the page is scraped."""
 
+KEYS_SECONDS: Final = 60.0
+"""How long figures of single keys are cached, for which all keys are read."""
+
 _BOUNDS: Final = (*(str(each) for each in BOUNDS), "+Inf")
 
 
 class Metrics:
     """Renders the metrics page. Thread-safe."""
 
-    def __init__(self, watch: Watch, health: Health, replaced: Heartbeat) -> None:
+    def __init__(self, watch: Watch, health: Health, replaced: Heartbeat, settings: ServeSettings) -> None:
         self._watch = watch
+        self._most_keys = settings.metrics_keys
+        # Read once: a worker serves the certificate that was there when it started.
+        self._certificate = None if settings.certificate is None else validity(settings.certificate).end
+        self._of_keys: tuple[float, list[Metric]] | None = None
         self._health = health
         self._replaced = replaced
         self._looking = threading.Lock()
@@ -39,8 +50,19 @@ class Metrics:
         """Render the page for these counts. If the database is unavailable, its figures are left out."""
         faults = self._health.faults()
         metrics = [*_of_totals(totals, self._replaced), *_of_health(faults)]
-        metrics += _of_figures(self._look()) if "database" not in faults else ()
+        metrics += _of_certificate(self._certificate)
+        if "database" not in faults:
+            metrics += [*_of_figures(self._look()), *self._look_at_keys()]
         return _rendered(metrics)
+
+    def _look_at_keys(self) -> list[Metric]:
+        if not self._most_keys:
+            return []
+        with self._looking:
+            now = time.monotonic()
+            if self._of_keys is None or now - self._of_keys[0] >= KEYS_SECONDS:
+                self._of_keys = (now, list(key_metrics.metrics_of(*self._watch.keys(self._most_keys))))
+            return self._of_keys[1]
 
     def _look(self) -> Figures:
         with self._looking:
@@ -152,6 +174,15 @@ def _of_health(faults: dict[str, str]) -> Iterator[Metric]:
     yield ready
 
 
+def _of_certificate(ends: datetime | None) -> Iterator[Metric]:
+    if ends is not None:
+        yield GaugeMetricFamily(
+            "hsmkms_certificate_expiry_timestamp_seconds",
+            "When the certificate of the endpoint, or one of its chain, expires.",
+            value=ends.timestamp(),
+        )
+
+
 def _of_figures(figures: Figures) -> Iterator[Metric]:
     states = GaugeMetricFamily("hsmkms_keys", "KMS keys by state.", labels=["state"])
     for state, number in figures.keys_by_state.items():
@@ -164,6 +195,12 @@ def _of_figures(figures: Figures) -> Iterator[Metric]:
             "When the next rotation, expiry or deletion is due.",
             value=figures.next_due.timestamp(),
         )
+    for name, text, date in (
+        ("hsmkms_next_material_expiry_timestamp_seconds", "When imported material first expires.", figures.next_expiry),
+        ("hsmkms_next_deletion_timestamp_seconds", "When a key is first deleted.", figures.next_deletion),
+    ):
+        if date is not None:
+            yield GaugeMetricFamily(name, text, value=date.timestamp())
     yield GaugeMetricFamily(
         "hsmkms_gcm_budget_used_ratio",
         "Share of its 2^32 encryptions that the most used key material has made.",

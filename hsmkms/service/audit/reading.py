@@ -2,7 +2,7 @@
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -67,7 +67,7 @@ def _newest_of_lane(segments: list[Segment], count: int, wanted: Wanted, seen: S
         if index > 1 and len(newest) >= count:
             break
         matching: deque[_Found] = deque(maxlen=count)
-        for found in _records([segment]):
+        for found in records([segment]):
             seen.note(found[0])
             if wanted.fits(found[0]):
                 matching.append(found)
@@ -83,7 +83,7 @@ def show(folder: Path, wanted_id: str, wanted: Wanted = _ANY) -> Tail:
             if wanted == _ANY and sought not in line:
                 seen.records += 1  # without parsing it, which takes most of the time
                 continue
-            for found in _readable([line]):
+            for found in readable([line]):
                 seen.note(found[0])
                 if wanted_id in (found[0].event_id, found[0].request_id) and wanted.fits(found[0]):
                     matching.append(found)
@@ -98,10 +98,46 @@ def last_uses(folder: Path, material_ids: Collection[str]) -> dict[str, str]:
     for segments in audit_files.segments(folder).values():
         for segment in segments:
             lines = (line for line in audit_files.lines(segment.path) if _MATERIAL in line)
-            for fields, record in _readable(line for line in lines if any(each in line for each in sought)):
+            for fields, record in readable(line for line in lines if any(each in line for each in sought)):
                 for each in _materials(record).intersection(material_ids):
                     newest[each] = max(newest.get(each, ""), fields.event_time)
     return newest
+
+
+class Recorded(Struct, frozen=True, kw_only=True):
+    """A record of the log and where it stands: its lane, and its number there."""
+
+    lane: str
+    sequence: int
+    record: dict[str, Any]
+
+
+def find_event(folders: Sequence[Path], event_name: str, parameters: dict[str, Any]) -> Recorded | None:
+    """Return the first successful event of that name with these request parameters, among others. Reads the whole log.
+
+    ``folders``: the log's, and those of its archived files.
+    """
+    sought = [str(each).encode() for each in parameters.values()]
+    for folder in folders:
+        for lane, segments in audit_files.segments(folder).items():
+            for segment in segments:
+                for line in audit_files.lines(segment.path):
+                    if all(each in line for each in sought) and (found := _as_event(line, event_name, parameters)):
+                        head = audit_chain.head_of(line, segment.number)
+                        if head is not None:
+                            return Recorded(lane=lane, sequence=head.sequence, record=found)
+    return None
+
+
+def _as_event(line: bytes, event_name: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the line's record if it is of that event and parameters, and of a success."""
+    for fields, record in readable(iter([line])):
+        if fields.event_name == event_name and not fields.error_code:
+            parsed: dict[str, Any] = msgspec.json.decode(record)
+            given = parsed.get("requestParameters") or {}
+            if all(given.get(name) == value for name, value in parameters.items()):
+                return parsed
+    return None
 
 
 def _materials(record: bytes) -> set[str]:
@@ -121,14 +157,14 @@ def _ascending(segments: list[Segment], wanted: Wanted, seen: Seen) -> tuple[Ite
     """
     late: list[_Found] = []
     count, newest = 0, ""
-    for fields, record in _records(segments):
+    for fields, record in records(segments):
         count += 1
         seen.note(fields)
         if fields.event_time < newest and wanted.fits(fields):
             late.append((fields, record))
         newest = max(newest, fields.event_time)
     late.sort(key=_time_of)
-    return _punctual(islice(_records(segments), count), wanted), late
+    return _punctual(islice(records(segments), count), wanted), late
 
 
 def _punctual(records: Iterator[_Found], wanted: Wanted) -> Iterator[_Found]:
@@ -144,12 +180,13 @@ def _time_of(found: _Found) -> str:
     return found[0].event_time
 
 
-def _records(segments: list[Segment]) -> Iterator[tuple[Fields, bytes]]:
+def records(segments: Sequence[Segment]) -> Iterator[tuple[Fields, bytes]]:
+    """Yield the records of segments, with their fields."""
     for segment in segments:
-        yield from _readable(audit_files.lines(segment.path))
+        yield from readable(audit_files.lines(segment.path))
 
 
-def _readable(lines: Iterable[bytes]) -> Iterator[tuple[Fields, bytes]]:
+def readable(lines: Iterable[bytes]) -> Iterator[tuple[Fields, bytes]]:
     """Yield the records that can be parsed, with their fields; `hsmkms audit verify` names the others."""
     for line in lines:
         record = audit_chain.record_of(line)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import BindingError, StoreError, TokenUnavailableError
 from hsmkms.hsm.ports import Device
@@ -24,7 +25,7 @@ from hsmkms.service.audit.administration import AuditAdministration
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.audit.sealing import Contradiction, Sealer
 from hsmkms.service.backup import origin as backup_origin
-from hsmkms.service.backup import restore_moves, unsealing
+from hsmkms.service.backup import restore_moves, restore_remains, unsealing
 from hsmkms.service.backup.age_keys import PrivateKeys
 from hsmkms.service.backup.create import NeededObject, needed_objects
 from hsmkms.service.backup.origin import Proof
@@ -82,7 +83,7 @@ class Restored(Struct, frozen=True, kw_only=True):
     """Result of a restore. ``missing``: objects that the token does not have; ``rollback``: why it is an older state.
 
     ``migrated``: the applied revisions, if an older program made the backup. ``proof``: the proofs of its origin; see
-    ``backup_origin.Proof``.
+    ``backup_origin.Proof``. ``set_aside``: the folder with what the lost installation had left in its place.
     """
 
     installation: str
@@ -94,12 +95,13 @@ class Restored(Struct, frozen=True, kw_only=True):
     migrated: list[str]
     missing: list[NeededObject]
     rollback: str | None
+    set_aside: str | None = None
 
 
 def restore(
     file: Path, target: Path, order: Order, unseal: Unseal, configure: Configure, reached: Checkpoint = no_checkpoint
 ) -> Restored:
-    """Restore a backup into the data folder ``target``, which must hold no databases and no audit log.
+    """Restore a backup into the data folder ``target``, which must hold no databases and no other's audit log.
 
     Raises StoreError (damaged, unproven, older than the token's notes, or the target is not empty), BindingError
     (another token, another private key), MigrationError (made by a newer program), and the errors of ``configure``.
@@ -113,6 +115,7 @@ def restore(
         try:
             # 1. Read everything, once.
             unsealed = unsealing.read(file, order.keys, unseal, staging)
+            restore_remains.require_own(target, unsealed.about.installation)
             signature = _signature(unsealed, order)
             reached("restore 1: unpacked")
 
@@ -126,8 +129,9 @@ def restore(
             restored = _prepare(configured.open_core(staging), unsealed, target, migrated, proof, order)
             reached("restore 3: prepared")
 
-            # 4. Move the files into place, the database last.
-            restore_moves.move(staging, target, configured.file, reached)
+            # 4. Set aside what the lost installation left, and move the files into place, the database last.
+            aside = restore_moves.move(staging, target, configured.file, restored.restored_at, reached)
+            restored = replace(restored, set_aside=str(aside) if aside is not None else None)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

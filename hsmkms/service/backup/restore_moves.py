@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ import msgspec
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
+from hsmkms.service.backup import restore_remains
 from hsmkms.service.backup.create import CONFIGURATION
 from hsmkms.store import files, snapshot
 from hsmkms.store.archive import new_file
@@ -47,20 +49,33 @@ def remove_leftovers(target: Path) -> None:
 
 
 def require_empty(target: Path) -> None:
-    """Raise StoreError if the folder holds anything that a restore would replace, or a symlink at its names."""
+    """Raise StoreError if the folder holds anything that a restore would replace, or a symlink at its names.
+
+    Not counted are remains of a lost installation, which are set aside if they are its own (restore_remains.py).
+    """
+    remains = restore_remains.find(target)
     for each in _in_the_way(target):
-        raise StoreError(
-            f"there is {each} already: a restore replaces nothing. Move what belongs to the old installation away, "
-            "or choose another --data-dir"
-        )
+        if each not in remains:
+            raise StoreError(
+                f"there is {each} already: a restore replaces nothing. Move what belongs to the old installation away "
+                f"(mkdir {target}/old && mv {each} {target}/old), or choose another --data-dir"
+            )
 
 
-def move(staging: Path, target: Path, configuration: bytes | None, reached: Callable[[str], None]) -> None:
-    """Move everything into its place, the database last. StoreError if that fails; then nothing has moved."""
+def move(
+    staging: Path, target: Path, configuration: bytes | None, now: datetime, reached: Callable[[str], None]
+) -> Path | None:
+    """Set remains aside, and move everything into its place, the database last; return where the remains are.
+
+    StoreError if that fails; then nothing has moved.
+    """
     moved: list[str] = []
+    aside: Path | None = None
     try:
         _require_closed(staging)
         require_empty(target)
+        aside = restore_remains.set_aside(target, now)
+        reached("restore 4: set aside")
         if configuration is not None:
             # The operator has accepted it: if the restore is interrupted here, the next one finds it in place.
             _place(staging, target, CONFIGURATION, configuration)
@@ -75,9 +90,12 @@ def move(staging: Path, target: Path, configuration: bytes | None, reached: Call
         (target / _MARK).unlink()
     except (OSError, StoreError) as exc:
         _undo(staging, target, moved)
+        if aside is not None:
+            restore_remains.put_back(target, aside)
         if isinstance(exc, StoreError):
             raise
         raise StoreError(f"the backup cannot be restored into {target}: {exc.strerror}") from exc
+    return aside
 
 
 def _require_closed(staging: Path) -> None:

@@ -28,7 +28,7 @@ def sealing_key(core: Core, purpose: str) -> InstallationKeyRow:
     def make(key: InstallationKeyRow, label: str) -> None:
         core.tokens.of(key.token_id).own.generate_mac_key(own_permit(OperatorAct.SEAL, key.cka_id), key.cka_id, label)
 
-    return _newest(core, purpose, make)
+    return newest_key(core, purpose, make)
 
 
 def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKeyRow:
@@ -37,7 +37,7 @@ def encryption_key(core: Core, purpose: str, act: OperatorAct) -> InstallationKe
     def make(key: InstallationKeyRow, label: str) -> None:
         core.tokens.of(key.token_id).keys.generate_backing_key(own_permit(act, key.cka_id), key.cka_id, label)
 
-    return _newest(core, purpose, make)
+    return newest_key(core, purpose, make)
 
 
 def versions(core: Core, purpose: str, token_id: str | None = None) -> list[InstallationKeyRow]:
@@ -133,7 +133,8 @@ def _versions_used(core: Core, purpose: str) -> set[int]:
     return used.get(purpose, set())
 
 
-def _newest(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
+def newest_key(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str], None]) -> InstallationKeyRow:
+    """Return the newest key of a purpose; call ``make`` with its row and label to create it at its first use."""
     known = versions(core, purpose)
     if known and known[-1].made_at is not None and _is_there(core, known[-1]):
         return known[-1]

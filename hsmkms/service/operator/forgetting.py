@@ -173,7 +173,8 @@ def _destroy_own(core: Core, row: TokenRow, device: Device) -> int:
         for each in own:
             if each is own[-1]:
                 core.tokens.stop_proving(row.id)
-            destroyed += device.keys.destroy_secret(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id)
+            destroy = device.keys.destroy_secret if each is own[-1] else device.keys.destroy
+            destroyed += destroy(own_permit(OperatorAct.MAINTAIN, each.cka_id), each.cka_id)
     except HsmKmsError as exc:
         raise ConfigurationError(
             f"the installation's own keys on the token {row.label!r} could not be destroyed ({exc}): run it again"

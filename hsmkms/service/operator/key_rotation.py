@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import TokenUnavailableError
+from hsmkms.errors import TokenUnavailableError, UnsupportedOperationException
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.process import exclusive
@@ -28,6 +28,7 @@ from hsmkms.service.keys.installation_keys import (
     versions,
     was_made,
 )
+from hsmkms.service.keys.report_keys import kind_for, signing_key
 from hsmkms.service.operator.credentials import Credentials
 from hsmkms.service.runtime import binding, row_seals
 from hsmkms.service.runtime.core import Core
@@ -48,6 +49,7 @@ class Outcome(StrEnum):
     KEPT = "no further version was created"
     FINISHED = "an interrupted rotation was finished"
     UNUSED = "not created yet, since nothing has needed it"
+    UNSUPPORTED = "not rotated, since the home token cannot make such a key"
 
 
 class OlderVersion(Struct, frozen=True, kw_only=True):
@@ -66,18 +68,23 @@ class RotatedKey(Struct, frozen=True, kw_only=True):
     older: list[OlderVersion]
 
 
+def _by_every_token(_: Core) -> bool:
+    return True
+
+
 class _Kind(Struct, frozen=True):
     """The procedures for the key of one purpose.
 
     ``make`` creates the newest version on its token if necessary; ``is_moved``: whether everything that can be moved to
     a version is; ``move`` moves it. ``needed``, called with an older version and the newest, returns why the older one
-    must not be destroyed, or None.
+    must not be destroyed, or None. ``possible``: whether the home can make such a key at all.
     """
 
     make: Callable[[Core], InstallationKeyRow]
     is_moved: Callable[[Core, InstallationKeyRow], bool]
     move: Callable[[Core, InstallationKeyRow], None]
     needed: Callable[[Core, InstallationKeyRow, InstallationKeyRow], str | None]
+    possible: Callable[[Core], bool] = _by_every_token
 
 
 def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedKey:
@@ -91,6 +98,8 @@ def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedK
         if not known:
             return RotatedKey(purpose=purpose, version=0, outcome=Outcome.UNUSED, older=[])
         require_made(core, purpose)
+        if not destroy_older and not possible(core, purpose):
+            return RotatedKey(purpose=purpose, version=known[-1].version, outcome=Outcome.UNSUPPORTED, older=[])
         outcome = _outcome(core, known[-1], destroy_older=destroy_older)
         newest = known[-1] if outcome is Outcome.KEPT else _advance(core, known[-1])
         older = [_retire(core, each, newest, destroy=destroy_older) for each in versions(core, purpose)[:-1]]
@@ -132,6 +141,11 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     return newest
 
 
+def possible(core: Core, purpose: str) -> bool:
+    """Return True if the home can make a key for a purpose."""
+    return _KINDS[purpose].possible(core)
+
+
 def make(core: Core, purpose: str) -> InstallationKeyRow:
     """Return the newest version of a purpose's key; create it if it is not on its token yet."""
     return _KINDS[purpose].make(core)
@@ -156,7 +170,9 @@ def is_at_home(core: Core) -> bool:
 
 
 def _is_at_home(core: Core, newest: InstallationKeyRow) -> bool:
-    return newest.token_id == core.tokens.home_id and _is_complete(core, newest)
+    if newest.token_id == core.tokens.home_id:
+        return _is_complete(core, newest)
+    return not possible(core, newest.purpose)  # then it stays where it is: nothing here needs it
 
 
 def interrupted(core: Core) -> list[str]:
@@ -174,9 +190,10 @@ def is_lost(core: Core, key: InstallationKeyRow) -> bool:
 
 
 def lost(core: Core) -> list[str]:
-    """Return the purposes whose newest version is unavailable now."""
+    """Return the purposes whose newest version is unavailable now, and for which the home can make another one."""
     known = [versions(core, each) for each in KeyPurpose]
-    return [each[-1].purpose for each in known if each and is_lost(core, each[-1])]
+    newest = [each[-1] for each in known if each]
+    return [each.purpose for each in newest if is_lost(core, each) and possible(core, each.purpose)]
 
 
 def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, destroy: bool) -> OlderVersion:
@@ -237,6 +254,14 @@ def _move_secrets(core: Core, key: InstallationKeyRow) -> None:
     Credentials(core).move_secrets(key)
 
 
+def _can_sign(core: Core) -> bool:
+    try:
+        kind_for(core.device)
+    except UnsupportedOperationException:
+        return False
+    return True
+
+
 def _always(_: Core, __: InstallationKeyRow) -> bool:
     return True
 
@@ -257,4 +282,5 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     KeyPurpose.BACKUP: _Kind(
         lambda core: encryption_key(core, KeyPurpose.BACKUP, OperatorAct.BACKUP), _always, _nothing, _nothing
     ),
+    KeyPurpose.REPORT: _Kind(signing_key, _always, _nothing, _nothing, _can_sign),
 }

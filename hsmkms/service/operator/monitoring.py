@@ -1,7 +1,7 @@
 """Provide what monitoring needs: checks of token, database, disk and clock, and a few figures."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,10 +13,11 @@ from hsmkms.rules import budget
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator import sweeper
+from hsmkms.service.operator.rotation_report import KeyPosture, rotation_report
 from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
-from hsmkms.store import changes, files, leases, regions
+from hsmkms.store import changes, deletion, files, leases, materials, regions
 
 __all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
 
@@ -24,13 +25,17 @@ __all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
 class Figures(Struct, frozen=True, kw_only=True):
     """The state of the installation in numbers.
 
-    ``due``: number of steps that are due now; ``next_due``: when the first is or was due. ``budget_used``: that of the
-    most used key material, from 0 to 1; ``half_spent``, ``nearly_spent``: how many have used 50 and 90 percent.
+    ``due``: number of steps that are due now; ``next_due``: when the first is or was due. ``next_expiry``,
+    ``next_deletion``: when the first imported material expires, and when the first key is deleted. ``budget_used``:
+    that of the most used key material, from 0 to 1; ``half_spent``, ``nearly_spent``: how many have used 50 and 90
+    percent.
     """
 
     keys_by_state: Mapping[str, int]
     due: int
     next_due: datetime | None
+    next_expiry: datetime | None
+    next_deletion: datetime | None
     budget_used: float
     half_spent: int
     nearly_spent: int
@@ -123,12 +128,23 @@ class Watch:
         """Compute the figures."""
         with self._core.store.reading() as conn:
             by_state = regions.count_by_state(conn)
+            next_expiry, next_deletion = materials.first_expiry(conn), deletion.first(conn)
         warned = [budget.warning(used) for used in leases.beyond(self._core.store, budget.ROTATE_AT).values()]
         return Figures(
             keys_by_state=by_state,
             due=len(sweeper.maintain(self._core, dry_run=True).steps),
             next_due=sweeper.next_date(self._core),
+            next_expiry=next_expiry,
+            next_deletion=next_deletion,
             budget_used=leases.most(self._core.store) / budget.LIMIT,
             half_spent=len(warned),
             nearly_spent=warned.count(90),
         )
+
+    def keys(self, most: int) -> tuple[list[KeyPosture], int]:
+        """Return the keys that were used last, at most so many, and how many more there are."""
+        postures = rotation_report(self._core)
+        never = datetime.min.replace(tzinfo=UTC)
+        postures.sort(key=lambda each: (each.region, each.key_id))
+        postures.sort(key=lambda each: each.last_used or never, reverse=True)
+        return postures[:most], max(len(postures) - most, 0)

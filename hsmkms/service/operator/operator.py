@@ -1,24 +1,22 @@
 """The operator's façade, besides the API: inspect tokens, attest, maintain, back up, migrate, reconcile."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from hsmkms.errors import ObjectLostError
-from hsmkms.hsm.objects.backing_keys import SYMMETRIC
 from hsmkms.hsm.ports import Device, MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
 from hsmkms.hsm.session.group_login import MemberState
 from hsmkms.model.caller import Caller, local_root
-from hsmkms.model.cipher_format import CipherFormat, format_of
-from hsmkms.model.enums import Operation, Origin, WrappingAlgorithm
+from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.ids import root_arn
 from hsmkms.model.own_keys import KeyPurpose
-from hsmkms.model.records import KeyRecord, MaterialRecord
+from hsmkms.model.records import KeyRecord
 from hsmkms.model.token_check import CheckReport
 from hsmkms.rules import import_token as tokens
 from hsmkms.service.audit.administration import AuditAdministration
@@ -28,6 +26,7 @@ from hsmkms.service.backup.create import BackupMade
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.operator import (
+    bulk_rotation,
     clones,
     forgetting,
     group_members,
@@ -39,7 +38,10 @@ from hsmkms.service.operator import (
     rotation_report,
     simulation,
     sweeper,
+    unused_keys,
 )
+from hsmkms.service.operator.attestation import Attestation, attest_material
+from hsmkms.service.operator.bulk_rotation import OldKey, Run
 from hsmkms.service.operator.clones import Clone
 from hsmkms.service.operator.credentials import Credentials
 from hsmkms.service.operator.forgetting import Forgotten
@@ -52,9 +54,11 @@ from hsmkms.service.operator.older_material import OlderMaterial
 from hsmkms.service.operator.policy_notes import PolicyNotes
 from hsmkms.service.operator.reconcile import Finding, Mended
 from hsmkms.service.operator.recorded import recorded
+from hsmkms.service.operator.reports import Reports
 from hsmkms.service.operator.rotation_report import KeyPosture
 from hsmkms.service.operator.simulation import Simulation
 from hsmkms.service.operator.sweeper import Report
+from hsmkms.service.operator.unused_keys import KnownUse, UnusedKeys
 from hsmkms.service.pipeline import Call
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
@@ -68,34 +72,6 @@ class TokenInfo(Struct, frozen=True, kw_only=True):
     limits: TokenLimits | None
     mechanisms: list[MechanismInfo]
     members: list[MemberState]
-
-
-class Attestation(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One backing key as the token reports it now. ``attributes`` is empty if the object is missing.
-
-    For a key pair they are those of the private half; ``public_half`` has those of the public half.
-
-    ``as_made`` is true if every deciding attribute still has the value that hsmkms ordered; ``deviations`` lists those
-    that have not. ``quirks``: what the token does not know or reports otherwise, and hsmkms tolerates. ``imported``:
-    the material came from outside, so the token cannot attest its history. ``host_unwrapped``: it once passed through a
-    process of hsmkms in the clear. ``ciphertext_format``: of symmetric encryption keys; ``mac_key``: the attributes of
-    the HMAC key, if that format has one.
-    """
-
-    key_id: str
-    key_material_id: str
-    sequence: int
-    cka_id: str
-    present: bool
-    as_made: bool
-    imported: bool
-    host_unwrapped: bool
-    deviations: list[str]
-    attributes: dict[str, Any]
-    quirks: list[str] = []
-    public_half: dict[str, Any] | None = None
-    ciphertext_format: CipherFormat | None = None
-    mac_key: dict[str, Any] | None = None
 
 
 class Operator:
@@ -113,6 +89,8 @@ class Operator:
         """Notes about parts of policies that never match."""
         self.watch = Watch(core)
         """Checks and figures for monitoring."""
+        self.reports = Reports(core)
+        """Reports for auditors."""
 
     def token_info(self, device: Device | None = None) -> TokenInfo:
         """Return profile, limits and mechanisms of a token; by default of the home."""
@@ -140,10 +118,8 @@ class Operator:
 
         ``key_id``: a key id, key ARN, alias or alias ARN. Raises NotFoundException.
         """
-        installation = self._core.installation
-        root = local_root(installation.account, region or installation.default_region)
-        key = Call(self._core, Operation.DESCRIBE_KEY, root).find(key_id, aliases=True)
-        return [self._attest_one(key.record, each) for each in key.record.materials]
+        record = self._key(key_id, region)
+        return [attest_material(self._core, record, each) for each in record.materials]
 
     def import_algorithms(self) -> list[WrappingAlgorithm]:
         """Return the algorithms with which the token itself unwraps key material, the strongest first."""
@@ -193,6 +169,24 @@ class Operator:
     def rotation_report(self, region: str | None = None) -> list[KeyPosture]:
         """Report the rotation of every key, or of every key of a region, the worst first."""
         return rotation_report.rotation_report(self._core, region)
+
+    def old_keys(self, before: datetime, region: str | None = None) -> list[OldKey]:
+        """Return the keys whose current key material is older; see ``service/operator/bulk_rotation.py``."""
+        return bulk_rotation.find(self._core, before, region)
+
+    def rotate_old_keys(
+        self, keys: Sequence[OldKey], advance: Callable[[], None], is_stopped: Callable[[], bool] = lambda: False
+    ) -> Run:
+        """Rotate these keys on demand; call ``advance`` after each, and stop when ``is_stopped``."""
+        return bulk_rotation.rotate_all(self._core, keys, advance, is_stopped)
+
+    def unused_keys(self, since: datetime, region: str | None = None, archives: Sequence[Path] = ()) -> UnusedKeys:
+        """Return the keys of a region, by default of the configured one, that were not used since then."""
+        return unused_keys.find(self._core, region or self._core.installation.default_region, since, archives)
+
+    def known_use(self, key_id: str, region: str | None = None) -> KnownUse:
+        """Return what is known of a key's last use. Raises NotFoundException."""
+        return unused_keys.known_use(self._core, self._key(key_id, region))
 
     def backup(
         self,
@@ -304,9 +298,13 @@ class Operator:
         """Rotate the waiting keys onto the home; call ``advance`` after each."""
         return migration.move_keys(self._core, advance)
 
-    def left_behind(self, elsewhere: str | None = None) -> list[Left]:
-        """Return the keys that need another token than the home, or than ``elsewhere``, and why."""
-        return migration.left(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
+    def left_behind(self) -> list[Left]:
+        """Return the keys that need another token than the home, and why."""
+        return migration.left(self._core, self._core.tokens.home_id)
+
+    def left_by_migration(self) -> list[Left]:
+        """Return the keys that will need the present tokens after a migration to another one, and why."""
+        return migration.left(self._core, "", planned=True)
 
     @recorded("TrustClock")
     def trust_clock(self) -> None:
@@ -322,37 +320,8 @@ class Operator:
         """Mend one difference. The object is removed from the token only with ``remove``."""
         return reconcile.mend(self._core, finding, remove=remove, region=region)
 
-    def _attest_one(self, key: KeyRecord, material: MaterialRecord) -> Attestation:
-        device, imported = self._core.tokens.of(material.token_id), key.origin is Origin.EXTERNAL
-        public_half: dict[str, Any] = {}
-        mac_key: dict[str, Any] = {}
-        try:
-            attributes, deviations = device.keys.attest(material.cka_id, key.kind, imported=imported)
-            public_half, of_public_half = device.keys.attest_public(material.cka_id, key.kind)
-            deviations += [f"public half: {each}" for each in of_public_half]
-            mac_key = device.keys.attest_mac_key(material.cka_id)
-        except ObjectLostError as exc:
-            attributes, deviations = {}, [str(exc)]
-        quirks = device.keys.tolerated(attributes, key.kind, imported=imported)
-        of_public = device.keys.tolerated(public_half, key.kind, public=True)
-        of_mac_key = device.keys.tolerated_of_mac_key(mac_key)
-        return Attestation(
-            key_id=key.key_id,
-            key_material_id=material.material_id,
-            sequence=material.sequence,
-            cka_id=material.cka_id.hex(),
-            present=bool(attributes),
-            as_made=not deviations,
-            imported=imported,
-            host_unwrapped=material.host_unwrapped,
-            deviations=deviations,
-            quirks=[
-                *quirks,
-                *(f"public half: {each}" for each in of_public),
-                *(f"HMAC key: {each}" for each in of_mac_key),
-            ],
-            attributes=attributes,
-            public_half=public_half or None,
-            ciphertext_format=format_of(material.cka_id) if key.kind == SYMMETRIC else None,
-            mac_key=mac_key or None,
-        )
+    def _key(self, key_id: str, region: str | None) -> KeyRecord:
+        """Return the record of a key: by its id, ARN, alias or alias ARN. Raises NotFoundException."""
+        installation = self._core.installation
+        root = local_root(installation.account, region or installation.default_region)
+        return Call(self._core, Operation.DESCRIBE_KEY, root).find(key_id, aliases=True).record

@@ -28,7 +28,7 @@ WITHOUT_KEY: Final = frozenset(
         Operation.LIST_RETIRABLE_GRANTS,
     }
 )
-_CONTEXTS: Final = {
+CONTEXTS: Final = {
     "kms:ReEncryptFrom": "SourceEncryptionContext",
     "kms:ReEncryptTo": "DestinationEncryptionContext",
 }
@@ -71,9 +71,9 @@ def simulate(
     ValidationException for an unknown action or a request that does not fit it, NotFoundException for an unknown key.
     """
     known = _action(action)
-    operation = Operation.RE_ENCRYPT if known in _CONTEXTS else Operation(known.removeprefix("kms:"))
+    operation = Operation.RE_ENCRYPT if known in CONTEXTS else Operation(known.removeprefix("kms:"))
     key: CachedKey | None = None
-    call = Call(core, operation, caller, _request(operation, known, key_id, encryption_context, members))
+    call = Call(core, operation, caller, request_for(operation, known, key_id, encryption_context, members))
     if operation in WITHOUT_KEY:
         question = call.question(known, EVERYTHING)
     elif key_id is None:
@@ -110,7 +110,7 @@ def _action(action: str) -> str:
     return known
 
 
-def _request(
+def request_for(
     operation: Operation,
     action: str,
     key_id: str | None,
@@ -125,7 +125,7 @@ def _request(
     names = {each.encode_name for each in msgspec.structs.fields(shape.request)}
     if key_id is not None and _KEYS.get(action, "KeyId") in names:
         given.setdefault(_KEYS.get(action, "KeyId"), key_id)
-    context = _CONTEXTS.get(action, "EncryptionContext")
+    context = CONTEXTS.get(action, "EncryptionContext")
     if encryption_context is not None:
         if operation is Operation.CREATE_GRANT:
             given.setdefault("Constraints", {"EncryptionContextEquals": dict(encryption_context)})

@@ -135,7 +135,7 @@ def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
     known, seals = totals.subjects | totals.indexes, row_seals.every(conn)
     names = {*known, *seals, *row_seals.newest_changes(conn)}
     try:
-        tags = SealTree.read(conn, key).every()
+        tags = SealTree.read(conn, key, whole=True).every()
         found += _nameless(key, tags, names)
     except (BrokenTreeError, ForeignSchemaError):
         # The seals are taken for those that are in force, to name what can be named.

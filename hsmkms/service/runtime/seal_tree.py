@@ -37,10 +37,11 @@ class SealTree:
         return cls(key, b"", lambda _: b"")
 
     @classmethod
-    def read(cls, conn: Connection, key: bytes, first: str = "") -> Self:
+    def read(cls, conn: Connection, key: bytes, first: str = "", *, whole: bool = False) -> Self:
         """Read the stored tree, whose top must fit the newest root; ``first``: a subject that will be looked up.
 
-        BrokenTreeError if they do not fit; ForeignSchemaError if the schema is not hsmkms's own.
+        ``whole``: all parts are fetched by one query, for ``every``. BrokenTreeError if they do not fit;
+        ForeignSchemaError if the schema is not hsmkms's own.
         """
         if sqlite_schema.differences(conn):
             raise ForeignSchemaError
@@ -52,6 +53,9 @@ class SealTree:
         mac, top = found.top[:_MAC_BYTES], found.top[_MAC_BYTES:]
         if not hmac.compare_digest(mac, _top_mac(key, found.root, top)):
             raise BrokenTreeError
+        if whole:
+            parts = stored.parts(conn)
+            return cls(key, top, lambda number: parts.get(number, b""))
         known = {node: found.node, leaf: found.leaf}
         return cls(key, top, lambda number: known[number] if number in known else stored.part(conn, number))
 

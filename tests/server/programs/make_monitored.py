@@ -9,17 +9,21 @@ from pathlib import Path
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.kms import Kms
+from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.deletion import ScheduleKeyDeletionRequest
 from hsmkms.model.keys import CreateKeyRequest
 from hsmkms.server import dev
 from hsmkms.wiring import core as wiring
 
 folder = Path(sys.argv[1])
-settings = dev._settings(folder, "000000000000", ServeSettings(port=int(sys.argv[2]), workers=2))
+settings = dev._settings(folder, "000000000000", ServeSettings(port=int(sys.argv[2]), workers=2, metrics_keys=1))
 wiring.initialise(settings)
 with Kms(wiring.core_of(settings)) as kms:
     doomed = kms.create_key(CreateKeyRequest()).key_metadata.key_id
     kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=doomed))
+    kms.create_key(CreateKeyRequest())
+    used = kms.create_key(CreateKeyRequest()).key_metadata.key_id
+    kms.encrypt(EncryptRequest(key_id=used, plaintext=b"p"))
     kms.operator.credentials.create_user("alice")
     everything = '{"Statement": {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}}'
     kms.operator.identities.put_user_policy("alice", "all", everything)
