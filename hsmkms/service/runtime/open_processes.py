@@ -33,7 +33,7 @@ class Seen(Struct, frozen=True):
     tokens: list[tuple[str, str]]
 
 
-class Presence:
+class ProcessFile:
     """The file of this process. Raises StoreError if it cannot be written."""
 
     def __init__(self, folder: Path) -> None:
