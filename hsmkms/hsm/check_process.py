@@ -18,6 +18,7 @@ from pkcs11.types import Session, Token
 
 from hsmkms.errors import HsmKmsError, ModuleError, PinError, TokenNotFoundError
 from hsmkms.hardening import keep_secrets
+from hsmkms.hsm.calls.function_list import session_handle
 from hsmkms.hsm.checks.bench import SEND_REPORT, Bench, Finding, Step
 from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message, module_facts
 from hsmkms.hsm.checks.steps import BEFORE_LOGIN, CLEAN_UP, EVERYTHING, STEPS
@@ -30,7 +31,6 @@ from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, log_in, open_session
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.token_choice import TokenChoice, choose, tokens
-from hsmkms.hsm.session.token_login import session_handle
 from hsmkms.model.token_check import Check, Outcome
 from hsmkms.secret import PinOrigin, Secret
 
