@@ -57,15 +57,30 @@ def _estrange() -> None:
 os.register_at_fork(after_in_child=_estrange)
 
 
+class HeldLock:
+    """A lock file that is locked."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+        self._releasing = threading.Lock()
+
+    def release(self) -> None:
+        """Release the lock; without effect if that was done. Another thread may do it if the one that has it hangs."""
+        with self._releasing:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+
 class _Held(threading.local):
     """The locks that this thread holds."""
 
     def __init__(self) -> None:
-        self.paths = set[Path]()
+        self.locks: dict[Path, HeldLock] = {}
 
 
 _held = _Held()
-os.register_at_fork(after_in_child=lambda: _held.paths.clear())  # noqa: PLW0108 - of the thread that forks
+os.register_at_fork(after_in_child=lambda: _held.locks.clear())  # noqa: PLW0108 - of the thread that forks
 
 
 def uptime() -> float:
@@ -74,26 +89,27 @@ def uptime() -> float:
 
 
 @contextmanager
-def exclusive(path: Path, seconds: float) -> Iterator[None]:
+def exclusive(path: Path, seconds: float) -> Iterator[HeldLock]:
     """Hold a lock file for the block, across processes and threads; the lock ends with its process.
 
     Reentrant within a thread. Raises ConfigurationError if the lock file cannot be written, DependencyTimeoutException
     if another process or thread holds it for longer than ``seconds``.
     """
-    if path in _held.paths:
-        yield
+    if path in _held.locks:
+        yield _held.locks[path]
         return
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise ConfigurationError(f"{path} cannot be written ({exc.strerror}): make its folder writable") from exc
+    lock = HeldLock(descriptor)
     try:
         _wait_for(descriptor, path, time.monotonic() + seconds)
-        _held.paths.add(path)
-        yield
+        _held.locks[path] = lock
+        yield lock
     finally:
-        _held.paths.discard(path)
-        os.close(descriptor)
+        _held.locks.pop(path, None)
+        lock.release()
 
 
 def _wait_for(descriptor: int, path: Path, deadline: float) -> None:

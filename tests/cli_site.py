@@ -109,6 +109,12 @@ class Site(Struct, frozen=True, kw_only=True):
         return Site(folder=folder)
 
 
+def hide_rsa(configuration: Path) -> None:
+    """Hide the generation of RSA pairs in a SoftHSM configuration: of a token-check's seconds it takes most."""
+    with configuration.open("a") as file:
+        file.write("slots.mechanisms = -,CKM_RSA_PKCS_KEY_PAIR_GEN\n")  # SoftHSM 2.6.1 overlooks the first name
+
+
 def damage(database: Path) -> None:
     """Make the pages after the first rubbish."""
     with database.open("r+b") as file:

@@ -15,6 +15,7 @@ import examples
 import groups
 import pytest
 import shims
+import trials
 from devices import MakeToken, close_everything
 from tokens import options
 from tokens.driver import Driver, NotPossibleError, Token
@@ -118,6 +119,13 @@ def shim_path(scratch: Path, driver: Driver) -> Path:
 def group_modules(scratch: Path, shim_path: Path) -> groups.Modules:
     """The modules of HA groups: what shows the members together, and a shim and a SoftHSM for each member."""
     return groups.Modules.build(scratch, shim_path)
+
+
+@pytest.fixture
+def one_trial_of_imports() -> Iterator[None]:
+    """What SoftHSM can import is tried once in a process: for tests of what comes after the trial."""
+    with trials.shared():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -78,6 +80,29 @@ def test_reports_of_pytest(tmp_path: Path) -> None:
         "</testsuite></testsuites>"
     )
     assert read_report(report) == DeviceTests(passed=1, skipped={"why": 2}, failed=["test_b::test_4", "test_b::test_5"])
+
+
+@cache
+def device_tests() -> list[str]:
+    """Return the node ids of all device tests, without parameters."""
+    files = (ROOT / "tests" / "hsm").glob("test_*.py")
+    functions = re.compile(r"^def (test_\w+)", re.MULTILINE)
+    return [f"{file.name}::{name}" for file in files for name in functions.findall(file.read_text())]
+
+
+def alternatives(pattern: str) -> Iterator[str]:
+    """Yield a pattern once for each alternative of its group, if it has one, without parameters of tests."""
+    group = re.search(r"\(\?:(.*)\)", pattern)
+    for alternative in group[1].split("|") if group is not None else [""]:
+        whole = pattern if group is None else pattern[: group.start()] + alternative + pattern[group.end() :]
+        yield whole.partition(r"\[")[0]
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_exclusions_name_tests(name: str) -> None:
+    """Each alternative of an exclusion's pattern matches a device test: none is left from before a test's renaming."""
+    patterns = [one for reason in DRIVERS[name].excluded for one in alternatives(reason.pattern)]
+    assert [each for each in patterns if not any(re.search(each, test) for test in device_tests())] == []
 
 
 class Named(Driver):

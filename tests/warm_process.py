@@ -29,11 +29,13 @@ COLD: Final = ("hsmkms.server", "hsmkms.testing", "hsmkms.store.migrations", "hs
 """What the commands do not import, or what does something when it is imported."""
 LAZY: Final = (
     "pydantic.json_schema",
+    "pydantic.plugin._loader",
     "pydantic.plugin._schema_validator",
     "rich.markdown",
     "sqlalchemy.dialects.sqlite",
     "tomllib",
     "typer._adapters",
+    "typer._click.decorators",
     "zoneinfo",
 )
 """What libraries import when they first need it."""

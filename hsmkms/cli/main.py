@@ -34,6 +34,7 @@ from hsmkms.cli.commands import (
     re_encrypt_files,
     repair,
     report,
+    rotate,
     rotation_report,
     serve,
     setup,
@@ -103,6 +104,7 @@ api.register(app)
 import_key.register(app)
 re_encrypt_files.register(app)
 maintain.register(app)
+rotate.register(app)
 rotation_report.register(app)
 unused_keys.register(app)
 audit.register(app)

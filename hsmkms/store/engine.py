@@ -8,12 +8,14 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
-from sqlalchemy import Connection, Engine, ExceptionContext, QueuePool, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, NullPool, QueuePool, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import LRUCache
 
 from hsmkms.errors import ClosedError, MisuseError
 from hsmkms.process import ForkGuard
@@ -21,6 +23,8 @@ from hsmkms.store import audit_files, faults, files, sealed_rows, sqlite_schema
 
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
+_COMPILED: Final[LRUCache[Any, Any]] = LRUCache(1000)
+"""Compiled statements of all engines: compiling one takes longer than running it, and each file has two engines."""
 
 
 Prepare = Callable[[sqlite3.Connection], None]
@@ -144,8 +148,24 @@ class Database:
         return engine.connect()
 
 
+@cache
+def _dialect() -> Dialect:
+    """Return the dialect of all engines: a compiled statement belongs to the dialect that it was compiled for."""
+    engine = create_engine("sqlite://", poolclass=NullPool)
+    engine.connect().close()  # a dialect asks its first connection what this SQLite can do
+    return engine.dialect
+
+
 def _engine(connect: Callable[[], sqlite3.Connection], idle: int, begin: Callable[[Connection], None]) -> Engine:
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=idle, max_overflow=-1)
+    engine = create_engine(
+        "sqlite://",
+        creator=connect,
+        poolclass=QueuePool,
+        pool_size=idle,
+        max_overflow=-1,
+        execution_options={"compiled_cache": _COMPILED},
+    )
+    engine.dialect = _dialect()
     event.listen(engine, "begin", begin)
     event.listen(engine, "handle_error", _give_up_broken)
     return engine

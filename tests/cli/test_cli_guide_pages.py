@@ -10,15 +10,21 @@ from typing import Final
 
 import pages
 import pytest
-import second_token
 import warm
 from cli_site import BIN, Site
 from devices import SoftHsm
 from msgspec import Struct, field
+from tokens.nss import FOLDER_VARIABLE
 
+POST_QUANTUM_NSS: Final = (3, 131)
 REGIONS: Final = ("--region", "us-east-1", "--region", "eu-west-1")
-TOOLS: Final = ("age", "age-keygen", "curl", "faketime", "jq", "openssl", "pkcs11-tool", "softhsm2-util", "sqlite3")
-"""What the pages use besides hsmkms and what every Debian has; scripts/test installs it."""
+TOOLS: Final[Mapping[str, str]] = {
+    **{name: name for name in ("age", "curl", "faketime", "jq", "openssl", "sqlite3")},
+    "age-keygen": "age",
+    "pkcs11-tool": "opensc",
+    "softhsm2-util": "softhsm2",
+}
+"""What the pages use besides hsmkms and what every Debian has, with its packages; scripts/test installs them."""
 
 
 class Reader(Struct, frozen=True, kw_only=True):
@@ -80,17 +86,21 @@ def at_an_hsm(site: Site) -> Reader:
     return Reader(places=places, environment=token.environment)
 
 
-def before_the_loss(site: Site) -> Reader:
-    """The tour's installation, and a token in the place of an HSM."""
-    tour, hsm = installed(site), at_an_hsm(site)
-    return Reader(places=hsm.places, environment={**hsm.environment, **tour.environment})
+def with_nss(_site: Site) -> Reader:
+    """A machine with certutil and a new NSS softokn, whose other libraries the loader finds."""
+    folder = Path(os.environ.get(FOLDER_VARIABLE, "/usr/lib/x86_64-linux-gnu"))
+    module = folder / "libsoftokn3.so"
+    version = re.search(rb"Version: NSS (\d+)\.(\d+)", module.read_bytes()) if module.is_file() else None
+    if shutil.which("certutil") is None or version is None or (int(version[1]), int(version[2])) < POST_QUANTUM_NSS:
+        pytest.skip(f"needs certutil (libnss3-tools), and NSS 3.131 or newer in the folder named in {FOLDER_VARIABLE}")
+    environment = {"LD_LIBRARY_PATH": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return Reader(places={"/usr/lib/x86_64-linux-gnu/libsoftokn3.so": str(module)}, environment=environment)
 
 
-def with_two_tokens(site: Site) -> Reader:
-    """The tour's installation with a second token in its configuration."""
-    reader = installed(site)
-    second_token.add(Path(reader.environment["HSMKMS_CONFIG"]), label="new-hsm")
-    return reader
+def with_quick_imports(site: Site) -> Reader:
+    """The tour's installation; wrapping keys have 2048 bits: generating one of 4096 takes ten times as long."""
+    quick = {"RSA_4096": "RSA_2048", "hsmkms import-key ": "hsmkms import-key --wrapping-key-spec RSA_2048 "}
+    return Reader(places=quick, environment=installed(site).environment)
 
 
 def _free_port() -> dict[str, str]:
@@ -116,9 +126,9 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
     "bad-days": on_a_bad_day,
     "endpoint": served,
     "hsm": at_an_hsm,
-    "lost-machine": before_the_loss,
+    "import": with_quick_imports,
     "monitoring": served,
-    "move-hsm": with_two_tokens,
+    "nss": with_nss,
     "programs": served,
 }
 """Pages for which more, or less, than the tour's installation is there."""
@@ -140,6 +150,15 @@ def test_page_runs_as_printed(bare: Site, page: Path) -> None:
         ends_as_told = done.status != 0 if step.status is None else done.status == step.status
         assert ends_as_told, (step.command, done)
         assert pages.fits(step.output, done.lines), (step.command, pages.constant(step.output), done.lines)
+
+
+def test_readers_are_told_what_to_install() -> None:
+    """The README names the Debian packages of all tools that the pages use; scripts/test installs them."""
+    installing = "sudo apt-get install (.*)"
+    (packages,) = re.findall(installing, pages.section(pages.README.read_text(), "The guide"))
+    assert packages.split() == sorted(set(TOOLS.values()))
+    installed_by_tests = (pages.ROOT / "scripts/test").read_text()
+    assert [each for each in packages.split() if f" {each} " not in installed_by_tests] == []
 
 
 def test_every_preparation_is_for_a_page() -> None:

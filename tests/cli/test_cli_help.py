@@ -60,6 +60,7 @@ OPERATOR_COMMANDS = {
     "re-encrypt-files",
     "maintain",
     "import-key",
+    "rotate",
     "rotation-report",
     "report",
     "verify-report",

@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from cli_site import SECONDS, Site, at_terminal
 
+from hsmkms.cli import tables
+
 
 @pytest.fixture(scope="module")
 def key(shared: Site) -> str:
@@ -77,6 +79,15 @@ def table_rows(shown: str, *, stacked: bool) -> list[list[str]]:
         parts = [[row[start::3] for start in range(3)] for row in rows if row]
         return [[column[0][0], *column[0][1:], *column[1], *column[2]] for column in parts]
     return [row for row in rows if row]
+
+
+def test_many_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of more rows than boxes can be drawn for in time, each is one plain line, aligned and whole."""
+    rows = [{"KeyId": f"{number:036}", "Alias": "a" * (number % 9)} for number in range(tables.MOST_BOXED + 1)]
+    tables.print_table({"Keys": tables.WideRows(rows, [["KeyId", "Alias"]])})
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["KeyId", "Alias"]
+    assert lines == [f"{row['KeyId']}  {row['Alias']}".rstrip() for row in rows]
 
 
 def test_keys_of_a_user_at_a_terminal(shared: Site, key: str) -> None:

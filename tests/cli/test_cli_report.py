@@ -13,8 +13,15 @@ from pathlib import Path
 
 import pytest
 from cli_site import Site
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Struct
 
+from hsmkms.cli.reports import csv_form
+from hsmkms.cli.reports.elements import element, text_of
+from hsmkms.cli.reports.forms import read_statement
+from hsmkms.cli.tables import printable
+from hsmkms.errors import StoreError
 from hsmkms.service.keys.report_keys import read_public_key, verifies
 
 FORMS = ("html", "csv", "json")
@@ -179,6 +186,8 @@ def test_json_is_exact(made: Made) -> None:
     assert key["Rights"][0]["Principal"].endswith(":root")
     assert content["Audit"]["Faults"] == []
     assert content["Findings"] == []
+    assert content["Users"][0]["Tags"] == {"=team": "@SUM(1)"}
+    assert "onerror" in content["Groups"][0]["Policies"]["@p"]
     assert [each["UserName"] for each in content["Users"]] == ["=alice@here"]
 
 
@@ -187,6 +196,30 @@ def test_no_secret(made: Made) -> None:
     pin = (made.site.data / "pin").read_bytes().strip()
     assert pin
     assert not any(pin in made.file(form).read_bytes() for form in FORMS)
+
+
+@given(st.text(), st.text(min_size=1))
+def test_any_text(text: str, other: str) -> None:
+    """Whatever a text is: HTML shows it as text, within one element; a cell is one cell, and no formula."""
+    page = Page(text_of(element("p", text, element("b", other, title=text), other)).decode())
+    assert page.tags == ["p", "b"]
+    assert page.attributes == [("title", printable(text))]
+    shown = "".join(page.texts).replace("\n", "")
+    assert shown == f"{printable(text)}{printable(other) * 2}".replace("\n", "")
+    data = csv_form.render({"Report": {"Installation": "ours"}, "Keys": [{"KeyId": other, "Description": text}]})
+    rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
+    assert [row[0] for row in rows] == ["Section", "Report", "Keys", "Keys"]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for row in rows for cell in row)
+    assert rows[-1][4].removeprefix("'") == printable(text).removeprefix("'")
+
+
+@given(
+    st.one_of(st.binary(), st.sampled_from(["<", "{", "Section,"]).flatmap(lambda head: st.text().map(head.__add__)))
+)
+def test_no_report(data: bytes | str) -> None:
+    """A file that somebody else has signed is parsed without a surprise: it is no report."""
+    with pytest.raises(StoreError, match="is no report of hsmkms"):
+        read_statement(data if isinstance(data, bytes) else data.encode())
 
 
 # -- verification -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import shims
 import spylog
-from cli_site import Site, at_terminal
+from cli_site import Site, at_terminal, hide_rsa
 
 LABEL = "house token"
 PIN = "correct horse"
@@ -35,6 +35,14 @@ def soft(bare: Site) -> tuple[str, str]:
     """A SoftHSM token; its module, and the variable that it needs."""
     made = json.loads(bare.program("make_token", bare.folder / "elsewhere", LABEL, PIN))
     return made["module"], f"SOFTHSM2_CONF={made['SOFTHSM2_CONF']}"
+
+
+@pytest.fixture
+def soft_without_rsa(soft: tuple[str, str]) -> tuple[str, str]:
+    """The same for tests of what is not about RSA."""
+    _, variable = soft
+    hide_rsa(Path(variable.partition("=")[2]))
+    return soft
 
 
 def outcomes(answer: dict[str, list[dict[str, str]]]) -> dict[str, str]:
@@ -68,9 +76,9 @@ def test_before_there_is_an_installation(bare: Site, soft: tuple[str, str], pin_
     assert file.read_text() == text
 
 
-def test_at_a_terminal(bare: Site, soft: tuple[str, str]) -> None:
+def test_at_a_terminal(bare: Site, soft_without_rsa: tuple[str, str]) -> None:
     """People are asked for the PIN, and shown a table in which a limit says what it concerns and what to do."""
-    module, variable = soft
+    module, variable = soft_without_rsa
     named = ("--module", module, "--environment", variable)
     shown, status = at_terminal(bare, "token-check", *named, answer=PIN, prompt="PIN of the token:")
     assert status == 0, shown
@@ -82,9 +90,9 @@ def test_at_a_terminal(bare: Site, soft: tuple[str, str]) -> None:
     assert PIN not in shown
 
 
-def test_crash(bare: Site, soft: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
+def test_crash(bare: Site, soft_without_rsa: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
     """A module that crashes ends no command: its segmentation fault is a finding, with status 1 and no other output."""
-    module, variable = soft
+    module, variable = soft_without_rsa
     control = bare.folder / "shim.control"
     shims.order(control, "fault C_SignInit * crash")
     variables = [f"{name}={value}" for name, value in shims.variables(Path(module), control).items()]
@@ -139,9 +147,9 @@ def test_module_of_another_user(bare: Site, pin_file: Path) -> None:
 # -- init -----------------------------------------------------------------------------------------------------------
 
 
-def test_init_by_uri(bare: Site, soft: tuple[str, str], pin_file: Path) -> None:
+def test_init_by_uri(bare: Site, soft_without_rsa: tuple[str, str], pin_file: Path) -> None:
     """A URI with padding, as p11tool prints it, chooses the token, its module and its PIN file, at once and later."""
-    module, variable = soft
+    module, variable = soft_without_rsa
     uri = f"pkcs11:model=SoftHSM%20v2;token=house%20token%20%00?module-path={module}&pin-source=file:{pin_file}"
     made = bare.run("init", "--data-dir", "data", "--uri", uri, "--environment", variable).json
     assert (made["Module"], made["TokenLabel"], made["PinFile"]) == (module, LABEL, str(pin_file))
@@ -162,9 +170,9 @@ def test_init_starts_the_module_once(bare: Site, soft: tuple[str, str], pin_file
     assert len(spylog.named(calls, "C_Initialize")) == len(spylog.named(calls, "C_Finalize")) == 1
 
 
-def test_token_without_a_serial(bare: Site, soft: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
+def test_token_without_a_serial(bare: Site, soft_without_rsa: tuple[str, str], pin_file: Path, shim_path: Path) -> None:
     """A token that reports no serial is chosen by its label alone, by init and by what runs after it."""
-    module, variable = soft
+    module, variable = soft_without_rsa
     control = bare.folder / "shim.control"
     shims.order(control, "no_serial")
     variables = [f"{name}={value}" for name, value in shims.variables(Path(module), control).items()]

@@ -1,6 +1,7 @@
 """Several tokens at the command line: what there is, what a migration would do, doing it, and naming one of them."""
 
 import json
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import second_token
 import warm
-from cli_site import SECONDS, Site, at_terminal
+from cli_site import SECONDS, Site, at_terminal, hide_rsa
 
 from hsmkms.config import settings as config
 
@@ -37,12 +38,16 @@ def test_migration(two: Site) -> None:
     sealed = encrypted(two, symmetric)
     plan = two.run("migrate-token", "--to", second_token.LABEL, "--dry-run").json
     assert [each["KeyId"] for each in plan["ToRotate"]] == [symmetric]
-    assert {each["KeyId"] for each in plan["Left"]} == {symmetric, signing}
+    stays = {each["KeyId"]: each for each in plan["Left"]}
+    assert {*stays} == {symmetric, signing}
+    assert stays[symmetric]["Reason"].startswith("older ciphertext")
+    assert stays[symmetric]["Encryptions"] == 1
+    assert stays[signing]["Reason"].endswith("schedule the deletion of this one")
     home, unused = two.run("list-tokens").json["Tokens"]
     assert (home["Home"], unused["Home"], unused["TokenId"], unused["Label"], unused["Objects"], unused["Away"]) == (
         *(True, False, None, second_token.LABEL, 0, None),
     )
-    assert unused["Next"] == f"migrate-token --to {second_token.LABEL} makes it the home"
+    assert f"`hsmkms migrate-token --to {shlex.quote(second_token.LABEL)}` makes it the home" in unused["Next"]
 
     refused = two.run("migrate-token", "--to", second_token.LABEL)
     assert "run it there, or with --yes" in refused.error
@@ -86,7 +91,7 @@ def test_older_material(two: Site) -> None:
     assert (found[unused]["LastUse"], found[used]["LastUse"] is None) == (None, False)
 
     command = ("forget-token", "--token", old, "--abandon-older-material")
-    assert "still needed: 2 keys are on it" in two.run("forget-token", "--token", old, "--yes").error
+    assert "still needed: keys (2: " in two.run("forget-token", "--token", old, "--yes").error
     assert "run it there, or with --yes" in two.run(*command).error
     output, status = at_terminal(two, *command, answer="n\n")
     assert status == 1
@@ -127,6 +132,7 @@ def test_naming_a_token(two: Site) -> None:
     """With several tokens, commands about one require --token; an unknown one is refused with those that exist."""
     info = two.run("token-info", "--token", second_token.LABEL, "--query", "Profile.Label").json
     assert info == second_token.LABEL
+    hide_rsa(two.data / "softhsm" / "softhsm2.conf")
     assert two.run("token-check", "--token", second_token.LABEL).status == 0
     for command in (("change-pin", "--generate"), ("token-info", "--token", "x"), ("migrate-token", "--to", "x")):
         message = two.run(*command).error

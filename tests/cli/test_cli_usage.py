@@ -3,12 +3,15 @@
 import csv
 import io
 import re
+import sqlite3
 import subprocess
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pages
 import pytest
-from cli_site import BIN, Site, at_terminal
+import warm
+from cli_site import Site, at_terminal
 
 PLAINTEXT = ("--plaintext", "aGFsbG8=")
 
@@ -63,7 +66,7 @@ def test_keys_without_a_use(shared: Site, key: str) -> None:
     done = shared.run("usage", "--key-id", unused, "--days", "1", "--query", "Days[].Requests", "--format", "json")
     assert (done.status, done.stdout) == (0, "[\n    0\n]\n")
     assert re.fullmatch(
-        r"hsmkms: note: none of the \d+ records of the audit log is a use in these 1 days\n", done.stderr
+        r"hsmkms: note: none of the \d+ records of the audit log is a use since [0-9-]{10}\n", done.stderr
     )
     other = shared.run("usage", "--key-id", key.replace(key[:8], "00000000"))
     assert other.error.startswith("NotFoundException: There is no key 00000000-")
@@ -80,7 +83,8 @@ def test_unused_keys(site: Site) -> None:
     assert "is in the future" in site.run("unused-keys", "--since", "2999-01-01").error
     assert "is no date or time" in site.run("unused-keys", "--since", "long ago").error
     asked = ("unused-keys", "--since", "90d")
-    later = ("faketime", "-f", "+100d", BIN / "hsmkms", *asked)
+    later = ("faketime", "-f", "+100d", "hsmkms", *asked)
+    warm.prepare_faketime()
     done = subprocess.run(
         [*later, "--query", "Unused[].[Description, Use]", "--output", "text"],
         env=site.environment(),
@@ -92,6 +96,15 @@ def test_unused_keys(site: Site) -> None:
     assert (known["never"], known["used"].startswith("Encrypt at 20")) == ("never used", True)
     ids = subprocess.run([*later, "--ids"], env=site.environment(), capture_output=True, text=True, check=True).stdout
     assert set(ids.split()) == {used, never}
+    # Without the audit log, and with records in log.db that begin 50 days later, it is not known.
+    site.config.write_text(site.config.read_text().replace("# durability = ", 'durability = "off" #'))
+    begin = datetime.now(UTC) + timedelta(days=50)
+    with closing(sqlite3.connect(site.data / "log.db")) as connection, connection:
+        connection.execute("UPDATE use_tracking SET since = ?", (int(begin.timestamp() * 1_000_000),))
+        connection.execute("DELETE FROM last_use")
+    unknown = subprocess.run([*later, "--ids"], env=site.environment(), capture_output=True, text=True, check=True)
+    assert unknown.stdout == ""
+    assert "2 more without a recorded use are left out: what is recorded of their use begins at 20" in unknown.stderr
 
 
 def test_deletion_shows_the_last_use(site: Site) -> None:

@@ -31,6 +31,8 @@ from hsmkms.hsm.imports.unwrapping import CANNOT_OPEN, WRONG_LENGTH, WrappedMate
 from hsmkms.model.enums import Operation, WrappingAlgorithm
 from hsmkms.model.permit import OperatorAct, Permit
 
+pytestmark = pytest.mark.usefixtures("one_trial_of_imports")
+
 OAEP_1, KEY_WRAP_1 = WrappingAlgorithm.RSAES_OAEP_SHA_1, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_1
 OAEP_256, KEY_WRAP_256 = WrappingAlgorithm.RSAES_OAEP_SHA_256, WrappingAlgorithm.RSA_AES_KEY_WRAP_SHA_256
 ON_DEVICE = (OAEP_1, KEY_WRAP_1)

@@ -91,6 +91,7 @@ def listed(session: Session) -> int:
 # -- wrapping keys --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_trial_of_imports")
 @pytest.mark.parametrize("bits", [2048, 3072, 4096])
 def test_wrapping_key_is_as_ordered(device: TokenDevice, session: Session, bits: int) -> None:
     """The private half stays and can only unwrap; the public half is returned, and is not on the token."""
@@ -106,6 +107,7 @@ def test_wrapping_key_is_as_ordered(device: TokenDevice, session: Session, bits:
     assert public.public_numbers().n == int.from_bytes(private[Attribute.MODULUS])
 
 
+@pytest.mark.usefixtures("one_trial_of_imports")
 def test_listed_in_the_inventory(device: TokenDevice) -> None:
     """The inventory lists a wrapping key as such, so that reconcile can find its row."""
     witness, (key, _) = new_key(device), make(device, label="whose?")
@@ -113,6 +115,7 @@ def test_listed_in_the_inventory(device: TokenDevice) -> None:
     assert (found.object_class, found.label, found.is_secret_key) == (ObjectClass.PRIVATE_KEY, "whose?", False)
 
 
+@pytest.mark.usefixtures("one_trial_of_imports")
 def test_destruction(device: TokenDevice, session: Session) -> None:
     """A wrapping key is destroyed by its CKA_ID; a second call returns False."""
     key, _ = make(device)
@@ -122,6 +125,7 @@ def test_destruction(device: TokenDevice, session: Session) -> None:
     assert not device.imports.destroy_wrapping_key(shown, key)
 
 
+@pytest.mark.usefixtures("one_trial_of_imports")
 def test_secret_and_wrapping_keys_are_kept_apart(device: TokenDevice) -> None:
     """Neither destruction affects a key of the other kind, even with the same CKA_ID."""
     key = new_key(device)
@@ -135,6 +139,7 @@ def test_secret_and_wrapping_keys_are_kept_apart(device: TokenDevice) -> None:
     assert not device.keys.holds(key)
 
 
+@pytest.mark.usefixtures("one_trial_of_imports")
 def test_wrong_public_half(device: TokenDevice, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """No wrapping key stays whose size is wrong, or whose halves do not belong together."""
     public_halves = iter([SOFT_KEY, SOFT_KEY, SOFT_KEY, wrapped.load(make(device)[1])])
@@ -209,6 +214,7 @@ def test_host_unwrap(token: Token) -> None:
     assert [device.imports.on_device(each) for each in (*SHA_1, *SHA_256)] == [True, True, False, False]
 
 
+@pytest.mark.usefixtures("one_trial_of_imports")
 def test_host_wrapping_keys_decrypt_as_well(token: Token) -> None:
     """With ``host_unwrap`` a wrapping key can also decrypt if the token lacks an OAEP hash; nothing else changes."""
     device = token.open(host_unwrap=True)

@@ -8,9 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trials
 from service_sites import NewFolder, NewSite, Site, StoppedClock, close_everything
 
 from hsmkms.kms import Kms
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_trial_of_imports() -> Iterator[None]:
+    """What SoftHSM can import is tried once in a process: tests of the service come after the trial."""
+    with trials.shared():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -253,13 +253,16 @@ def test_a_file_elsewhere_stands_in_for_the_token(log: Log, monkeypatch: pytest.
 
     monkeypatch.setattr(OwnObjects, "replace_note", no_objects)
     monkeypatch.setattr(OwnObjects, "notes", lambda *_: {})
-    site = log.site.varied("outside.toml", audit=AuditSettings(seal_file=Path("outside.seal")))
     log.seals.with_name("noted.json").unlink()  # such a token has taken no note
+    with log.site.open() as kms:
+        assert not kms.operator.audit.remembered()
+    site = log.site.varied("outside.toml", audit=AuditSettings(seal_file=Path("outside.seal")))
     for _ in range(2):
         with site.open() as kms:
             new_key(kms)
     lines = log.seals.read_bytes().splitlines(keepends=True)
     log.seals.write_bytes(b"".join(lines[:-1]))
     with site.open() as kms:
+        assert kms.operator.audit.remembered()
         faults = [(fault.lane, fault.sequence, fault.kind) for fault in kms.operator.audit.verify().faults]
     assert ("seals", len(lines), "missing") in faults

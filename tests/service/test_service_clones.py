@@ -129,7 +129,8 @@ def test_group(cloned: Settings) -> None:
             assert unseal(kms, sealed) == b"secret"
             assert serials(kms) == [home.serial]
             assert kms.operator.find_differences() == []
-    with pytest.raises(CloneError):
+    words = rf"lacks the recorded serial .*{home.serial}, .*`hsmkms accept-clone --token {clone.serial}`"
+    with pytest.raises(CloneError, match=words):
         opened(second_token.only(cloned, replace(clone, serial=(clone.serial, "no such member"))))
 
 

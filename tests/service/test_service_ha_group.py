@@ -26,6 +26,7 @@ from hsmkms.kms import Kms
 from hsmkms.model.enums import KeySpec, KeyUsage, Origin, WrappingAlgorithm, WrappingKeySpec
 from hsmkms.model.importing import GetParametersForImportRequest
 from hsmkms.model.rotation import ListKeyRotationsRequest, RotateKeyOnDemandRequest
+from hsmkms.process import exclusive
 from hsmkms.service.operator.reconcile import Kind
 from hsmkms.store import objects
 from hsmkms.wiring import core as wiring
@@ -257,6 +258,21 @@ def test_standby_that_hangs(new_site: NewSite, group_modules: Modules) -> None:
         finally:
             group.second.order()
         until(lambda: is_refused(kms), PATIENCE)
+
+
+def test_standby_whose_login_hangs(new_site: NewSite, group_modules: Modules) -> None:
+    """The login lock of all processes is free again once another member's login has hung for a while."""
+    site = new_site()
+    token = replace(site.settings.token, session_wait_seconds=0.2)
+    group = Group.of(token, site.folder / "ha", group_modules, replication_seconds=0.2)
+    with Grouped(site, group).opened() as kms:
+        group.second.order("fault C_Login * wait")
+        try:
+            key_id = new_key(kms).key_id
+            with exclusive(site.settings.data_dir / "login.lock", 0):
+                assert unseal(kms, seal(kms, key_id)) == b"secret"
+        finally:
+            group.second.order()
 
 
 def test_standby_that_is_back(new_site: NewSite, group_modules: Modules, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from shims import Personality
 from test_service_backup import back_up, lose, restore
 from test_service_crash import destroy_object
 from test_service_several_tokens import away, migrate, opened, with_second
-from test_service_tokens import NewPlayed
+from test_service_tokens import NewPlayed, order
 from test_service_tokens import new_played as new_played  # noqa: PLC0414 - the fixture
 
 from hsmkms.errors import (
@@ -22,6 +22,7 @@ from hsmkms.errors import (
     KMSInvalidSignatureException,
     ObjectLostError,
     UnsupportedOperationException,
+    ValidationException,
 )
 from hsmkms.kms import Kms
 from hsmkms.model.grants import CreateGrantRequest
@@ -53,7 +54,7 @@ NO_PAIRS = Personality(
 
 def collect(kms: Kms, region: str | None = None) -> ReportFacts:
     """The content of a report."""
-    return kms.operator.reports.collect(region, lambda _read, _size: None)
+    return kms.operator.reports.collect(region, (), lambda _read, _size: None)
 
 
 def sign(kms: Kms, document: bytes = DOCUMENT) -> bytes:
@@ -94,6 +95,8 @@ def test_keys(kms: Kms, clock: StoppedClock) -> None:
     assert (key.uses, key.fault) == (2, None)
     used = {day: count for day, count in facts.uses_by_day.items() if count}
     assert (used, len(facts.uses_by_day)) == ({f"{clock.now.date().replace(day=clock.now.day - 1)}": 2}, 90)
+    assert facts.uses_known_since is not None
+    assert facts.uses_known_since.startswith("2026-01-02T")
     assert facts.installation == kms._core.installation.id
 
 
@@ -103,6 +106,8 @@ def test_regions(kms: Kms) -> None:
     other = new_key(kms, kms.caller("us-east-1")).key_id
     assert {each.posture.key_id for each in collect(kms).keys} == {here, other}
     assert [each.posture.key_id for each in collect(kms, REGION).keys] == [here]
+    with pytest.raises(ValidationException, match="no region mars-north-1: it has eu-central-1, us-east-1"):
+        collect(kms, "mars-north-1")
 
 
 def test_rights(kms: Kms) -> None:
@@ -321,6 +326,25 @@ def test_token_that_cannot_sign(new_played: NewPlayed) -> None:
         assert verify(kms, None).event_id is not None
         with pytest.raises(KMSInvalidSignatureException):
             verify(kms, None, b"another\n")
+
+
+def test_home_that_cannot_sign(new_played: NewPlayed) -> None:
+    """A migration to a token that cannot sign is not held up; the log proves what the older key has signed."""
+    site = new_played()
+    with site.open() as kms:
+        signature = sign(kms)
+    order(site, *NO_PAIRS.orders)
+    settings = with_second(site, own_module=False)
+    with opened(settings) as kms:
+        assert kms.operator.rotate_installation_key(KeyPurpose.REPORT).outcome is Outcome.UNSUPPORTED
+        migrate(kms, settings)
+        assert [each.version for each in versions(kms._core, KeyPurpose.REPORT)] == [1]
+        kms.operator.audit._sealer.seal()
+        assert verify(kms, signature).event_id is not None
+        kms.operator.forget_token(kms.operator.find_forgettable(str(settings.token.label)))
+        assert (versions(kms._core, KeyPurpose.REPORT), kms.operator.lost_purposes()) == ([], [])
+        with pytest.raises(UnsupportedOperationException, match="cannot sign reports"):
+            kms.operator.reports.key()
 
 
 def test_lost_key(kms: Kms) -> None:

@@ -16,7 +16,7 @@ from hsmkms.store import audit_files
 
 def sealed_anew(kms: Kms) -> bool:
     """Seal another record as another process does: not while the lock of the seals is taken."""
-    if kms.operator.audit.folder / audit_files.SEAL_LOCK in process._held.paths:
+    if kms.operator.audit.folder / audit_files.SEAL_LOCK in process._held.locks:
         return False
     kms.operator.audit.log.event("Another", REGION, "", {})
     kms.operator.audit.log.tidy()

@@ -8,15 +8,21 @@ from pathlib import Path
 import msgspec
 import pytest
 import shims
+import wrapped
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from devices import until
 from lifecycle import delete_material, new_empty_key, new_imported_key, request_to_import
 from msgspec import Struct
+from pkcs11.constants import Attribute
 from service_sites import START, NewFolder, Site, close_everything, new_key, seal, unseal
 
-from hsmkms.errors import HsmKmsError
+from hsmkms.errors import HsmKmsError, TokenUnfitError
 from hsmkms.kms import Kms
 from hsmkms.model.asymmetric import SignRequest
 from hsmkms.model.crypto import GenerateRandomRequest
+from hsmkms.model.enums import WrappingAlgorithm
+from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMaterialRequest
 from hsmkms.service.operator.reconcile import MENDABLE
 from hsmkms.wiring import core as wiring
 
@@ -228,3 +234,27 @@ def test_slow_calls_go_on_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     assert [unseal(bench.kms, ciphertext) for ciphertext in bench.acknowledged[-len(calls) :]] == [b"secret"] * len(
         calls
     )
+
+
+def test_imported_pair_that_is_not_as_ordered(bench: Bench) -> None:
+    """An imported private key to which the token gives another usage is refused, and its intent is cleared at once."""
+    key_id = new_key(bench.kms, key_spec="ECC_NIST_P256", key_usage="SIGN_VERIFY", origin="EXTERNAL").key_id
+    way = WrappingAlgorithm.RSAES_OAEP_SHA_1
+    parameters = bench.kms.get_parameters_for_import(
+        GetParametersForImportRequest(key_id=key_id, wrapping_algorithm=way, wrapping_key_spec="RSA_2048")
+    )
+    private = ec.generate_private_key(ec.SECP256R1())
+    material = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    request = ImportKeyMaterialRequest(
+        key_id=key_id,
+        import_token=parameters.import_token,
+        encrypted_key_material=wrapped.wrap(parameters.public_key, way, material),
+        expiration_model="KEY_MATERIAL_DOES_NOT_EXPIRE",
+    )
+    bench.order(shims.ignoring(Attribute.DERIVE, value=True))
+    with pytest.raises(TokenUnfitError, match=r"CKA_DERIVE is True instead of False.*so it was destroyed") as caught:
+        bench.kms.import_key_material(request)
+    assert caught.value.code == "UnsupportedOperationException"
+    bench.order()
+    assert bench.kms.operator.find_differences() == []
+    bench.kms.import_key_material(request)

@@ -1,4 +1,4 @@
-"""What the KMS does with a token, each capability checked against another implementation where there is one.
+"""Capabilities of the KMS on a token, each checked against another implementation if there is one.
 
 One function each, of an open installation; a capability that the token lacks is refused with an HsmKmsError.
 """
@@ -52,11 +52,11 @@ class Clock:
         self.now = datetime.now(UTC)
 
     def __call__(self) -> datetime:
-        """Tell the present instant."""
+        """Return the present instant."""
         return self.now
 
     def advance(self, **amount: float) -> None:
-        """Move on by a time delta."""
+        """Advance by a time delta."""
         self.now += timedelta(**amount)
 
 
@@ -68,28 +68,28 @@ class Bench:
         self.clock = clock
 
     def new_key(self, spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT, usage: KeyUsage | None = None, **more: object) -> str:
-        """Create a key; its id."""
+        """Create a key; return its id."""
         usage = usage or (KeyUsage.ENCRYPT_DECRYPT if spec is KeySpec.SYMMETRIC_DEFAULT else KeyUsage.SIGN_VERIFY)
         request = keys.CreateKeyRequest(key_spec=spec, key_usage=usage, **more)
         return self.kms.create_key(request).key_metadata.key_id
 
     def encrypt(self, key: str, plaintext: bytes = MESSAGE) -> bytes:
-        """Encrypt with the context; the ciphertext."""
+        """Encrypt with the context; return the ciphertext."""
         request = crypto.EncryptRequest(key_id=key, plaintext=plaintext, encryption_context=CONTEXT)
         return self.kms.encrypt(request).ciphertext_blob
 
     def decrypt(self, ciphertext: bytes, context: dict[str, str] | None = None) -> bytes | None:
-        """Decrypt; the plaintext."""
+        """Decrypt; return the plaintext."""
         request = crypto.DecryptRequest(ciphertext_blob=ciphertext, encryption_context=context or CONTEXT)
         return self.kms.decrypt(request).plaintext
 
     def public_key(self, key: str) -> object:
-        """The public key, as another library reads it."""
+        """Return the public key, parsed by another library."""
         return load_der_public_key(self.kms.get_public_key(asymmetric.GetPublicKeyRequest(key_id=key)).public_key)
 
 
 def refuses(kind: type[HsmKmsError], call: Callable[[], object]) -> None:
-    """Require that the call raises this error."""
+    """Assert that the call raises this error."""
     try:
         call()
     except kind:
@@ -109,7 +109,7 @@ def symmetric(bench: Bench) -> None:
 
 
 def data_key(bench: Bench) -> None:
-    """A data key decrypts to itself."""
+    """Check that an encrypted data key decrypts to its plaintext."""
     key = bench.new_key()
     request = crypto.GenerateDataKeyRequest(key_id=key, key_spec="AES_256", encryption_context=CONTEXT)
     made = bench.kms.generate_data_key(request)
@@ -117,7 +117,7 @@ def data_key(bench: Bench) -> None:
 
 
 def rotated(bench: Bench) -> None:
-    """After two rotations each ciphertext decrypts."""
+    """Check that each ciphertext decrypts after two rotations."""
     key = bench.new_key()
     sealed = [bench.encrypt(key)]
     for _ in range(2):
@@ -133,7 +133,7 @@ def imported(
     spec: KeySpec = KeySpec.SYMMETRIC_DEFAULT,
     usage: KeyUsage | None = None,
 ) -> str:
-    """Import key material; a symmetric key encrypts with it. The key's id."""
+    """Import key material, with which a symmetric key encrypts; return the key's id."""
     key = bench.new_key(spec, usage, origin="EXTERNAL")
     wanted = bench.kms.get_parameters_for_import(
         importing.GetParametersForImportRequest(
@@ -154,7 +154,7 @@ def imported(
 
 
 def imported_mac(bench: Bench) -> None:
-    """An imported HMAC key computes what the standard says."""
+    """Check that an imported HMAC key computes the standard's HMAC."""
     material = os.urandom(32)
     usage = KeyUsage.GENERATE_VERIFY_MAC
     key = imported(bench, WrappingAlgorithm.RSAES_OAEP_SHA_1, material, KeySpec.HMAC_256, usage)
@@ -163,7 +163,7 @@ def imported_mac(bench: Bench) -> None:
 
 
 def signed(bench: Bench, spec: KeySpec, algorithm: SigningAlgorithm) -> None:
-    """Sign; another library verifies where it can, and so does the KMS, which refuses another message."""
+    """Sign; verify with another library if it can, and with the KMS, which must refuse another message."""
     key = bench.new_key(spec)
     request = asymmetric.SignRequest(key_id=key, message=MESSAGE, signing_algorithm=algorithm)
     signature = bench.kms.sign(request).signature
@@ -187,7 +187,7 @@ def signed(bench: Bench, spec: KeySpec, algorithm: SigningAlgorithm) -> None:
 
 
 def rsa_encrypted(bench: Bench, algorithm: EncryptionAlgorithm) -> None:
-    """What another library encrypts for an RSA key is decrypted, and what the KMS encrypts as well."""
+    """Decrypt what another library, and the KMS, encrypt to an RSA key."""
     key = bench.new_key(KeySpec.RSA_2048, KeyUsage.ENCRYPT_DECRYPT)
     public = bench.public_key(key)
     assert isinstance(public, rsa.RSAPublicKey)
@@ -202,7 +202,7 @@ def rsa_encrypted(bench: Bench, algorithm: EncryptionAlgorithm) -> None:
 
 
 def agreed(bench: Bench) -> None:
-    """Both sides of ECDH have one secret."""
+    """Check that both sides of ECDH derive the same secret."""
     key = bench.new_key(KeySpec.ECC_NIST_P256, KeyUsage.KEY_AGREEMENT)
     own = ec.generate_private_key(ec.SECP256R1())
     public = own.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -213,7 +213,7 @@ def agreed(bench: Bench) -> None:
 
 
 def encapsulated(bench: Bench, spec: KeySpec) -> None:
-    """What the KMS encapsulates it decapsulates, as well as what another library encapsulates, if it has the spec."""
+    """Decapsulate what the KMS, and another library if it has the spec, encapsulate."""
     key = bench.new_key(spec, KeyUsage.ENCAPSULATE_DECAPSULATE)
     request = asymmetric.EncapsulateRequest(key_id=key, encapsulation_algorithm="ML_KEM")
     made = bench.kms.encapsulate(request)
@@ -234,7 +234,7 @@ def encapsulated(bench: Bench, spec: KeySpec) -> None:
 
 
 def authenticated(bench: Bench, spec: KeySpec, algorithm: MacAlgorithm) -> None:
-    """An HMAC verifies, and a wrong one is refused as invalid."""
+    """Check that an HMAC verifies, and that a wrong one is refused."""
     key = bench.new_key(spec, KeyUsage.GENERATE_VERIFY_MAC)
     request = asymmetric.GenerateMacRequest(key_id=key, message=MESSAGE, mac_algorithm=algorithm)
     mac = bench.kms.generate_mac(request).mac
@@ -250,7 +250,7 @@ def authenticated(bench: Bench, spec: KeySpec, algorithm: MacAlgorithm) -> None:
 
 
 def data_key_pair(bench: Bench, spec: KeySpec) -> None:
-    """The private key of a data key pair decrypts, and belongs to the public one."""
+    """Check that the private key of a data key pair decrypts, and belongs to the public one."""
     key = bench.new_key()
     made = bench.kms.generate_data_key_pair(
         crypto.GenerateDataKeyPairRequest(key_id=key, key_pair_spec=spec, encryption_context=CONTEXT)
@@ -262,7 +262,7 @@ def data_key_pair(bench: Bench, spec: KeySpec) -> None:
 
 
 def deleted(bench: Bench) -> None:
-    """A key that was deleted is gone from the token after its waiting period."""
+    """Check that a deleted key is gone from the token after its waiting period."""
     key = bench.new_key()
     sealed = bench.encrypt(key)
     bench.kms.schedule_key_deletion(deletion.ScheduleKeyDeletionRequest(key_id=key, pending_window_in_days=7))

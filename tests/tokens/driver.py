@@ -1,7 +1,7 @@
-"""A fresh token of any PKCS#11 module, and what the device suite must know of a module to run on it.
+"""Create fresh tokens of any PKCS#11 module, and describe the module's limits for the device suite.
 
-One small class a module derives from ``Driver``; ``table.py`` lists them. A driver finds its module, makes fresh tokens
-and names what its tokens cannot do. It installs nothing: scripts/token-matrix does.
+One small class per module is derived from ``Driver``; ``table.py`` lists them. A driver finds its module, creates fresh
+tokens, and names what its tokens cannot do. It installs nothing: scripts/token-matrix does.
 """
 
 import re
@@ -30,7 +30,7 @@ class NotInstalledError(Exception):
 
 
 class NotPossibleError(Exception):
-    """The tokens of this module cannot be made as a test wants them; the message says why."""
+    """The tokens of this module cannot be created as a test needs them; the message says why."""
 
 
 class Token(Struct, frozen=True, kw_only=True):
@@ -45,10 +45,10 @@ class Token(Struct, frozen=True, kw_only=True):
     pin: str = PIN
     so_pin: str = SO_PIN
     new_pin: str = "another PIN"
-    """One to which a test may change the PIN."""
+    """PIN to which a test may change the present one."""
 
     def settings(self, **changes: object) -> DeviceSettings:
-        """How to reach this token; ``changes`` are members of DeviceSettings."""
+        """Return the settings for this token; ``changes`` are members of DeviceSettings."""
         usual = DeviceSettings(
             module=self.module,
             choice=TokenChoice(label=self.label, serial=self.serial or None),
@@ -67,12 +67,12 @@ class Token(Struct, frozen=True, kw_only=True):
         return TokenDevice.open(self.settings(**changes), lambda: self.pin)
 
     def add_token(self, label: str) -> None:
-        """Make a second token beside this one; NotPossibleError where the module has one alone."""
+        """Create a second token beside this one; NotPossibleError if the module supports only one."""
         del label
         raise NotPossibleError("no second token can be made here: the module under test has one alone")
 
     def spied(self, spy: Path, log: Path) -> Self:
-        """The same token through ``pkcs11-spy``, which writes each call to ``log``. For processes of their own only."""
+        """Return the same token through ``pkcs11-spy``, which logs calls to ``log``. For separate processes only."""
         watched = {"PKCS11SPY": str(self.module), "PKCS11SPY_OUTPUT": str(log)}
         return msgspec.structs.replace(self, module=spy, environment=self.environment | watched)
 
@@ -85,20 +85,20 @@ class Reason(NamedTuple):
 
 
 class Driver(ABC):
-    """A PKCS#11 module under test. ``module``: its file, where it is not the one that the driver looks for itself.
+    """A PKCS#11 module under test. ``module``: its file, if it is not the one that ``find`` returns.
 
-    ``excluded``: tests that say nothing of this module, by their node ids, with the reason. ``refused``: refusals of
+    ``excluded``: tests that do not apply to this module, by their node ids, with the reason. ``refused``: refusals of
     hsmkms itself (UnsupportedOperationException, TokenUnfitError) that are known of this module, by their sentences:
     a test that ends with one is skipped with the reason, and with any other refusal it fails.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """What the guide calls it."""
+    """Its name in the guide."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """What Debian calls it; the first one has its version."""
+    """Its Debian packages; the first one has its version."""
     files: ClassVar[tuple[str, ...]] = ()
-    """Where the module is, below the folders of libraries."""
+    """Paths of the module, below the folders of libraries."""
     excluded: ClassVar[tuple[Reason, ...]] = ()
     refused: ClassVar[tuple[Reason, ...]] = ()
 
@@ -116,13 +116,13 @@ class Driver(ABC):
 
     @abstractmethod
     def make(self, folder: Path, label: str = LABEL) -> Token:
-        """Make a fresh token in an empty folder. The driver's other tokens may be gone afterwards."""
+        """Create a fresh token in an empty folder. The driver's other tokens may be gone afterwards."""
 
     def close(self, folder: Path) -> None:  # noqa: B027 - most modules serve their tokens by files alone
-        """End what serves the token of ``folder``, before its folder is removed."""
+        """Stop the processes that serve the token of ``folder``, before its folder is removed."""
 
     def exclusion(self, node_id: str) -> str | None:
-        """Return why a test says nothing of this module, or None if it does."""
+        """Return why a test does not apply to this module, or None if it does."""
         return _first(self.excluded, node_id)
 
     def refusal(self, sentence: str) -> str | None:
@@ -139,7 +139,7 @@ def initialise(token: Token) -> Token:
     loaded = token.load()
     try:
         free = [slot for slot in loaded.slots() if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED]
-        assert free, f"{token.module} shows no empty slot to make a token in"
+        assert free, f"{token.module} has no empty slot for a token"
         code = loaded.cryptoki.init_token(free[0].slot_id, token.so_pin, token.label)
         assert code == 0, f"C_InitToken: CKR {code:#x}"
     finally:

@@ -25,7 +25,7 @@ class FreeHsmDriver(Driver):
     )
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
-        """Make a folder of tokens, and a token in it."""
+        """Create a folder of tokens, and a token in it."""
         tokens = folder / "tokens"
         tokens.mkdir(mode=0o700)
         environment = {

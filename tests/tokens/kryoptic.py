@@ -23,7 +23,7 @@ class KryopticDriver(Driver):
     excluded = MEASURED_ON_SOFTHSM
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
-        """Make a configuration with one slot, and a token in it."""
+        """Create a configuration with one slot, and a token in it."""
         configuration = folder / "kryoptic.conf"
         configuration.write_text(CONFIGURATION.format(database=folder / "kryoptic.sql", label=label))
         environment = {"KRYOPTIC_CONF": str(configuration)}

@@ -1,4 +1,4 @@
-"""Device tests that say something of SoftHSM alone, with the reason, for the drivers of other modules."""
+"""Device tests that apply to SoftHSM only, with the reason, for the drivers of other modules."""
 
 from typing import Final
 
@@ -29,11 +29,11 @@ MEASURED_ON_SOFTHSM: Final = (
     *SOFTHSM_FILES,
     *_reasons(
         _ANSWERS,
-        r"profile\.py::test_(?:profile|checks|failed_check_is_told|mechanisms|limits)",
+        r"profile\.py::test_(?:profile|checks|failed_check_is_reported|mechanisms|limits)",
         r"objects\.py::test_(?:backing_key|installation_key)_is_as_ordered",
         r"pairs\.py::test_the_table_is_consistent",
         r"keypairs\.py::test_(?:prehashed_ed25519_is_refused|the_known_answer_can_be_met|where_padding_is_removed)",
-        r"keypairs\.py::test_(?:a_token_without_raw_rsa|foreign_objects_tell_no_kind|specs_that_the_token_lacks)",
+        r"keypairs\.py::test_(?:a_token_without_raw_rsa|foreign_objects_have_no_kind|specs_that_the_token_lacks)",
         r"keypairs\.py::test_keys_that_could_not_be_used",
         r"data_key_pairs\.py::test_specs_that_the_token_lacks",
         r"token_check\.py::test_what_softhsm_lacks",
@@ -45,7 +45,7 @@ MEASURED_ON_SOFTHSM: Final = (
     ),
     *_reasons(
         _SOURCE,
-        r"permits\.py::test_(?:whoever_acts_on|nothing_else_of|permits_are|the_reading_finds)\w*",
+        r"permits\.py::test_(?:acts_on_the_token|only_the_ports|permits_are|the_analysis)\w*",
     ),
     *_reasons(
         _LOG,

@@ -60,7 +60,7 @@ class NssDriver(Driver):
     refused = REFUSED
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
-        """Make a database; the token's label is one of its parameters, so each process must give it again."""
+        """Create a database; the token's label is one of its parameters, which each process must pass again."""
         database = folder / "nss"
         database.mkdir(mode=0o700)
         reserved = (
@@ -75,7 +75,7 @@ class NssDriver(Driver):
 
 
 class FirefoxDriver(NssDriver):
-    """The softokn that Firefox brings along, which is newer than the distribution's.
+    """The softokn of Firefox, which is newer than the distribution's.
 
     Its libraries are found by the loader only if LD_LIBRARY_PATH named their folder when the process was started.
     """

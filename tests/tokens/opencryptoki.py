@@ -1,4 +1,4 @@
-"""opencryptoki's software token: one for the whole machine, served by the daemon pkcsslotd; only root can run this.
+"""opencryptoki's software token: one for the whole machine, served by the daemon pkcsslotd; needs root.
 
 Its PINs have 4 to 8 characters. That of the security officer has a default; both must be changed before use. A token
 that is initialised a second time refuses the security officer's login (3.8), so its files are removed instead, and
@@ -35,19 +35,19 @@ SECONDS = 60.0
 
 
 def _sockets() -> list[Path]:
-    """What the daemon listens at; none if it does not run."""
+    """Return the sockets that the daemon listens on; none if it does not run."""
     return [file for folder in RUN for file in folder.glob("pkcsslotd*.socket")]
 
 
 def _numbers() -> list[int]:
-    """The process of the daemon, which writes its number a moment after it has begun to listen."""
+    """Return the daemon's process id, which it writes a moment after it has begun to listen."""
     written = [file.read_text().strip() for folder in RUN for file in folder.glob("pkcsslotd.pid")]
     running = [int(number) for number in written if number.isdigit()]
     return [number for number in running if not _has_ended(number)]
 
 
 def _has_ended(number: int) -> bool:
-    """True if there is no such process, or nothing of it but its status."""
+    """Return True if there is no such process, or only a zombie."""
     try:
         return not Path(f"/proc/{number}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -90,7 +90,7 @@ class _StoredFile(NamedTuple):
         return cls(path, path.read_bytes(), path.stat())
 
     def restore(self) -> None:
-        """Write it again as it was."""
+        """Restore the file as it was."""
         self.path.write_bytes(self.data)
         self.path.chmod(self.status.st_mode)
         os.chown(self.path, self.status.st_uid, self.status.st_gid)
@@ -127,7 +127,7 @@ class OpenCryptokiDriver(Driver):
         """By label: what the first one was made as, so that others need no tool."""
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
-        """Remove the token with all its files, and make it anew."""
+        """Remove the token with all its files, and create it again."""
         self._end()
         if _sockets():
             raise NotPossibleError("pkcsslotd runs on this machine: whoever uses it must end it first")
@@ -153,7 +153,7 @@ class OpenCryptokiDriver(Driver):
         )
 
     def _make_empty(self, label: str) -> "_EmptyToken":
-        """Make a token by opencryptoki's own tool, whose derivation of keys from PINs takes seconds."""
+        """Create a token by opencryptoki's own tool, whose derivation of keys from PINs takes seconds."""
         self._serve()
         self._configure("-I", "-S", DEFAULT_SO_PIN, answer=label)
         self._configure("-P", "-S", DEFAULT_SO_PIN, "-n", SO_PIN)
@@ -163,7 +163,7 @@ class OpenCryptokiDriver(Driver):
         return _EmptyToken(self._serial(), files)
 
     def close(self, folder: Path) -> None:
-        """End the daemon, whichever folder is removed: there is one token."""
+        """Stop the daemon, for any folder: there is only one token."""
         del folder
         self._end()
 
@@ -190,7 +190,7 @@ class OpenCryptokiDriver(Driver):
             time.sleep(0.01)
 
     def _serial(self) -> str:
-        """The token's serial, which is empty since 3.9 or so."""
+        """Return the token's serial, which is empty since about version 3.9."""
         found = re.search(r"Serial(?: Number)?:[ \t]*(.*)", self._configure("-t"))
         assert found, "pkcsconf shows no serial"
         return found[1].strip()

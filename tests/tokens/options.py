@@ -9,7 +9,7 @@ from tokens.table import DRIVERS
 
 DEVICE_TESTS = Path(__file__).parent.parent / "hsm"
 _DRIVER = pytest.StashKey[Driver]()
-"""Where the driver of another module than SoftHSM is."""
+"""Holds the driver of a module other than SoftHSM."""
 
 
 def add(parser: pytest.Parser) -> None:
@@ -32,7 +32,7 @@ def configure(config: pytest.Config) -> None:
 
 
 def check(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse to run tests on another module than they are for."""
+    """Refuse to run other tests than the device tests on another module."""
     others = [item.nodeid for item in items if DEVICE_TESTS not in item.path.parents]
     if others and other_driver(config):
         raise pytest.UsageError(f"--hsm-driver is for tests/hsm alone, and {others[0]} is not there")

@@ -20,7 +20,7 @@ SECONDS = 60.0
 
 
 class P11KitDriver(Driver):
-    """The client module of p11-kit, and a server for the token that was made last."""
+    """The client module of p11-kit, and a server for the token that was created last."""
 
     name = "p11-kit"
     title = "p11-kit remote, SoftHSM behind it"
@@ -51,7 +51,7 @@ class P11KitDriver(Driver):
         self._server: subprocess.Popen[bytes] | None = None
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
-        """Make a SoftHSM token, and serve it in the place of the one before: a function list keeps its address."""
+        """Create a SoftHSM token, and serve it in place of the previous one: a function list keeps its address."""
         behind = SoftHsm.make(folder, label)
         os.environ.pop("SOFTHSM2_CONF", None)  # what made it has set it; only the server may see it
         self._end()
@@ -75,7 +75,7 @@ class P11KitDriver(Driver):
         return Token(module=self.module, folder=folder, label=label, serial=behind.serial, environment=environment)
 
     def close(self, folder: Path) -> None:
-        """End the server, whichever folder is removed: there is one."""
+        """Stop the server, for any folder: there is only one."""
         del folder
         self._end()
 

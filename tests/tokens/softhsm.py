@@ -15,7 +15,7 @@ class SoftHsm(Token, frozen=True, kw_only=True):
 
     @classmethod
     def make(cls, folder: Path, label: str = LABEL, configuration: str = "", module: Path | None = None) -> Self:
-        """Make a token; ``configuration`` is appended to SoftHSM's configuration file afterwards."""
+        """Create a token; ``configuration`` is appended to SoftHSM's configuration file afterwards."""
         module = module or softhsm.find_module()
         made = softhsm.create(module, folder, label=label, user_pin=PIN, so_pin=SO_PIN)
         with Path(made.environment["SOFTHSM2_CONF"]).open("a") as file:
@@ -23,7 +23,7 @@ class SoftHsm(Token, frozen=True, kw_only=True):
         return cls(module=module, folder=folder, label=label, serial=made.serial, environment=made.environment)
 
     def add_token(self, label: str) -> None:
-        """Make a second token beside this one, with SoftHSM's own tool."""
+        """Create a second token beside this one, with SoftHSM's own tool."""
         command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", SO_PIN, "--pin", PIN]
         subprocess.run(command, check=True, capture_output=True, timeout=120, env=os.environ | self.environment)
 
@@ -40,5 +40,5 @@ class SoftHsmDriver(Driver):
         return softhsm.find_module()
 
     def make(self, folder: Path, label: str = LABEL, configuration: str = "") -> SoftHsm:
-        """Make a token; SoftHSM alone has a configuration that hides mechanisms."""
+        """Create a token; only SoftHSM has a configuration that hides mechanisms."""
         return SoftHsm.make(folder, label, configuration, self.module)

@@ -1,4 +1,4 @@
-"""tpm2-pkcs11: keys in a TPM 2.0, here one played by swtpm."""
+"""tpm2-pkcs11: keys in a TPM 2.0, here one simulated by swtpm."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ class Tpm2Driver(Driver):
         self._machines: dict[Path, subprocess.Popen[bytes]] = {}
 
     def make(self, folder: Path, label: str = LABEL) -> Token:
-        """Start a new TPM, and make a token in it."""
+        """Start a new TPM, and create a token in it."""
         state, store, socket = folder / "swtpm", folder / "store", folder / "swtpm.sock"
         state.mkdir(mode=0o700)
         store.mkdir(mode=0o700)

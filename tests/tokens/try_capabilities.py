@@ -33,7 +33,7 @@ SECONDS: Final = 300
 
 
 def configuration(token: Token, folder: Path) -> Path:
-    """Write the configuration of an installation on the token, as init would; its file."""
+    """Write the configuration of an installation on the token, as init would; return its path."""
     folder.mkdir(mode=0o700)
     pin = folder / "pin"
     pin.touch(mode=0o600)
@@ -54,7 +54,7 @@ def configuration(token: Token, folder: Path) -> Path:
 
 
 def init(file: Path) -> bool:
-    """Run ``hsmkms init`` on the configuration; True if there is an installation now."""
+    """Run ``hsmkms init`` on the configuration; return True if there is an installation now."""
     report({"capability": INIT, "outcome": TRIED, "sentence": ""})
     command = [sys.executable, "-m", "hsmkms", "init", "--data-dir", str(file.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS, env=os.environ)
@@ -85,7 +85,7 @@ def attempt(name: str, bench: Bench) -> None:
 
 
 def main() -> None:
-    """Try them all, one after the other."""
+    """Try all capabilities, one after the other."""
     token, _ = arguments()
     file = configuration(token, token.folder / "installation")
     if not init(file):

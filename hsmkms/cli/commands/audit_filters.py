@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from msgspec import Struct
 
+from hsmkms.cli import completion
 from hsmkms.cli.api.values import alias_name
 from hsmkms.cli.moments import moment
 from hsmkms.cli.options import note
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 _SECOND: Final = timedelta(seconds=1)
 
 _OPTIONS: Final = {
-    "start_time": ("--start-time", "Only records since then: 2026-01-02, 7d, yesterday. UTC."),
-    "end_time": ("--end-time", "Only records before this time."),
-    "event_name": ("--event-name", "Only this operation, e.g. Decrypt."),
-    "key_id": ("--key-id", "Only records about this key: id, ARN, or its alias."),
-    "principal": ("--principal", "Only requests of this user (name or ARN), or of root."),
-    "outcome": ("--outcome", "Only success, only error, or only this error code."),
+    "start_time": ("--start-time", "Only records since then: 2026-01-02, 7d, yesterday. UTC.", None),
+    "end_time": ("--end-time", "Only records before this time.", None),
+    "event_name": ("--event-name", "Only this operation, e.g. Decrypt.", completion.words(Operation)),
+    "key_id": ("--key-id", "Only records about this key: id, ARN, or its alias.", completion.aliases),
+    "principal": ("--principal", "Only requests of this user (name or ARN), or of root.", completion.users),
+    "outcome": ("--outcome", "Only success, only error, or only this error code.", None),
 }
-"""The options of each filter, and their help."""
+"""The option of each filter, its help, and how its values are completed in the shell."""
 
 
 class Filters(Struct, frozen=True, kw_only=True):
@@ -63,10 +64,12 @@ def with_filters(function: Callable[..., None]) -> Callable[..., None]:
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            annotation=Annotated[str | None, typer.Option(option, help=text, show_default=False)],
+            annotation=Annotated[
+                str | None, typer.Option(option, help=text, show_default=False, autocompletion=complete)
+            ],
             default=None,
         )
-        for name, (option, text) in _OPTIONS.items()
+        for name, (option, text, complete) in _OPTIONS.items()
     ]
     parameters = [each for each in own if each.name != "filters"]
     ahead = [each for each in parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from hsmkms.cli.tables import plain
+from hsmkms.cli.tables import plain, print_aligned
 
 if TYPE_CHECKING:
     from hsmkms.service.audit.filters import Fields
@@ -14,12 +14,8 @@ _NAMES: Final = ("Time", "Operation", "User", "Outcome", "Keys")
 
 def print_lines(records: Sequence["Fields"]) -> None:
     """Print time, operation, user, outcome and keys of each record, aligned; a line is never broken or cut."""
-    if not records:
-        return
-    rows = [_NAMES, *map(_row, records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    if records:
+        print_aligned([_NAMES, *map(_row, records)])
 
 
 def _row(record: "Fields") -> tuple[str, ...]:

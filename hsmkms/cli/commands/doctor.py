@@ -233,6 +233,11 @@ def _audit(context: CheckContext) -> Verdict:
         context.kms.operator.audit.check_home()
         return _ok("switched off by audit.durability")
     context.kms.operator.audit.check()
+    if not context.kms.operator.audit.remembered():
+        return _warning(
+            "the newest seal is kept only beside the log, where it can be rolled back with it, since the token keeps "
+            "no data objects: name audit.seal_file in the configuration, a file elsewhere"
+        )
     return _ok("the newest seal matches the log (`hsmkms audit verify` checks every record)")
 
 

@@ -25,6 +25,8 @@ TOPICS: Final = (
     "clients",
     "compatibility",
     "hsm",
+    "ha-groups",
+    "nss",
     "tokens",
     "move-hsm",
     "install",

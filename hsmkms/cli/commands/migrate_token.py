@@ -1,5 +1,6 @@
 """Commands about several tokens: list-tokens, migrate-token, accept-clone, forget-token."""
 
+import shlex
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,7 +66,10 @@ def _unused(common: Common, operator: "Operator", standings: "Sequence[TokenStan
     rows = []
     for each in token_wiring.unused_tokens(settings, known, operator.check_target):
         row = {"TokenId": None, "Label": each.label, "Serial": each.serial, "Home": False, "Objects": 0}
-        advice = each.refused or f"migrate-token --to {each.label or each.serial} makes it the home"
+        name = shlex.quote(each.label or each.serial or "")
+        advice = each.refused or (
+            f"not used: `hsmkms migrate-token --to {name}` makes it the home; remove its [[token]] if it was forgotten"
+        )
         rows.append(row | {"Away": each.away, "Next": advice})
     return rows
 
@@ -227,7 +231,7 @@ def _plan(operator: "Operator") -> dict[str, Any]:
     """Return the keys that would be rotated, and those that would need the present tokens afterwards."""
     return {
         "ToRotate": [named(each) for each in operator.waiting_to_move(elsewhere="")],
-        "Left": [named(each) for each in operator.left_behind(elsewhere="")],
+        "Left": [named(each) for each in operator.left_by_migration()],
     }
 
 

@@ -1,17 +1,14 @@
 """Commands on many files at once: re-encrypt-files."""
 
 import errno
-import signal
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -21,6 +18,7 @@ from hsmkms.cli.api import values
 from hsmkms.cli.api.table import CRYPTOGRAPHY
 from hsmkms.cli.errors import describe
 from hsmkms.cli.files import sealed_files
+from hsmkms.cli.files.interruption import INTERRUPTED, interruptible
 from hsmkms.cli.files.progress import progress
 from hsmkms.cli.files.sealed_files import Base64Form, Content, FileEntry, FileLeftAloneError
 from hsmkms.cli.options import Common, with_common
@@ -34,7 +32,6 @@ THREADS: Final = 4
 """Threads wait for disk and token at the same time; Python code itself uses one processor."""
 AHEAD: Final = 64
 """How many files may be submitted before the outcome of the first of them is read."""
-INTERRUPTED: Final = 128 + signal.SIGINT
 
 _STOPPING: Final = (DependencyTimeoutException, TokenUnavailableError, SetupError)
 """Errors that would occur for the next file as well."""
@@ -109,7 +106,7 @@ def re_encrypt_files(
     if report != (destination_key_id is None) or (report and (dry_run or any(contexts))):
         raise typer.BadParameter("say --destination-key-id, or --report without key, contexts and --dry-run")
     arguments = sealed_files.outermost(paths)
-    with common.open() as kms, _interruptible() as interrupted:
+    with common.open() as kms, interruptible() as interrupted:
         job = _job(kms, common, destination_key_id, contexts, dry_run=dry_run)
         if not (dry_run or report):
             sealed_files.remove_leftovers(arguments)
@@ -282,20 +279,3 @@ def _printable(path: str) -> str:
     """Escape a path for one line: file names may contain line ends, control sequences and invalid UTF-8."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-@contextmanager
-def _interruptible() -> Iterator[Event]:
-    """Yield an event that the first Ctrl-C sets; a second one raises KeyboardInterrupt as usual."""
-    interrupted = Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        interrupted.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)

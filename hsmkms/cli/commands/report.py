@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from hsmkms.service.operator.reports import Proof, ReportKey
 
 SIGNATURE_ENDING: Final = ".sig"
+_LARGEST: Final = 512 * 1024 * 1024
 _LARGEST_SIGNATURE: Final = 4096
+"""Bytes of a report, and of a signature, that are read at most."""
 
 _Members = dict[str, str | None]
 
@@ -41,6 +43,7 @@ def report(
         Path | None,
         typer.Option("--output", metavar="FILE", help="New file; default: hsmkms-report-TIME.FORMAT in this folder."),
     ] = None,
+    archives: ArchiveOption = None,
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Do not sign it: for a token that cannot sign.")] = False,
 ) -> None:
     """Write one file for an auditor, and its signature by a key on the token beside it (FILE.sig).
@@ -62,7 +65,7 @@ def report(
         reports = kms.operator.reports
         key = None if unsigned else reports.key()
         with progress() as advance:
-            facts = reports.collect(common.region, advance)
+            facts = reports.collect(common.region, archives or (), advance)
         statement = document.statement_of(facts, key)
         data = render(form, document.document(facts, statement))
         if key is None:
@@ -216,6 +219,10 @@ def _signature(file: Path, *, required: bool) -> bytes | None:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            data = opened.read(_LARGEST + 1)
     except OSError as exc:
         raise StoreError(f"{file} cannot be read: {exc.strerror}") from exc
+    if len(data) > _LARGEST:
+        raise StoreError(f"{file} is larger than any report: name the right file")
+    return data

@@ -167,7 +167,7 @@ def _show_installation(common: Common, file: Path) -> None:
             "Databases": [str(settings.data_dir / "meta.db"), str(settings.data_dir / "log.db")],
             "Module": str(token.module),
             "TokenLabel": named.label or "",
-            "TokenSerial": named.serial or "",
+            "TokenSerial": list(named.serial) if isinstance(named.serial, tuple) else named.serial or "",
             "PinFile": str(token.pin.file or ""),
         }
     )

@@ -10,6 +10,7 @@ import msgspec
 import typer
 from msgspec import Struct
 
+from hsmkms.cli import completion
 from hsmkms.cli.commands.audit import PANEL, ArchiveOption
 from hsmkms.cli.commands.audit_filters import Filters, wanted_of
 from hsmkms.cli.commands.usage_picture import draw
@@ -60,7 +61,10 @@ def register(app: typer.Typer) -> None:
 def usage(
     common: Common,
     *,
-    key_id: Annotated[str | None, typer.Option("--key-id", help="Only this key: id, ARN, or its alias.")] = None,
+    key_id: Annotated[
+        str | None,
+        typer.Option("--key-id", help="Only this key: id, ARN, or its alias.", autocompletion=completion.aliases),
+    ] = None,
     by: Annotated[By | None, typer.Option("--by", help="Show also the figures of each.")] = None,
     days: Annotated[int, typer.Option("--days", min=1, max=MOST_DAYS, help="Number of days until today, UTC.")] = 30,
     form: Annotated[
@@ -88,9 +92,9 @@ def usage(
     counted = uses.count(log, wanted, uses.Subject(by) if by is not None else None)
     known = usage_counters.read(settings, wanted.key)
     if not counted.days and not known.exists:
-        raise NotFoundException(f"There is no key {key_id}, and the audit log has no use of one in these {days} days.")
+        raise NotFoundException(f"There is no key {key_id}, and the audit log has no use of one since {first}.")
     if not counted.days:
-        note([f"none of the {counted.seen.records} records of the audit log is a use in these {days} days"])
+        note([f"none of the {counted.seen.records} records of the audit log is a use since {first}"])
     form = form or _usual_form(common)
     if form is UsageFormat.CSV:
         _write_csv(counted, period, by)

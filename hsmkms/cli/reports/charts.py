@@ -47,8 +47,8 @@ def ages(keys: Sequence[dict[str, Any]]) -> Element:
     return _picture("ages", "Age of the current key material, number of keys", described, len(_AGES) * _ROW, marks)
 
 
-def uses(by_day: dict[str, int]) -> Element:
-    """Return a column for each day: how many cryptographic operations succeeded."""
+def uses(by_day: dict[str, int], known_since: str | None) -> Element:
+    """Return a column for each day: how many cryptographic operations succeeded, as far as that is known."""
     days, most = list(by_day.items()), max([*by_day.values(), 1])
     step = (_WIDTH - 60) / max(len(days), 1)
     marks = [_label(46, 12, f"{most:,}", "end"), _label(46, _HEIGHT, "0", "end")]
@@ -62,7 +62,10 @@ def uses(by_day: dict[str, int]) -> Element:
     if days:
         marks += [_label(52, _HEIGHT + 16, days[0][0]), _label(_WIDTH, _HEIGHT + 16, days[-1][0], "end")]
     described = f"{sum(by_day.values())} operations from {days[0][0]} to {days[-1][0]}; at most {most} on one day"
-    return _picture("uses", "Successful cryptographic operations by day", described, _HEIGHT + 22, marks)
+    title = "Successful cryptographic operations by day"
+    if known_since is None or days[0][0] < known_since[:10]:
+        title += f" (the audit log has every record since {known_since or 'now'})"
+    return _picture("uses", title, described, _HEIGHT + 22, marks)
 
 
 def rotations(keys: Sequence[dict[str, Any]], made_at: datetime) -> Element:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 from hsmkms.cli.csv_cells import harmless
@@ -12,6 +13,9 @@ from hsmkms.cli.tables import printable
 
 COLUMNS: Final = ("Section", "Region", "Item", "Name", "Value")
 """``Item``: the id of the key, user and so on that the row is about."""
+
+_HEAD_ROWS: Final = 32
+"""Rows among which the whole statement is: it is the first section."""
 
 _ID_OF: Final = {
     "Tokens": "Serial",
@@ -35,15 +39,17 @@ def render(content: Document) -> bytes:
 
 def statement(data: bytes) -> dict[str, Any]:
     """Return the members of the statement in a file, as texts."""
-    rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    head, *rows = islice(csv.reader(io.StringIO(data.decode(), newline="")), _HEAD_ROWS)
+    if tuple(head) != COLUMNS:
+        raise ValueError(head)
     found: dict[str, Any] = {row[3]: row[4] for row in rows if len(row) == len(COLUMNS) and row[0] == "Report"}
     return found | {"KeyVersion": int(found.get("KeyVersion", "0"))}
 
 
 def _rows(section: str, value: Any) -> Iterator[tuple[str, ...]]:  # noqa: ANN401 - JSON
-    if isinstance(value, dict):
+    if not isinstance(value, list):
         for name, text in _pairs("", value):
-            yield section, "", "", name, text
+            yield section, "", "", name or section, text
         return
     for number, each in enumerate(value, start=1):
         item = str(each.get(_ID_OF.get(section, ""), number))

@@ -65,6 +65,7 @@ def document(facts: "ReportFacts", statement: Statement) -> Document:
             "RowFaults": plain(facts.audit.row_faults),
         },
         "UsesByDay": facts.uses_by_day,
+        "UsesKnownSince": facts.uses_known_since,
     }
 
 

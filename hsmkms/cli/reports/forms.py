@@ -1,5 +1,6 @@
 """The forms of a report: how each is written, and how its statement is read."""
 
+import csv
 import json
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -26,6 +27,10 @@ class _Form(Struct, frozen=True):
     statement: Callable[[bytes], dict[str, Any]]
 
 
+_MALFORMED: Final = (ValueError, KeyError, TypeError, RecursionError, AssertionError, csv.Error)
+"""What the parsers of the standard library raise for malformed files; html.parser fails by an assertion."""
+
+
 def render(form: ReportFormat, content: Document) -> bytes:
     """Return a report in one of the forms."""
     return _FORMS[form].render(content)
@@ -37,7 +42,7 @@ def read_statement(data: bytes) -> Statement:
     form = {b"<": ReportFormat.HTML, b"{": ReportFormat.JSON}.get(first, ReportFormat.CSV)
     try:
         found = msgspec.convert(_FORMS[form].statement(data), Statement)
-    except (ValueError, KeyError, TypeError, RecursionError, msgspec.MsgspecError) as exc:
+    except (*_MALFORMED, msgspec.MsgspecError) as exc:
         raise StoreError("the file is proven to be unchanged, but it is no report of hsmkms") from exc
     if found.format != FORMAT:
         raise StoreError(f"the report has the format {found.format[:80]!r}, which this version does not know")

@@ -112,7 +112,7 @@ def _sections(content: Document) -> Iterator[Element]:
     yield _rows(content["Findings"], "Nothing calls for action.")
     yield element("h2", "Pictures")
     yield charts.ages(keys)
-    yield charts.uses(content["UsesByDay"])
+    yield charts.uses(content["UsesByDay"], content["UsesKnownSince"])
     yield charts.rotations(keys, datetime.fromisoformat(statement["MadeAt"]))
     yield element("h2", "Audit log and database")
     yield from _audit(content["Audit"])

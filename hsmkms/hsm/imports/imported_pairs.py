@@ -19,7 +19,7 @@ from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType
 from pkcs11.types import Object, Session
 
-from hsmkms.errors import RejectedMaterialError, TokenError
+from hsmkms.errors import RejectedMaterialError, TokenError, TokenUnfitError
 from hsmkms.hsm.crypto.agreement import agree
 from hsmkms.hsm.crypto.pairs import disproof, read_public
 from hsmkms.hsm.crypto.signing import SIGNINGS, sign, verify_here
@@ -121,7 +121,10 @@ class PairImport:
         if not wrong:
             wrong = disproof(self._session, template, private, read_public(public, template.facts))
         if wrong:
-            raise TokenError(f"the token did not keep the imported key pair as ordered ({'; '.join(wrong)})")
+            raise TokenUnfitError(
+                f"the token did not keep the imported key pair as ordered ({'; '.join(wrong)}), so it was destroyed: "
+                "create the key with Origin AWS_KMS, so that the token generates it"
+            )
 
 
 def _destroy(half: Object) -> None:

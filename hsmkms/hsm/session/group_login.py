@@ -36,7 +36,7 @@ from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.identity import Candidate, Identity, Listener
 from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate, StaleModuleError, has_usable_pin, log_in
-from hsmkms.hsm.session.replicas import Replicas
+from hsmkms.hsm.session.replicas import Replica, Replicas
 from hsmkms.hsm.session.token_choice import candidates, choose, tokens
 from hsmkms.hsm.session.token_login import DRAIN_SECONDS, TokenLogin, session_handle
 
@@ -259,13 +259,13 @@ class GroupLogin(TokenLogin):
 
     @cached_property
     def _replicas(self) -> Replicas:
-        module = self.module
-        return Replicas(self.settings.choice.serials, module.cryptoki, self._log_in_beside, module.kept)
+        folder, serials = self.settings.state_dir, self.settings.choice.serials
+        gates = {each: LoginGate(folder, serials, standby=True) for each in serials}
+        return Replicas({each: Replica(each, self.module, gates[each], self._log_in_beside) for each in serials})
 
-    def _log_in_beside(self, serial: str) -> Session:
+    def _log_in_beside(self, serial: str, gate: LoginGate) -> Session:
         """Log in to a member that is not in use; WrongTokenError unless it proves its identity."""
         choice = replace(self.settings.choice, serial=serial)
-        gate = LoginGate(self.settings.state_dir, self.settings.choice.serials, standby=True)
         session = log_in(lambda: choose(self.module, choice), self._read_pin, gate, loaded_at=self.module.loaded_at)
         try:
             profile = replace(self.profile, label=session.token.label, serial=serial)

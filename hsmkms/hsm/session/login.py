@@ -9,8 +9,8 @@ Only ``hsmkms doctor --retry-pin`` tries again, and only if a person confirms th
 import hmac
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +34,7 @@ from hsmkms.hsm.faults import AWAY, translate
 from hsmkms.hsm.objects.attributes import MAPPER
 from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.pin_marks import PinMark, PinMarks
-from hsmkms.process import exclusive, uptime
+from hsmkms.process import HeldLock, exclusive, uptime
 from hsmkms.secret import PinOrigin, Secret
 
 log = logging.getLogger("hsmkms.hsm")
@@ -70,10 +70,18 @@ class LoginGate:
         self._lock_path = folder / "login.lock"
         self._marks = PinMarks(folder, members, standby=standby)
         self._changed_path = folder / "pin-changed"
+        self._lock: HeldLock | None = None
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
         """Hold the cross-process login lock: one process at a time tries a PIN."""
-        return exclusive(self._lock_path, LOCK_SECONDS)
+        with exclusive(self._lock_path, LOCK_SECONDS) as self._lock:
+            yield
+
+    def let_others_in(self) -> None:
+        """Release the login lock if a login through this gate holds it, since that hangs in the token."""
+        if self._lock is not None:
+            self._lock.release()
 
     def changed_since(self, instant: float) -> bool:
         """True if the PIN was changed after that instant of ``uptime()``; changes before this boot do not count."""

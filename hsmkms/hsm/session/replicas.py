@@ -5,15 +5,16 @@ member that could take over, since it is present and proves the token's identity
 it. For that there is a session with each of them, logged in by the same gate as that of the member in use.
 
 A member that hangs must not hang the one in use with it. So each is asked in a thread of its own, under no lock but its
-own, and counts as unable to take over once it has not answered for a while. The module is not finalised meanwhile.
+own, and counts as unable to take over once it has not answered for a while. The module is not finalised meanwhile, and
+if it is the login that hangs, others can log in.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Final
 
 from pkcs11.exceptions import PKCS11Error
@@ -23,7 +24,8 @@ from hsmkms.errors import HsmKmsError, TokenNotFoundError
 from hsmkms.hsm.calls.function_list import session_handle
 from hsmkms.hsm.faults import translate
 from hsmkms.hsm.objects.objects import find
-from hsmkms.hsm.session.cryptoki import Cryptoki
+from hsmkms.hsm.session.login import LoginGate
+from hsmkms.hsm.session.module import Module
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -41,20 +43,16 @@ at once is missed for moments only after it has come back."""
 class Replica:
     """A member of an HA group that is not in use, and the session with it. Thread-safe.
 
-    ``log_in`` opens a session, proven, by the serial; ``module_kept`` keeps the module from being finalised.
+    ``log_in`` opens a session, proven, by the serial, through the ``gate``.
     """
 
     def __init__(
-        self,
-        serial: str,
-        cryptoki: Cryptoki,
-        log_in: Callable[[str], Session],
-        module_kept: Callable[[], AbstractContextManager[None]],
+        self, serial: str, module: Module, gate: LoginGate, log_in: Callable[[str, LoginGate], Session]
     ) -> None:
         self._serial = serial
-        self._cryptoki = cryptoki
+        self._module = module
+        self._gate = gate
         self._log_in = log_in
-        self._module_kept = module_kept
         self._asking = threading.Lock()
         """Held while the member is asked, for as long as that takes."""
         self._asked_at = 0.0
@@ -78,6 +76,7 @@ class Replica:
         try:
             return answer.result(patience_seconds)
         except TimeoutError:
+            self._gate.let_others_in()
             log.warning(
                 "the HA member with serial %s has not answered for %g s: until it does, it cannot take over, and new "
                 "keys are not sought there",
@@ -100,7 +99,7 @@ class Replica:
 
     def _ask(self, cka_ids: Sequence[bytes], answer: "Future[bool]") -> None:
         try:
-            with self._module_kept():
+            with self._module.kept():
                 lacks = self._lacks(cka_ids)
         except Exception as exc:  # noqa: BLE001 - raised again by the thread that waits
             answer.set_exception(exc)
@@ -150,33 +149,27 @@ class Replica:
     def _open_session(self) -> Session | None:
         """Return the open session if its login is valid."""
         session = self._session
-        if session is not None and not self._cryptoki.logged_in(session_handle(session)):
+        if session is not None and not self._module.cryptoki.logged_in(session_handle(session)):
             self._close()
         return self._session
 
     def _logged_in(self) -> Session | None:
         """Log in and return the session; None if the member is not present."""
         with suppress(TokenNotFoundError):
-            self._session = self._log_in(self._serial)
+            self._session = self._log_in(self._serial, self._gate)
         return self._session
 
     def _close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            self._cryptoki.close_session(session_handle(session))  # no logout; it may be dead already
+            self._module.cryptoki.close_session(session_handle(session))  # no logout; it may be dead already
 
 
 class Replicas:
-    """The members of an HA group, each to be asked while it is not in use. Arguments as of ``Replica``."""
+    """The members of an HA group, each to be asked while it is not in use."""
 
-    def __init__(
-        self,
-        serials: Sequence[str],
-        cryptoki: Cryptoki,
-        log_in: Callable[[str], Session],
-        module_kept: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._members = {each: Replica(each, cryptoki, log_in, module_kept) for each in serials}
+    def __init__(self, members: Mapping[str, Replica]) -> None:
+        self._members = members
 
     def lacking(self, in_use: str | None, cka_ids: Sequence[bytes], patience_seconds: float) -> list[str]:
         """Return the serials of the members that are not in use, could take over, and lack one of the objects."""

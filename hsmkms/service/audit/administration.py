@@ -100,6 +100,10 @@ class AuditAdministration:
         """Raise StoreError if log or database contradict the newest seal. Fast: reads only the ends of the lanes."""
         self._sealer.check()
 
+    def remembered(self) -> bool:
+        """Return False if the log has a seal, and neither the home nor the file elsewhere has a note of any."""
+        return self._sealer.remembered()
+
     def check_home(self) -> None:
         """Raise StoreError if the home has a note that it is a former home, even if no log is kept."""
         self._sealer.check_home()

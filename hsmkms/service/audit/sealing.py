@@ -61,7 +61,7 @@ class Sealer:
         self.notes = SealNotes(core)
         self._newest_key: InstallationKeyRow | None = None
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """Hold the cross-process seal lock; creates the log's folder if there is none yet."""
         audit_files.make_folder(self.folder)
         self._core.tokens.may_have_moved()  # the note on a former home must not be replaced
@@ -94,6 +94,10 @@ class Sealer:
         except Contradiction as exc:
             return str(exc)
         return None
+
+    def remembered(self) -> bool:
+        """Return False if the log has a seal, and neither the home nor the file elsewhere has a note of any."""
+        return self.last() is None or self.notes.remembers()
 
     def check_home(self) -> None:
         """Raise Contradiction if the home has a note that it is a former home. Fast: reads only its notes."""

@@ -103,7 +103,7 @@ def available(core: Core) -> Iterator[ReportKey]:
     for each in reversed(versions(core, KeyPurpose.REPORT)):
         try:
             yield describe(core, each)
-        except (ObjectLostError, TokenUnavailableError):
+        except (ObjectLostError, TokenUnavailableError, UnsupportedOperationException):
             continue  # it verifies nothing now; ``count`` includes it
 
 

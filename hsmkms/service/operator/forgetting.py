@@ -38,12 +38,12 @@ _NOT_MIGRATED: Final = (
 _Object = tuple[ObjectPurpose, ObjectStatus]
 _KEYS, _WRAPPING = ObjectPurpose.BACKING_KEY, ObjectPurpose.WRAPPING_KEY
 _NEEDED_BY: Final = {
-    (_KEYS, ObjectStatus.PRESENT): "{} keys are on it (`hsmkms list-tokens` shows which, and what can be done)",
-    (_KEYS, ObjectStatus.INTENDED): "{} changes on it were interrupted (run `hsmkms reconcile`)",
-    (_KEYS, ObjectStatus.DESTROYING): "{} keys on it are still to be destroyed (run `hsmkms maintain`)",
-    (_WRAPPING, ObjectStatus.PRESENT): "{} wrapping keys of imports are on it (run `hsmkms maintain` after 24 hours)",
-    (_WRAPPING, ObjectStatus.INTENDED): "{} wrapping keys on it are unfinished (run `hsmkms maintain` in 10 minutes)",
-    (_WRAPPING, ObjectStatus.DESTROYING): "{} wrapping keys on it are to be destroyed (run `hsmkms maintain`)",
+    (_KEYS, ObjectStatus.PRESENT): "keys ({}: `hsmkms list-tokens` shows which, and what can be done)",
+    (_KEYS, ObjectStatus.INTENDED): "interrupted changes ({}: run `hsmkms reconcile`)",
+    (_KEYS, ObjectStatus.DESTROYING): "keys that are to be destroyed ({}: run `hsmkms maintain`)",
+    (_WRAPPING, ObjectStatus.PRESENT): "wrapping keys of imports ({}: run `hsmkms maintain` after 24 hours)",
+    (_WRAPPING, ObjectStatus.INTENDED): "unfinished wrapping keys ({}: run `hsmkms maintain` in 10 minutes)",
+    (_WRAPPING, ObjectStatus.DESTROYING): "wrapping keys that are to be destroyed ({}: run `hsmkms maintain`)",
 }
 
 

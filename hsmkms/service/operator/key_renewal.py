@@ -119,7 +119,9 @@ def _renew(core: Core, purpose: str) -> None:
 def _needs_renewal(core: Core, purpose: str) -> bool:
     """Return True if the newest version is unavailable, and no interrupted rotation would still create it."""
     known = versions(core, purpose)
-    return bool(known) and (key_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known))
+    if not known or not (key_rotation.is_lost(core, known[-1]) or all(_is_lost(core, each) for each in known)):
+        return False
+    return key_rotation.possible(core, purpose)
 
 
 def _is_lost(core: Core, key: InstallationKeyRow) -> bool:

@@ -98,7 +98,7 @@ def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedK
         if not known:
             return RotatedKey(purpose=purpose, version=0, outcome=Outcome.UNUSED, older=[])
         require_made(core, purpose)
-        if not destroy_older and not _KINDS[purpose].possible(core):
+        if not destroy_older and not possible(core, purpose):
             return RotatedKey(purpose=purpose, version=known[-1].version, outcome=Outcome.UNSUPPORTED, older=[])
         outcome = _outcome(core, known[-1], destroy_older=destroy_older)
         newest = known[-1] if outcome is Outcome.KEPT else _advance(core, known[-1])
@@ -141,6 +141,11 @@ def _advance(core: Core, newest: InstallationKeyRow) -> InstallationKeyRow:
     return newest
 
 
+def possible(core: Core, purpose: str) -> bool:
+    """Return True if the home can make a key for a purpose."""
+    return _KINDS[purpose].possible(core)
+
+
 def make(core: Core, purpose: str) -> InstallationKeyRow:
     """Return the newest version of a purpose's key; create it if it is not on its token yet."""
     return _KINDS[purpose].make(core)
@@ -165,9 +170,9 @@ def is_at_home(core: Core) -> bool:
 
 
 def _is_at_home(core: Core, newest: InstallationKeyRow) -> bool:
-    if not _KINDS[newest.purpose].possible(core):
-        return True  # it stays where it is: nothing here needs it
-    return newest.token_id == core.tokens.home_id and _is_complete(core, newest)
+    if newest.token_id == core.tokens.home_id:
+        return _is_complete(core, newest)
+    return not possible(core, newest.purpose)  # then it stays where it is: nothing here needs it
 
 
 def interrupted(core: Core) -> list[str]:
@@ -185,9 +190,10 @@ def is_lost(core: Core, key: InstallationKeyRow) -> bool:
 
 
 def lost(core: Core) -> list[str]:
-    """Return the purposes whose newest version is unavailable now."""
+    """Return the purposes whose newest version is unavailable now, and for which the home can make another one."""
     known = [versions(core, each) for each in KeyPurpose]
-    return [each[-1].purpose for each in known if each and is_lost(core, each[-1])]
+    newest = [each[-1] for each in known if each]
+    return [each.purpose for each in newest if is_lost(core, each) and possible(core, each.purpose)]
 
 
 def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, destroy: bool) -> OlderVersion:

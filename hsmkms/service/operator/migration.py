@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from hsmkms.errors import (
     BindingError,
@@ -25,7 +26,7 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.ports import Device
 from hsmkms.model.cipher_format import new_cka_id
-from hsmkms.model.enums import KeySpec, KeyState, Origin, RotationType
+from hsmkms.model.enums import KeySpec, KeyState, MaterialState, Origin, RotationType
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
@@ -54,8 +55,14 @@ _PAUSE_SECONDS: Final = 0.1
 class Stays(StrEnum):
     """Why a key still needs a former home token, and what can be done about it."""
 
-    PAIR = "key pairs never move: keep the token, or create a new key and move its aliases and users to it"
-    HMAC = "HMAC keys never move: keep the token, or create a new key and move its aliases and users to it"
+    PAIR = (
+        "key pairs never move: keep the token, or create a new key, move its aliases and users to it, and schedule "
+        "the deletion of this one"
+    )
+    HMAC = (
+        "HMAC keys never move: keep the token, or create a new key, move its aliases and users to it, and schedule "
+        "the deletion of this one"
+    )
     IMPORTED = "imported: delete-imported-key-material, then import the same material again, or keep the token"
     NEXT_USE = "not Enabled now: it is rotated before its next encryption"
     WAITING = "still to be rotated: run migrate-token again"
@@ -315,14 +322,18 @@ def _move(core: Core, key: Waiting) -> str | None:
     return None
 
 
-def left(core: Core, home_id: str) -> list[Left]:
-    """Return the keys that need other tokens than ``home_id``: a row for each key and reason."""
+def left(core: Core, home_id: str, *, planned: bool = False) -> list[Left]:
+    """Return the keys that need other tokens than ``home_id``: a row for each key and reason.
+
+    ``planned``: as it will be after a migration, whose rotations make the current material of a key older material.
+    """
     labels = {row.id: row.label for row in core.tokens.rows()}
     counts = leases.beyond(core.store, 1)
     rows = []
     with core.store.reading() as conn:
         for region in core.installation.regions:
-            for record in keys.every(conn, region, home_id):
+            for stored in keys.every(conn, region, home_id):
+                record = _as_rotated(stored) if planned else stored
                 for token_id, reason in _reasons(record, home_id):
                     used = _encryptions(core, record, token_id, counts) if reason is Stays.OLDER else None
                     rows.append(
@@ -352,6 +363,14 @@ def _reasons(record: KeyRecord, home_id: str) -> Iterator[tuple[str, Stays]]:
     elsewhere = {each.token_id for each in record.materials if each.present and each is not current} - {home_id}
     for token_id in sorted(elsewhere):
         yield token_id, Stays.IMPORTED if record.origin is Origin.EXTERNAL else Stays.OLDER
+
+
+def _as_rotated(record: KeyRecord) -> KeyRecord:
+    """Return the record of a key that a migration rotates as its rotation leaves it, without the new material."""
+    if record.current is None or record.state is not KeyState.ENABLED or not rotates(record):
+        return record
+    current = replace(record.current, state=MaterialState.NON_CURRENT)
+    return replace(record, materials=tuple(current if each is record.current else each for each in record.materials))
 
 
 def _reason(record: KeyRecord) -> Stays:

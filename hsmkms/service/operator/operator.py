@@ -26,6 +26,7 @@ from hsmkms.service.backup.create import BackupMade
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.operations import wrapping_keys
 from hsmkms.service.operator import (
+    bulk_rotation,
     clones,
     forgetting,
     group_members,
@@ -40,6 +41,7 @@ from hsmkms.service.operator import (
     unused_keys,
 )
 from hsmkms.service.operator.attestation import Attestation, attest_material
+from hsmkms.service.operator.bulk_rotation import OldKey, Run
 from hsmkms.service.operator.clones import Clone
 from hsmkms.service.operator.credentials import Credentials
 from hsmkms.service.operator.forgetting import Forgotten
@@ -168,6 +170,16 @@ class Operator:
         """Report the rotation of every key, or of every key of a region, the worst first."""
         return rotation_report.rotation_report(self._core, region)
 
+    def old_keys(self, before: datetime, region: str | None = None) -> list[OldKey]:
+        """Return the keys whose current key material is older; see ``service/operator/bulk_rotation.py``."""
+        return bulk_rotation.find(self._core, before, region)
+
+    def rotate_old_keys(
+        self, keys: Sequence[OldKey], advance: Callable[[], None], is_stopped: Callable[[], bool] = lambda: False
+    ) -> Run:
+        """Rotate these keys on demand; call ``advance`` after each, and stop when ``is_stopped``."""
+        return bulk_rotation.rotate_all(self._core, keys, advance, is_stopped)
+
     def unused_keys(self, since: datetime, region: str | None = None, archives: Sequence[Path] = ()) -> UnusedKeys:
         """Return the keys of a region, by default of the configured one, that were not used since then."""
         return unused_keys.find(self._core, region or self._core.installation.default_region, since, archives)
@@ -286,9 +298,13 @@ class Operator:
         """Rotate the waiting keys onto the home; call ``advance`` after each."""
         return migration.move_keys(self._core, advance)
 
-    def left_behind(self, elsewhere: str | None = None) -> list[Left]:
-        """Return the keys that need another token than the home, or than ``elsewhere``, and why."""
-        return migration.left(self._core, self._core.tokens.home_id if elsewhere is None else elsewhere)
+    def left_behind(self) -> list[Left]:
+        """Return the keys that need another token than the home, and why."""
+        return migration.left(self._core, self._core.tokens.home_id)
+
+    def left_by_migration(self) -> list[Left]:
+        """Return the keys that will need the present tokens after a migration to another one, and why."""
+        return migration.left(self._core, "", planned=True)
 
     @recorded("TrustClock")
     def trust_clock(self) -> None:

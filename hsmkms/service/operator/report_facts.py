@@ -1,19 +1,21 @@
 """Collect what a report for auditors says: keys, their material on the token, who may use them, the audit log."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import HsmKmsError, KMSInternalException
-from hsmkms.model.enums import KeyUsage, MaterialState, RotationType, TrackedOperation
+from hsmkms.errors import HsmKmsError, KMSInternalException, ValidationException
+from hsmkms.model.enums import KeyUsage, MaterialState, RotationType
 from hsmkms.model.ids import root_arn
 from hsmkms.model.records import GrantRecord, KeyRecord, MaterialRecord
-from hsmkms.service.audit import reading
+from hsmkms.service.audit import reading, uses
 from hsmkms.service.audit.filters import SUCCESS, Wanted
 from hsmkms.service.audit.sealing import Sealer
+from hsmkms.service.audit.uses import Subject
 from hsmkms.service.audit.verification import Progress, Verdict, verify
 from hsmkms.service.operator import migration
 from hsmkms.service.operator.attestation import Attestation, attest_material
@@ -28,8 +30,6 @@ from hsmkms.store import grants, keys
 
 USE_DAYS: Final = 90
 """The uses of the last days are counted, from the audit log."""
-
-_USES: Final = frozenset(TrackedOperation)
 
 
 class MaterialFacts(Struct, frozen=True, kw_only=True):
@@ -99,7 +99,10 @@ class AuditState(Struct, frozen=True, kw_only=True):
 
 
 class ReportFacts(Struct, frozen=True, kw_only=True):
-    """The content of a report. ``uses_by_day``: by ISO date, for each of the last days."""
+    """The content of a report. ``uses_by_day``: by ISO date, for each of the last days.
+
+    ``uses_known_since``: the time since when the audit log has every record; None if it is empty.
+    """
 
     installation: str
     account: str
@@ -112,13 +115,22 @@ class ReportFacts(Struct, frozen=True, kw_only=True):
     root_access_keys: list[AccessKey]
     audit: AuditState
     uses_by_day: dict[str, int]
+    uses_known_since: str | None
 
 
-def collect(core: Core, region: str | None, advance: Progress) -> ReportFacts:
-    """Collect everything; ``region``: only its keys. ``advance``: called as the audit log is verified."""
+def collect(core: Core, region: str | None, archives: Sequence[Path], advance: Progress) -> ReportFacts:
+    """Collect everything; ``region``: only its keys. ``archives``: folders with archived files of the audit log.
+
+    ``advance``: called as the log is verified.
+    ValidationException for a region that the installation does not have.
+    """
+    if region is not None and region not in core.installation.regions:
+        raise ValidationException(
+            f"The installation has no region {region}: it has {', '.join(core.installation.regions)}."
+        )
     now = core.clock()
-    audit = _audit_state(core, advance)
-    by_day, by_key = _uses(core, now)
+    audit = _audit_state(core, archives, advance)
+    by_day, by_key, known_since = _uses(core, now, archives)
     users = _users(core)
     principals = [root_arn(core.installation.account), *(each.facts.arn for each in users)]
     identities = Identities(core)
@@ -137,10 +149,11 @@ def collect(core: Core, region: str | None, advance: Progress) -> ReportFacts:
         root_access_keys=Credentials(core).list_access_keys(None),
         audit=audit,
         uses_by_day=by_day,
+        uses_known_since=known_since,
     )
 
 
-def _keys(core: Core, region: str | None, principals: Sequence[str], uses: Counter[str]) -> Iterator[KeyFacts]:
+def _keys(core: Core, region: str | None, principals: Sequence[str], by_key: Counter[str]) -> Iterator[KeyFacts]:
     postures = rotation_report(core, region)
     records = {}
     with core.store.reading() as conn:
@@ -150,11 +163,16 @@ def _keys(core: Core, region: str | None, principals: Sequence[str], uses: Count
     for posture in sorted(postures, key=lambda each: (each.region, each.key_id)):
         record = records.get((posture.region, posture.key_id))
         if record is not None:
-            yield _key(core, record, posture, principals, uses[record.arn], labels)
+            yield _key(core, record, posture, principals, by_key[record.arn], labels)
 
 
 def _key(
-    core: Core, record: KeyRecord, posture: KeyPosture, principals: Sequence[str], uses: int, labels: dict[str, str]
+    core: Core,
+    record: KeyRecord,
+    posture: KeyPosture,
+    principals: Sequence[str],
+    use_count: int,
+    labels: dict[str, str],
 ) -> KeyFacts:
     fault, tags, resolved = None, {}, []
     try:
@@ -175,7 +193,7 @@ def _key(
         materials=[_material(core, record, each, labels) for each in record.materials],
         grants=_grants(core, record),
         rights=resolved,
-        uses=uses,
+        uses=use_count,
         fault=fault,
     )
 
@@ -217,9 +235,9 @@ def _users(core: Core) -> list[UserReport]:
     ]
 
 
-def _audit_state(core: Core, advance: Callable[[int, int], None]) -> AuditState:
+def _audit_state(core: Core, archives: Sequence[Path], advance: Progress) -> AuditState:
     newest = next(iter(reading.tail(core.audit.folder, 1).records), {})
-    verdict = verify(core, (), advance)
+    verdict = verify(core, archives, advance)
     last = Sealer(core).last()
     with core.store.reading() as conn:
         rows = core.seals.verify(conn)
@@ -233,15 +251,14 @@ def _audit_state(core: Core, advance: Callable[[int, int], None]) -> AuditState:
     )
 
 
-def _uses(core: Core, now: datetime) -> tuple[dict[str, int], Counter[str]]:
-    """Count successful cryptographic operations in the audit log: by day, and by key (ARN)."""
+def _uses(core: Core, now: datetime, archives: Sequence[Path]) -> tuple[dict[str, int], Counter[str], str | None]:
+    """Count successful cryptographic operations by day and by key (ARN); return also since when the log has all."""
     first = (now - timedelta(days=USE_DAYS - 1)).date()
-    by_day = {(first + timedelta(days=each)).isoformat(): 0 for each in range(USE_DAYS)}
-    by_key: Counter[str] = Counter()
-    wanted = Wanted(start_time=first.isoformat(), outcome=SUCCESS)
-    for fields, _ in reading.export(core.audit.folder, wanted).found:
-        day = fields.event_time[:10]
-        if fields.event_name in _USES and day in by_day:
-            by_day[day] += 1
-            by_key.update(set(fields.keys))
-    return by_day, by_key
+    log = uses.lanes([core.audit.folder, *archives])
+    counted = uses.count(log, Wanted(start_time=first.isoformat(), outcome=SUCCESS), Subject.KEY)
+    days = [(first + timedelta(days=each)).isoformat() for each in range(USE_DAYS)]
+    by_day = {day: counted.days[day].requests if day in counted.days else 0 for day in days}
+    by_key = Counter(
+        {arn: sum(each.requests for each in of_days.values()) for arn, of_days in counted.subjects.items()}
+    )
+    return by_day, by_key, uses.covered_since(log)

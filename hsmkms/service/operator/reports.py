@@ -44,9 +44,9 @@ class Reports:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def collect(self, region: str | None, advance: Progress) -> ReportFacts:
+    def collect(self, region: str | None, archives: Sequence[Path], advance: Progress) -> ReportFacts:
         """Collect the content of a report; ``advance`` is called as the audit log is verified."""
-        return report_facts.collect(self._core, region, advance)
+        return report_facts.collect(self._core, region, archives, advance)
 
     def key(self) -> ReportKey:
         """Return the key that signs reports now; created at its first use. UnsupportedOperationException."""

@@ -321,6 +321,14 @@ def _wrong_pair(store: Store, device: Device, token: TokenRow) -> HsmKmsError:
 
 def _clone(device: Device | Candidate, token: TokenRow) -> CloneError:
     profile = device.profile
+    members = device.connection.members
+    if len(members) > 1:
+        return CloneError(
+            f"the HA group of the configuration ({', '.join(sorted(members))}) lacks the recorded serial of the token "
+            f"{token.label!r}, {token.serial}, so its members count as clones: add that serial to the list, even "
+            "while that member is away; or, if it is gone for good, stop the servers and accept a member in its place "
+            f"with `hsmkms accept-clone --token {profile.serial}`"
+        )
     return CloneError(
         f"the token {profile.label!r} (serial {profile.serial}) is a clone of this installation's token "
         f"{token.label!r} (serial {token.serial}): what is made on the one is not on the other. If it has taken the "

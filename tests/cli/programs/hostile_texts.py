@@ -21,4 +21,13 @@ with Kms.open() as kms:
     kms.tag_resource(TagResourceRequest(key_id=first, tags=[Tag(tag_key="+a=b", tag_value="=@x")]))
     kms.create_alias(CreateAliasRequest(alias_name="alias/-1/2", target_key_id=first))
     kms.operator.credentials.create_user("=alice@here")
+    identities = kms.operator.identities
+    identities.tag_user("=alice@here", [("=team", "@SUM(1)")])
+    identities.create_group("+staff")
+    identities.add_user_to_group("+staff", "=alice@here")
+    deny = {"Sid": "x", "Effect": "Deny", "Action": "kms:Sign", "Resource": "*"}
+    condition = {"StringEquals": {"aws:PrincipalTag/=team": "<img src=x onerror=alert(3)>"}}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [deny | {"Condition": condition}]})
+    identities.put_user_policy("=alice@here", "=p", document)
+    identities.put_group_policy("+staff", "@p", document)
 json.dump(made, sys.stdout)
