@@ -25,6 +25,7 @@ from tokens.measured import MEASURED_ON_SOFTHSM
 CONFIGURATION = Path("/etc/opencryptoki/opencryptoki.conf")
 RUN = (Path("/run"), Path("/run/opencryptoki"))
 STATE = Path("/var/lib/opencryptoki/swtok")
+GROUP = "pkcs11"
 SHARED_MEMORY = Path("/dev/shm/var.lib.opencryptoki.swtok")  # noqa: S108 - opencryptoki's own
 DEFAULT_SO_PIN = "87654321"
 NEW_PIN = "11111111"
@@ -154,6 +155,9 @@ class OpenCryptokiDriver(Driver):
 
     def _make_empty(self, label: str) -> "_EmptyToken":
         """Create a token by opencryptoki's own tool, whose derivation of keys from PINs takes seconds."""
+        for folder in (STATE, STATE / "TOK_OBJ"):  # 3.27 wants it so, and Debian's package does not make it so
+            shutil.chown(folder, group=GROUP)
+            folder.chmod(0o770)
         self._serve()
         self._configure("-I", "-S", DEFAULT_SO_PIN, answer=label)
         self._configure("-P", "-S", DEFAULT_SO_PIN, "-n", SO_PIN)
