@@ -165,7 +165,7 @@ def test_foreign_public_half(device: TokenDevice, spec: KeySpec) -> None:
         }
         own.destroy()
         create_object(session, template)
-    with pytest.raises(TokenError, match="is not that of the private half"):
+    with pytest.raises(TokenError, match="does not belong to the private half"):
         public_key(device, cka_id, spec)
 
 
