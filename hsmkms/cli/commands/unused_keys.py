@@ -10,6 +10,7 @@ from hsmkms.cli.options import Common, named, note, with_common
 from hsmkms.cli.output import OutputFormat
 from hsmkms.cli.tables import WideRows
 from hsmkms.errors import ValidationException
+from hsmkms.model.ids import MULTI_REGION_PREFIX
 
 if TYPE_CHECKING:
     from hsmkms.service.operator.unused_keys import UnusedKeys
@@ -29,14 +30,19 @@ def unused_keys(
     common: Common,
     *,
     since: Annotated[str, typer.Option("--since", help="Unused since then: 90d, 2026-01-02, 2026-01. UTC.")],
-    ids: Annotated[bool, typer.Option("--ids", help="Print only the ids of the unused keys, one a line.")] = False,
+    ids: Annotated[
+        bool,
+        typer.Option("--ids", help="Print only the ids of the unused keys, one a line; ARNs of multi-Region keys."),
+    ] = False,
     archives: ArchiveOption = None,
 ) -> None:
     """List the keys of the region that were not used since then, with what is known of their last use.
 
-    A use is a successful cryptographic operation. Listed are keys that are older than that, are not waiting for their
-    deletion, and are no keys of services. "never used" means that the records reach back to the key's creation; Unknown
-    lists the keys that have no recorded use either, but whose records begin later than --since: --ids leaves them out.
+    A use is a successful cryptographic operation here; of a primary key also one in a region of its replicas. What is
+    done elsewhere with the public key of an asymmetric key is recorded nowhere. Listed are keys that are older than
+    that, are not waiting for their deletion, and are no keys of services. "never used" means that the records reach
+    back to the key's creation; Unknown lists the keys that have no recorded use either, but whose records begin later
+    than --since: --ids leaves them out.
 
     For schedule-key-deletion: hsmkms unused-keys --since 90d --ids | xargs -r -n1 hsmkms schedule-key-deletion --key-id
 
@@ -51,7 +57,7 @@ def unused_keys(
     _note(found, since, is_short=ids)
     if ids:
         for each in found.unused:
-            print(each.key_id)
+            print(each.arn if each.key_id.startswith(MULTI_REGION_PREFIX) else each.key_id)
         return
     is_table = common.format is OutputFormat.TABLE and common.query is None
     lists = {"Unused": found.unused, "Unknown": found.unknown}
