@@ -1,5 +1,6 @@
 """The command unused-keys, which lists the keys that nothing has used for long."""
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from hsmkms.service.operator.unused_keys import UnusedKeys
 
 PANEL: Final = "Deletion"
+
+_IDLE: Final = timedelta(days=7)
+"""An installation with a use is rarely without any for longer: the clock may have jumped ahead."""
 
 _STACKS: Final = (("KeyId", "Alias", "Description"), ("State", "Spec"), ("Created", "Use"))
 
@@ -54,7 +58,7 @@ def unused_keys(
         if instant > now:
             raise ValidationException(f"--since ({instant:%FT%TZ}) is in the future.")
         found = kms.operator.unused_keys(instant, common.region, archives or ())
-    _note(found, since, is_short=ids)
+    _note(found, since, now, is_short=ids)
     if ids:
         for each in found.unused:
             print(each.arn if each.key_id.startswith(MULTI_REGION_PREFIX) else each.key_id)
@@ -67,10 +71,13 @@ def unused_keys(
     common.show({"Since": f"{found.since:%FT%TZ}", **rows})
 
 
-def _note(found: "UnusedKeys", since: str, *, is_short: bool) -> None:
-    """Say on standard error that there is no such key, and which were left out."""
+def _note(found: "UnusedKeys", since: str, now: datetime, *, is_short: bool) -> None:
+    """Say on standard error that there is no such key, which were left out, and if the clock may be wrong."""
     if not found.unused:
         note([f"none of the {found.keys} keys that could be deleted is known to be unused since {since}"])
+    if found.unused and found.newest_use is not None and found.newest_use < min(found.since, now - _IDLE):
+        newest = f"the newest use of any key was at {found.newest_use:%Y-%m-%d %H:%M:%S} UTC"
+        note([f"no key at all was used since {since}: {newest}. Is the clock of this machine right?"])
     if found.unknown and is_short:
         begin = min(each.known_since for each in found.unknown)
         left_out = f"{len(found.unknown)} more without a recorded use are left out"

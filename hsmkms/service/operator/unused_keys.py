@@ -79,10 +79,11 @@ class _Use(NamedTuple):
 class UnusedKeys(Struct, frozen=True, kw_only=True):
     """Keys of a region that could be deleted: not used since an instant, and those of which that is not known.
 
-    ``keys``: how many were looked at.
+    ``keys``: how many were looked at. ``newest_use``: the last recorded use of any key in any region.
     """
 
     since: datetime
+    newest_use: datetime | None
     keys: int
     unused: list[UnusedKey]
     unknown: list[UnusedKey]
@@ -108,7 +109,8 @@ def find(core: Core, region: str, since: datetime, archives: Sequence[Path] = ()
             continue
         row = _row(core, record, names[record.key_id], use)
         (unused if use.known_since <= since else unknown).append(row)
-    return UnusedKeys(since=since, keys=len(records), unused=unused, unknown=unknown)
+    newest = max((use.used_at for use in core.uses.all().values()), default=None)
+    return UnusedKeys(since=since, newest_use=newest, keys=len(records), unused=unused, unknown=unknown)
 
 
 def _can_be_deleted(record: KeyRecord) -> bool:
