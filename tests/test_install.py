@@ -255,3 +255,28 @@ def test_modules_beside(machine: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     text = INSTALL.read_text()
     assert text.index("export PYTHONSAFEPATH=1") < text.index("python=${PYTHON:-python3}")
+
+
+@pytest.mark.parametrize("old_opens_it", [True, False])
+def test_upgrade_that_was_interrupted(machine: Path, old_opens_it: bool) -> None:  # noqa: FBT001
+    """Only a version that can open the databases is gone back to, also if the run that migrated them was interrupted.
+
+    Played with functions in the place of the service, which does not start, and of the versions.
+    """
+    opt, old, new = machine / "opt", machine / "opt/versions/1", machine / "opt/versions/2"
+    for each in (old, new):
+        each.mkdir(parents=True)
+    (opt / "current").symlink_to(old)
+    command = f"""
+        active() {{ true; }}
+        systemctl() {{ false; }}
+        need_units() {{ :; }}
+        hsmkms_of() {{ [[ $1 == {new} ]] && echo 0 || {"true" if old_opens_it else "false"}; }}
+        upgrade
+    """
+    settings = {"opt": opt, "version": new, "service": "hsmkms.service", "backup": "", "encrypt": ""}
+    done = play(["switch_to", "switch_back", "upgrade"], command, machine, **settings)
+    assert done.returncode == 1
+    assert (opt / "current").readlink() == (old if old_opens_it else new)
+    assert ("is the current version again" in done.stderr) is old_opens_it
+    assert ("go back with the backup" in done.stderr) is not old_opens_it
