@@ -4,6 +4,7 @@ scripts/install-check runs it on a bare machine, which takes minutes.
 """
 
 import os
+import pty
 import re
 import subprocess
 import tempfile
@@ -280,3 +281,44 @@ def test_upgrade_that_was_interrupted(machine: Path, old_opens_it: bool) -> None
     assert (opt / "current").readlink() == (old if old_opens_it else new)
     assert ("is the current version again" in done.stderr) is old_opens_it
     assert ("go back with the backup" in done.stderr) is not old_opens_it
+
+
+PROGRAM = """#!/bin/sh
+(: < /dev/tty) 2> /dev/null && echo "terminal of root" || echo "no terminal of its own"
+trap "echo interrupted; exit 5" INT
+echo "question"
+read -r answer
+echo "answer $answer"
+while :; do read -r ignored; done
+"""
+
+
+def test_terminal_of_root(machine: Path) -> None:
+    """The program can ask and be interrupted, but root's terminal is not its own, into which it could type commands."""
+    program = machine / "program"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    (inner,) = re.findall(r"(?s)\nas_service='\n.*?(\nexec 3<&0\n.*?)\n'\n", COMMAND.read_text())
+    dropped, is_changed = re.subn(
+        r"setpriv --reuid.*?(?=--no-new-privs)", " ".join(as_user()) + " ", inner, flags=re.DOTALL
+    )
+    assert is_changed == 1
+    dropped = dropped if as_user() else dropped.replace("--no-new-privs --", "")
+    controller, terminal = pty.openpty()
+    shell = subprocess.Popen(
+        ["setsid", "--ctty", "sh", "-c", f"set -eu\n{dropped}"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        cwd="/",
+        env={**os.environ, "HSMKMS_PROGRAM": str(program)},
+    )
+    os.close(terminal)
+    shown = b""
+    for awaited, typed in ((b"question", b"yes\n"), (b"answer yes", b"\x03"), (b"interrupted", b"")):
+        while awaited not in shown:
+            shown += os.read(controller, 1000)
+        os.write(controller, typed)
+    assert shell.wait() == 5
+    os.close(controller)
+    assert b"no terminal of its own" in shown
