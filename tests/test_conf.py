@@ -84,6 +84,26 @@ def test_server_unit() -> None:
         check_command(command.split()[1:])
 
 
+OF_THE_SERVER = {
+    *("Type", "Description", "Restart", "RestartSec", "RestartPreventExitStatus", "TimeoutStopSec", "LimitNOFILE"),
+    *("ExecStart", "ExecReload", "WantedBy", "After", "Wants", "StateDirectory", "StateDirectoryMode"),
+}
+"""What the server's unit has because it is a server, and names its folder by."""
+
+FOR_MODULES = {
+    *("PrivateDevices", "ProtectClock", "MemoryDenyWriteExecute", "RestrictAddressFamilies"),
+    *("SystemCallFilter", "SystemCallErrorNumber"),
+}
+"""What a drop-in of the server's unit changes for some HSMs, and the unit of maintenance has not."""
+
+
+def test_maintenance_is_closed_as_the_server() -> None:
+    """The unit of maintenance, which has the PIN too, is closed as the server's is, but for what modules may need."""
+    server_unit, unit = (settings(CONF / "systemd" / f"{name}.service") for name in ("hsmkms", "hsmkms-maintain"))
+    expected = {name: value for name, value in server_unit.items() if name not in OF_THE_SERVER | FOR_MODULES}
+    assert {name: unit.get(name) for name in expected} == expected
+
+
 def test_server_unit_is_closed() -> None:
     """What systemd itself says of the unit's protection."""
     if shutil.which("systemd-analyze") is None:

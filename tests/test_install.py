@@ -4,9 +4,12 @@ scripts/install-check runs it on a bare machine, which takes minutes.
 """
 
 import os
+import pty
 import re
 import subprocess
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -149,3 +152,173 @@ def test_the_wheel_has_the_samples() -> None:
     for file in re.findall(r"share/hsmkms/([\w./-]+\w)", INSTALL.read_text() + PAGE.read_text()):
         assert any(file == source or file.startswith(f"{source}/") for source in wheel["shared-data"]), file
         assert (ROOT / file).exists(), file
+
+
+# -- what root does in folders of other users ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine() -> Iterator[Path]:
+    """A folder with etc, and data that belongs to another user than root, as after `hsmkms init`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for each in ("etc", "data", "work"):
+            (folder / each).mkdir()
+        (folder / "data/hsmkms.toml").write_text('# data_dir = "."\n[token.pin]\nfile = "pin"\n')
+        (folder / "data/pin").write_text("1234\n")
+        secret = folder / "secret"
+        secret.write_text("only for root\n")
+        secret.chmod(0o600 if os.geteuid() == 0 else 0)
+        if os.geteuid() == 0:
+            for each in (folder / "data", *(folder / "data").iterdir()):
+                os.chown(each, 65534, 65534)
+        yield folder
+
+
+def play(functions: list[str], command: str, folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run functions of the script, with its places in a folder, and `runuser` for a user that is here."""
+    text = INSTALL.read_text()
+    bodies = [
+        re.findall(rf"(?ms)^{name}\(\) \{{(?: [^\n]*\}}$|.*?^\}}$)", text)[0] for name in ("say", "die", *functions)
+    ]
+    places = {"etc": folder / "etc", "data": folder / "data", "work": folder / "work", "user": "nobody"}
+    names = places | {"config": folder / "etc/hsmkms.toml"} | settings
+    lines = [f"{name}={value}" for name, value in names.items()]
+    user = f'runuser() {{ shift 3; {" ".join(as_user())} "$@"; }}'
+    (preamble,) = re.findall(r"(?m)^umask .*\nexport .*$", text)
+    script = "\n".join(["set -euo pipefail", *lines, user, preamble, *bodies, command])
+    return subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+
+
+ADOPT = ["need_file", "need_pin", "read_as_user", "adopt_configuration"]
+
+
+def test_adopted(machine: Path) -> None:
+    """The configuration that init wrote and its PIN move to the folder of root; once more, and nothing changes."""
+    for _ in range(2):
+        done = play(ADOPT, "adopt_configuration", machine)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (machine / "etc/pin").read_text() == "1234\n"
+        assert (machine / "etc/pin").stat().st_mode & 0o777 == 0o600
+        assert f'data_dir = "{machine}/data"' in (machine / "etc/hsmkms.toml").read_text()
+        assert list((machine / "data").iterdir()) == []
+
+
+def test_link_instead_of_a_pin(machine: Path) -> None:
+    """A link that the service's user put in the place of a PIN is not read with root's rights."""
+    (machine / "data/pin").unlink()
+    (machine / "data/pin").symlink_to(machine / "secret")
+    done = play(ADOPT, "adopt_configuration", machine)
+    assert done.returncode == 1
+    assert f"install: {machine}/data/pin cannot be read by the user nobody\n" in done.stderr
+    assert list((machine / "etc").iterdir()) == []
+
+
+def test_planted_configuration(machine: Path) -> None:
+    """Where an installation is complete, a configuration and a PIN in the data folder replace nothing."""
+    (machine / "etc/hsmkms.toml").write_text("mine\n")
+    (machine / "etc/pin").write_text("4711\n")
+    assert play(ADOPT, "adopt_configuration", machine).returncode == 0
+    assert ((machine / "etc/hsmkms.toml").read_text(), (machine / "etc/pin").read_text()) == ("mine\n", "4711\n")
+
+
+def test_another_pin(machine: Path) -> None:
+    """A PIN that is there is not replaced by another one."""
+    (machine / "etc/pin").write_text("4711\n")
+    done = play(ADOPT, "adopt_configuration", machine)
+    assert (done.returncode, (machine / "etc/pin").read_text()) == (1, "4711\n")
+    assert "has another PIN than" in done.stderr
+
+
+def test_folders_of_others(machine: Path) -> None:
+    """Root installs nothing into a folder that others can change, or behind a link."""
+    etc = machine / "etc"
+    function = ["require_roots_folder"]
+    if os.geteuid() == 0:
+        assert play(function, f"require_roots_folder {etc} {machine}/none", machine).returncode == 0
+    link, open_to_all = machine / "link", machine / "open"
+    link.symlink_to(etc)
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    assert "is not a folder" in play(function, f"require_roots_folder {link}", machine).stderr
+    assert f"can change {open_to_all}: chown" in play(function, f"require_roots_folder {open_to_all}", machine).stderr
+    of_another = machine / "data"
+    assert f"can change {of_another}: chown" in play(
+        function, f"require_roots_folder {of_another}", machine
+    ).stderr or (os.geteuid() != 0)
+
+
+def test_modules_beside(machine: Path) -> None:
+    """Python imports nothing from the folder in which the script was started."""
+    (machine / "venv.py").write_text("raise SystemExit('imported')\n")
+    done = play([], "python3 -m venv --help && python3 -c 'import venv'", machine)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = INSTALL.read_text()
+    assert text.index("export PYTHONSAFEPATH=1") < text.index("python=${PYTHON:-python3}")
+
+
+@pytest.mark.parametrize("old_opens_it", [True, False])
+def test_upgrade_that_was_interrupted(machine: Path, old_opens_it: bool) -> None:  # noqa: FBT001
+    """Only a version that can open the databases is gone back to, also if the run that migrated them was interrupted.
+
+    Played with functions in the place of the service, which does not start, and of the versions.
+    """
+    opt, old, new = machine / "opt", machine / "opt/versions/1", machine / "opt/versions/2"
+    for each in (old, new):
+        each.mkdir(parents=True)
+    (opt / "current").symlink_to(old)
+    command = f"""
+        active() {{ true; }}
+        systemctl() {{ false; }}
+        need_units() {{ :; }}
+        hsmkms_of() {{ [[ $1 == {new} ]] && echo 0 || {"true" if old_opens_it else "false"}; }}
+        upgrade
+    """
+    settings = {"opt": opt, "version": new, "service": "hsmkms.service", "backup": "", "encrypt": ""}
+    done = play(["switch_to", "switch_back", "upgrade"], command, machine, **settings)
+    assert done.returncode == 1
+    assert (opt / "current").readlink() == (old if old_opens_it else new)
+    assert ("is the current version again" in done.stderr) is old_opens_it
+    assert ("go back with the backup" in done.stderr) is not old_opens_it
+
+
+PROGRAM = """#!/bin/sh
+(: < /dev/tty) 2> /dev/null && echo "terminal of root" || echo "no terminal of its own"
+trap "echo interrupted; exit 5" INT
+echo "question"
+read -r answer
+echo "answer $answer"
+while :; do read -r ignored; done
+"""
+
+
+def test_terminal_of_root(machine: Path) -> None:
+    """The program can ask and be interrupted, but root's terminal is not its own, into which it could type commands."""
+    program = machine / "program"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    (inner,) = re.findall(r"(?s)\nas_service='\n.*?(\nexec 3<&0\n.*?)\n'\n", COMMAND.read_text())
+    dropped, is_changed = re.subn(
+        r"setpriv --reuid.*?(?=--no-new-privs)", " ".join(as_user()) + " ", inner, flags=re.DOTALL
+    )
+    assert is_changed == 1
+    dropped = dropped if as_user() else dropped.replace("--no-new-privs --", "")
+    controller, terminal = pty.openpty()
+    shell = subprocess.Popen(
+        ["setsid", "--ctty", "sh", "-c", f"set -eu\n{dropped}"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        cwd="/",
+        env={**os.environ, "HSMKMS_PROGRAM": str(program)},
+    )
+    os.close(terminal)
+    shown = b""
+    for awaited, typed in ((b"question", b"yes\n"), (b"answer yes", b"\x03"), (b"interrupted", b"")):
+        while awaited not in shown:
+            shown += os.read(controller, 1000)
+        os.write(controller, typed)
+    assert shell.wait() == 5
+    os.close(controller)
+    assert b"no terminal of its own" in shown

@@ -8,7 +8,7 @@ grow, until whole segments are moved to an archive.
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -48,6 +48,19 @@ def segments(folder: Path) -> dict[str, list[Segment]]:
         if match:
             by_lane.setdefault(match[1], []).append(Segment(match[1], int(match[2]), folder / name))
     return by_lane
+
+
+def merged(folders: Iterable[Path]) -> dict[str, list[Segment]]:
+    """Return the segments of a log and its archives by lane, oldest first; each number once, from the first folder.
+
+    All that reads archives reads them by this function: what is verified and what is believed must be the same files.
+    """
+    by_lane: dict[str, dict[int, Segment]] = {}
+    for folder in folders:
+        for lane, parts in segments(folder).items():
+            for part in parts:
+                by_lane.setdefault(lane, {}).setdefault(part.number, part)
+    return {lane: [parts[number] for number in sorted(parts)] for lane, parts in by_lane.items()}
 
 
 def is_of_the_log(name: str) -> bool:

@@ -46,6 +46,32 @@ def test_primary_key_with_replicas(site: Site) -> None:
     assert state_of(site, key_id) == "PendingReplicaDeletion\n"
 
 
+def test_public_key(site: Site) -> None:
+    """Of an asymmetric key it says that the uses of its public key are not recorded."""
+    key_id = site.new_key("--key-spec", "ECC_NIST_P256", "--key-usage", "SIGN_VERIFY")
+    shown, _ = at_terminal(site, "schedule-key-deletion", "--key-id", key_id, answer="n")
+    assert "with it elsewhere is recorded nowhere" in shown
+    shown, _ = at_terminal(site, "schedule-key-deletion", "--key-id", site.new_key(), answer="n")
+    assert "elsewhere" not in shown
+
+
+def test_replica_of_another_region(site: Site) -> None:
+    """The last use is that of the key in the region of the command, not of the key with the same id in another."""
+    key_id = site.new_key("--multi-region")
+    site.run("replicate-key", "--key-id", key_id, "--replica-region", OTHER_REGION)
+    site.run("encrypt", "--key-id", key_id, "--plaintext", "c2VjcmV0")
+    shown, _ = at_terminal(site, "schedule-key-deletion", "--region", OTHER_REGION, "--key-id", key_id, answer="n")
+    assert f"{OTHER_REGION}:" in shown
+    assert "Last use:    never used" in shown
+    ids = site.run("unused-keys", "--since", "now", "--ids", "--region", OTHER_REGION)
+    (arn,) = ids.stdout.split()
+    assert (arn.split(":")[3], arn.endswith(key_id)) == (OTHER_REGION, True)
+    refused = site.run("schedule-key-deletion", "--key-id", arn)
+    assert (refused.status, state_of(site, key_id)) == (1, "Enabled\n")
+    site.run("schedule-key-deletion", "--region", OTHER_REGION, "--key-id", arn)
+    assert state_of(site, key_id) == "Enabled\n"
+
+
 def test_programs_are_not_asked(site: Site) -> None:
     """Without a terminal no confirmation is asked for, as with the aws CLI."""
     key_id = site.new_key()

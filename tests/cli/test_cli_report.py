@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from cli_site import Site
+from cli_site import OTHER_REGION, REGION, Site
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
@@ -302,6 +302,17 @@ def test_signed_file_that_is_no_report(made: Made, tmp_path: Path) -> None:
     for text in texts:
         error = made.site.run("verify-report", tmp_path / str(len(text))).error
         assert error == "StoreError: the file is proven to be unchanged, but it is no report of hsmkms"
+
+
+def test_regions_that_are_left_out(made: Made, tmp_path: Path) -> None:
+    """A report of one region says which it leaves out, in each form, and so does its verification."""
+    assert made.site.run("verify-report", made.file("html")).json["Report"]["LeftOut"] == ""
+    for form in FORMS:
+        file = tmp_path / f"part.{form}"
+        made.site.run("report", "--region", OTHER_REGION, "--format", form, "--output", file)
+        proof = made.site.run("verify-report", file).json["Report"]
+        assert (proof["Regions"], proof["LeftOut"]) == (OTHER_REGION, REGION)
+    assert f"Left out</th><td>{REGION}</td>" in (tmp_path / "part.html").read_text()
 
 
 def test_unsigned(made: Made, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_unused_keys(site: Site) -> None:
     assert (known["never"], known["used"].startswith("Encrypt at 20")) == ("never used", True)
     ids = subprocess.run([*later, "--ids"], env=site.environment(), capture_output=True, text=True, check=True).stdout
     assert set(ids.split()) == {used, never}
+    assert re.search(r"note: no key at all was used since 90d: .* Is the clock of this machine right\?", done.stderr)
     # Without the audit log, and with records in log.db that begin 50 days later, it is not known.
     site.config.write_text(site.config.read_text().replace("# durability = ", 'durability = "off" #'))
     begin = datetime.now(UTC) + timedelta(days=50)

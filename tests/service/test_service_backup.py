@@ -311,6 +311,33 @@ def test_remains_are_put_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> No
     assert (left(site), [*site.folder.glob("set-aside-*")]) == (before, [])
 
 
+def test_journal_beside_a_restored_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a failed restore cannot take its database back, no journal of the lost one is put beside it."""
+    file = back_up(site)
+    journal = lose_databases(site)
+    rename, unlink = Path.rename, Path.unlink
+    database = site.folder / "meta.db"
+
+    def not_taken_back(path: Path, to: Path) -> Path:
+        if path == database:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, to)
+
+    def not_finished(path: Path, missing_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - as Path.unlink
+        if path.name == ".restore-unfinished":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "rename", not_taken_back)
+    monkeypatch.setattr(Path, "unlink", not_finished)
+    with pytest.raises(StoreError, match="cannot be restored into"):
+        restore(site, file, accept_rollback=True)
+    (aside,) = site.folder.glob("set-aside-*")
+    assert database.exists()
+    assert not (site.folder / "meta.db-wal").exists()
+    assert (aside / "meta.db-wal").read_bytes() == journal
+
+
 def test_remains_of_others_are_refused(site: Site) -> None:
     """What is not the installation's own, or is in use, is named and stays where it is."""
     with site.open() as kms:

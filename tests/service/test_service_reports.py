@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from lifecycle import rotate
@@ -301,6 +302,25 @@ def test_forged_record(site: Site) -> None:
         file.write(line.replace(b'"sequence":', b'"sequence":1'))
     with site.open() as kms, pytest.raises(KMSInvalidSignatureException, match="the log is not proven"):
         verify(kms, None)
+
+
+def test_forged_archive(tmp_path: Path, site: Site) -> None:
+    """A changed copy of a file of the log proves nothing as an archive: the log's own file is what is verified."""
+    with site.open() as kms:
+        sign(kms)
+        kms.operator.audit._sealer.seal()
+        folder = kms._core.audit.folder
+        ((lane, segments),) = audit_files.segments(folder).items()
+        archives = [tmp_path / "one", tmp_path / "two"]
+        wrong = (hashlib.sha256(each).hexdigest().encode() for each in (DOCUMENT, b"forged\n"))
+        forged = segments[-1].path.read_bytes().replace(*wrong)
+        for archive in archives:
+            archive.mkdir()
+            audit_files.segment_path(archive, lane, segments[-1].number).write_bytes(forged)
+        assert forged != segments[-1].path.read_bytes()
+        with pytest.raises(KMSInvalidSignatureException, match="the audit log has no report with this content"):
+            kms.operator.reports.verify(b"forged\n", None, archives, lambda _read, _size: None)
+        assert kms.operator.reports.verify(DOCUMENT, None, archives, lambda _read, _size: None).event_id is not None
 
 
 # -- tokens that cannot sign ------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from sqlalchemy import update
 
 from hsmkms.config.settings import AuditSettings
 from hsmkms.kms import Kms
+from hsmkms.model.crypto import EncryptRequest
+from hsmkms.model.keys import CreateKeyRequest, ReplicateKeyRequest
 from hsmkms.service.audit import uses
 from hsmkms.service.audit.filters import Wanted
 from hsmkms.service.audit.uses import Subject
@@ -73,6 +75,32 @@ def test_records_that_begin_later(tmp_path: Path, site: Site, clock: StoppedCloc
         assert {row.use for row in kms.operator.unused_keys(START + timedelta(days=10)).unused} >= {sentence}
         archived = kms.operator.unused_keys(START + timedelta(days=5), archives=[folder])
         assert {row.key_id: row.use for row in archived.unused} == by_log
+
+
+def test_replicas(site: Site, clock: StoppedClock) -> None:
+    """A primary key is in use as long as a replica is, by either record; a replica for itself."""
+    with site.open(clock) as kms:
+        track_since(kms, START)
+        primary = kms.create_key(CreateKeyRequest(multi_region=True)).key_metadata.key_id
+        kms.replicate_key(ReplicateKeyRequest(key_id=primary, replica_region=OTHER_REGION))
+        clock.advance(days=10)
+        since = clock.now
+        clock.advance(days=10)
+        there = kms.caller(OTHER_REGION)
+        kms.encrypt(EncryptRequest(key_id=primary, plaintext=b"x"), there)
+        sentence = f"Encrypt in {OTHER_REGION} at 2026-01-22 03:04:05 UTC"
+        assert kms.operator.unused_keys(since).unused == []
+        assert kms.operator.known_use(primary).sentence() == sentence
+        with kms._core.store.log.atomic() as tx:
+            tx.exec_driver_sql("DELETE FROM last_use")
+        track_since(kms, clock.now)
+        assert kms.operator.unused_keys(since).unused == []
+        assert kms.operator.known_use(primary).sentence() == sentence
+        clock.advance(days=10)
+        seal(kms, primary)
+        later = clock.now
+        assert kms.operator.unused_keys(later).unused == []
+        assert [each.key_id for each in kms.operator.unused_keys(later, OTHER_REGION).unused] == [primary]
 
 
 def test_restored(site: Site, clock: StoppedClock) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from hsmkms.cli.tables import printable
 from hsmkms.model.aliases import ListAliasesRequest
-from hsmkms.model.enums import MultiRegionKeyType, Operation
+from hsmkms.model.enums import KeySpec, KeyUsage, MultiRegionKeyType, Operation
 from hsmkms.model.keys import DescribeKeyRequest, KeyMetadata
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Question = Callable[["Kms", Any, "Caller | None"], str]
 """Shows on standard error what a request would end; returns the question about it."""
+
+
+_PUBLIC_KEY: Final = "Public key:  what is encrypted or verified with it elsewhere is recorded nowhere"
 
 
 def at_a_terminal() -> bool:
@@ -44,11 +47,16 @@ def schedule_key_deletion(kms: "Kms", request: Any, caller: "Caller | None") -> 
         f"Key:         {key.arn}",
         f"Description: {printable(key.description or '-')}",
         f"Last use:    {used.sentence()}",
+        *([_PUBLIC_KEY] if _has_public_key(key) else []),
         f"Aliases:     {', '.join(each.alias_name for each in names) or '-'}",
     ):
         typer.echo(line, err=True)
     days = request.pending_window_in_days or 30
     return f"Delete it {_when(key, days)}? What it encrypted cannot be read from now on, and is lost after that time"
+
+
+def _has_public_key(key: KeyMetadata) -> bool:
+    return key.key_spec != KeySpec.SYMMETRIC_DEFAULT and key.key_usage != KeyUsage.GENERATE_VERIFY_MAC
 
 
 def _when(key: KeyMetadata, days: int) -> str:

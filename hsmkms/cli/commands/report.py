@@ -119,9 +119,8 @@ def verify_report(
             f"The report names the key {statement.signed_by or 'none'} as its signer, and {by} signed it."
         )
     shown = {"File": str(file), "Sha256": hashlib.sha256(data).hexdigest(), "ProvenBy": proven_by, **more}
-    made = {
-        name: getattr(statement, name) for name in ("installation", "account", "made_at", "signed_by", "key_version")
-    }
+    members = ("installation", "account", "made_at", "signed_by", "key_version", "regions", "left_out")
+    made = {name: getattr(statement, name) for name in members}
     named = {"".join(map(str.capitalize, name.split("_"))): value for name, value in made.items()}
     common.show({"Report": {**shown, **named}})
 

@@ -26,7 +26,11 @@ class ReportFormat(StrEnum):
 
 
 class Statement(Struct, frozen=True, kw_only=True, rename="pascal"):
-    """What a report says of itself. ``signed_by``: the fingerprint of the key that signs it, or "" without one."""
+    """What a report says of itself. ``signed_by``: the fingerprint of the key that signs it, or "" without one.
+
+    ``regions``: those whose keys it has; ``left_out``: the other regions of the installation. Reports of older versions
+    have neither.
+    """
 
     format: str
     installation: str
@@ -35,6 +39,8 @@ class Statement(Struct, frozen=True, kw_only=True, rename="pascal"):
     program: str
     signed_by: str
     key_version: int
+    regions: str = ""
+    left_out: str = ""
 
 
 def statement_of(facts: "ReportFacts", key: "ReportKey | None") -> Statement:
@@ -47,6 +53,8 @@ def statement_of(facts: "ReportFacts", key: "ReportKey | None") -> Statement:
         program=f"hsmkms {metadata.version('hsmkms')}",
         signed_by=key.fingerprint if key is not None else "",
         key_version=key.version if key is not None else 0,
+        regions=", ".join(facts.covered),
+        left_out=", ".join(each for each in facts.regions if each not in facts.covered),
     )
 
 

@@ -115,17 +115,16 @@ class Recorded(Struct, frozen=True, kw_only=True):
 def find_event(folders: Sequence[Path], event_name: str, parameters: dict[str, Any]) -> Recorded | None:
     """Return the first successful event of that name with these request parameters, among others. Reads the whole log.
 
-    ``folders``: the log's, and those of its archived files.
+    ``folders``: the log's, and those of its archived files. The same files are read as by a verification with them.
     """
     sought = [str(each).encode() for each in parameters.values()]
-    for folder in folders:
-        for lane, segments in audit_files.segments(folder).items():
-            for segment in segments:
-                for line in audit_files.lines(segment.path):
-                    if all(each in line for each in sought) and (found := _as_event(line, event_name, parameters)):
-                        head = audit_chain.head_of(line, segment.number)
-                        if head is not None:
-                            return Recorded(lane=lane, sequence=head.sequence, record=found)
+    for lane, segments in audit_files.merged(folders).items():
+        for segment in segments:
+            for line in audit_files.lines(segment.path):
+                if all(each in line for each in sought) and (found := _as_event(line, event_name, parameters)):
+                    head = audit_chain.head_of(line, segment.number)
+                    if head is not None:
+                        return Recorded(lane=lane, sequence=head.sequence, record=found)
     return None
 
 

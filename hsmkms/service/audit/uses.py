@@ -55,12 +55,7 @@ class Uses(Struct):
 
 def lanes(folders: Iterable[Path]) -> Lanes:
     """Return the segments of the log and its archives by lane, oldest first; each number once."""
-    merged: dict[str, dict[int, Segment]] = {}
-    for folder in folders:
-        for lane, segments in audit_files.segments(folder).items():
-            for segment in segments:
-                merged.setdefault(lane, {}).setdefault(segment.number, segment)
-    return {lane: [found[number] for number in sorted(found)] for lane, found in merged.items()}
+    return audit_files.merged(folders)
 
 
 def covered_since(log: Lanes) -> str | None:

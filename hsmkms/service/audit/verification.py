@@ -120,7 +120,7 @@ def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
     expected = _Expected(seals)
     faults = seals.faults + _against_the_token(core, memory, seals.newest)
     faults += _against_the_database(core, expected.newest)
-    lanes = _segments(sealer.folder, archives)
+    lanes = audit_files.merged((sealer.folder, *archives))
     size = sum(each.path.stat().st_size for parts in lanes.values() for each in parts)
     records = unsealed = archived = 0
     for lane in sorted(lanes.keys() | expected.sealed.keys()):
@@ -141,14 +141,6 @@ def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
         unproven=[each for each in new if each.kind == NOT_PROVEN],
         accepted=known,
     )
-
-
-def _segments(folder: Path, archives: Sequence[Path]) -> dict[str, list[Segment]]:
-    by_lane: dict[str, dict[int, Segment]] = {}
-    for place in (*archives, folder):
-        for lane, parts in audit_files.segments(place).items():
-            by_lane.setdefault(lane, {}).update({each.number: each for each in parts})
-    return {lane: [parts[number] for number in sorted(parts)] for lane, parts in by_lane.items()}
 
 
 def _walk(core: Core, lane: str, parts: list[Segment], expected: _Expected, read: Callable[[int], None]) -> Walker:

@@ -75,10 +75,16 @@ def set_aside(target: Path, now: datetime) -> Path | None:
 
 
 def put_back(target: Path, folder: Path) -> None:
-    """Undo ``set_aside``, as far as possible."""
+    """Undo ``set_aside``, as far as possible.
+
+    What a failed restore could not take back stays where it is: SQLite would replay a journal that is put beside the
+    database of a backup into it.
+    """
     with suppress(OSError):
         for each in folder.iterdir():
-            each.rename(target / each.name)
+            database = target / each.name.removesuffix("-wal").removesuffix("-shm")
+            if not os.path.lexists(target / each.name) and not os.path.lexists(database):
+                each.rename(target / each.name)
         folder.rmdir()
         sync_folder(target)
 

@@ -101,12 +101,14 @@ class AuditState(Struct, frozen=True, kw_only=True):
 class ReportFacts(Struct, frozen=True, kw_only=True):
     """The content of a report. ``uses_by_day``: by ISO date, for each of the last days.
 
+    ``covered``: the regions whose keys it has, of all ``regions``.
     ``uses_known_since``: the time since when the audit log has every record; None if it is empty.
     """
 
     installation: str
     account: str
     regions: tuple[str, ...]
+    covered: tuple[str, ...]
     made_at: datetime
     tokens: list[TokenStanding]
     keys: list[KeyFacts]
@@ -138,6 +140,7 @@ def collect(core: Core, region: str | None, archives: Sequence[Path], advance: P
         installation=core.installation.id,
         account=core.installation.account,
         regions=core.installation.regions,
+        covered=core.installation.regions if region is None else (region,),
         made_at=now,
         tokens=migration.standings(core),
         keys=list(_keys(core, region, principals, by_key)),
