@@ -165,4 +165,6 @@ def _parse_arn(value: str, account: str, region: str, *, aliases: bool) -> KeyRe
 
 
 def _invalid_key_id(value: str) -> NotFoundException:
+    if value.startswith("alias/") or ":alias/" in value:
+        return NotFoundException(f"Invalid keyId '{value}': give the key id or key ARN (DescribeKey shows them)")
     return NotFoundException(f"Invalid keyId '{value}'")
