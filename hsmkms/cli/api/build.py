@@ -14,7 +14,7 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from hsmkms.cli import completion
+from hsmkms.cli import completion, moments
 from hsmkms.cli.api import aws_options, overviews, pages, public_key, skeleton, values
 from hsmkms.cli.api.aws_options import AwsOptions, Skeleton
 from hsmkms.cli.api.confirmations import QUESTIONS, confirm
@@ -228,7 +228,7 @@ _BY_NAME: Final[dict[str, Callable[[str], str]]] = {
 }
 _BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
     str: lambda option, value, _: values.text(option, value),
-    datetime: lambda option, value, _: values.instant(option, value),
+    datetime: lambda option, value, _: moments.instant(option, value),
     dict: lambda option, value, _: values.mapping(option, value),
     list: lambda option, value, kind: values.items(option, value, get_args(kind)[0]),
 }
