@@ -251,6 +251,8 @@ def _answer(
             note(kms.operator.notes.of_key_policy(policy))
         if isinstance(request, CreateGrantRequest):
             note(kms.operator.notes.of_grant(request))
+        if operation is Operation.CANCEL_KEY_DELETION:
+            note(["the key is not deleted, and cannot be used before `hsmkms enable-key`"])
         return None if answer is None else overviews.widened(operation, kms, to_wire(answer), common)
 
 
