@@ -108,17 +108,24 @@ def spy_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shim_path(scratch: Path, driver: Driver) -> Path:
-    """The shim, compiled for this run: a module that plays other tokens over SoftHSM."""
-    if not isinstance(driver, SoftHsmDriver):
-        pytest.skip("the shim plays other tokens over SoftHSM, so this says nothing of the module under test")
-    return shims.build(scratch)
+def kept_modules(pytestconfig: pytest.Config, scratch: Path) -> Path:
+    """The folder of compiled PKCS#11 modules, which all workers and later runs share unless pytest keeps no cache."""
+    kept: pytest.Cache | None = getattr(pytestconfig, "cache", None)
+    return kept.mkdir("pkcs11-modules") if kept is not None else scratch
 
 
 @pytest.fixture(scope="session")
-def group_modules(scratch: Path, shim_path: Path) -> groups.Modules:
+def shim_path(kept_modules: Path, driver: Driver) -> Path:
+    """The shim, compiled: a module that plays other tokens over SoftHSM."""
+    if not isinstance(driver, SoftHsmDriver):
+        pytest.skip("the shim plays other tokens over SoftHSM, so this says nothing of the module under test")
+    return shims.build(kept_modules)
+
+
+@pytest.fixture(scope="session")
+def group_modules(scratch: Path, shim_path: Path, kept_modules: Path) -> groups.Modules:
     """The modules of HA groups: what shows the members together, and a shim and a SoftHSM for each member."""
-    return groups.Modules.build(scratch, shim_path)
+    return groups.Modules.build(scratch, shim_path, kept_modules)
 
 
 @pytest.fixture

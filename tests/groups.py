@@ -12,7 +12,6 @@ from typing import Final, Self
 
 import second_token
 import shims
-from devices import TESTS
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -31,14 +30,14 @@ class Modules(Struct, frozen=True):
     libraries: tuple[Path, ...]
 
     @classmethod
-    def build(cls, folder: Path, shim: Path) -> Self:
-        """Compile the one, and copy the others."""
+    def build(cls, folder: Path, shim: Path, kept: Path) -> Self:
+        """Compile the one, unless it is ``kept``, and copy the others to ``folder``."""
         copies: dict[str, list[Path]] = {"shim": [], "softhsm": []}
         for name, original in (("shim", shim), ("softhsm", softhsm.find_module())):
             for member in ("first", "second"):
                 copies[name].append(folder / f"{name}-{member}.so")
                 shutil.copy(original, copies[name][-1])
-        group = shims.compile_module(folder / "group.so", TESTS / "group")
+        group = shims.compile_module("group", kept)
         return cls(group, tuple(copies["shim"]), tuple(copies["softhsm"]))
 
 

@@ -1,11 +1,12 @@
 """Other tokens, played by the shim in ``tests/shim`` over SoftHSM: personalities by name, and faults by order.
 
-The shim is compiled once per test run (fixture ``shim_path``). The orders of a control file are in shim/shim.c.
+The shim is compiled once and kept (fixture ``shim_path``). The orders of a control file are in shim/shim.c.
 """
 
 import os
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from msgspec import Struct
 from pkcs11.constants import Attribute
 from pkcs11.mechanisms import Mechanism
 
+from hsmkms import file_lock
 from hsmkms.hsm.crypto.token_iv import IvOrigin
 
 _WARNINGS: Final = ("-Wall", "-Wextra", "-Werror")
@@ -112,18 +114,31 @@ IV_ORIGINS: Final = {
 """Those that choose the IVs of AES-GCM themselves."""
 
 
-def build(folder: Path) -> Path:
+def build(kept: Path) -> Path:
     """Compile the shim; the path of the module. The compiler is part of what the tests need."""
-    return compile_module(folder / "shim.so", TESTS / "shim")
+    return compile_module("shim", kept)
 
 
-def compile_module(module: Path, folder: Path) -> Path:
-    """Compile the C files of a folder to a PKCS#11 module; its path."""
+def compile_module(name: str, kept: Path) -> Path:
+    """Compile the C files of a folder of the tests to a PKCS#11 module, unless it is ``kept``; its path.
+
+    Workers that want it at the same time wait for the first one: compiling it takes seconds.
+    """
     compiler = shutil.which("gcc")
     assert compiler, "no gcc here: scripts/test installs it (Debian: gcc, libc6-dev)"
-    sources = sorted(folder.glob("*.c"))
+    sources, headers = sorted((TESTS / name).glob("*.c")), sorted((TESTS / name).glob("*.h"))
     options = ("-std=gnu11", "-O1", *_WARNINGS, "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
-    subprocess.run([compiler, *options, "-o", module, *sources, "-ldl"], check=True, timeout=120)
+    made_from = sha256(repr((os.path.realpath(compiler), options)).encode())
+    for file in (*sources, *headers):
+        made_from.update(file.read_bytes())
+    module = kept / made_from.hexdigest()[:16] / f"{name}.so"
+    module.parent.mkdir(mode=0o700, exist_ok=True)
+    with (module.parent / "lock").open("w") as locked:
+        file_lock.lock(locked.fileno())
+        if not module.exists():
+            new = module.with_suffix(".new")
+            subprocess.run([compiler, *options, "-o", new, *sources, "-ldl"], check=True, timeout=120)
+            new.replace(module)
     return module
 
 

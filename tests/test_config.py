@@ -244,7 +244,7 @@ def test_every_service(write: Callable[..., Path]) -> None:
 
 def test_unreadable(tmp_path: Path) -> None:
     """A file that is not there, or is no text, is one named error."""
-    with pytest.raises(ConfigurationError, match=r"nowhere\.toml cannot be read: No such file"):
+    with pytest.raises(ConfigurationError, match=r"there is no configuration .*nowhere\.toml"):
         load(tmp_path / "nowhere.toml")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="binary is wrong"):

@@ -28,6 +28,11 @@ SOCKET: Final = "socket"
 PIPE_BYTES: Final = 65536
 """What fits into a pipe without a reader."""
 
+AWS: Final = Path(sys.executable).parent / "aws"
+AWS_MODULES: Final = ("awscli.clidriver", "awscli.handlers")
+"""What each command of the aws CLI imports: it takes most of its time."""
+AWS_SOCKET: Final = "aws-socket"
+
 FAKED: Final = ("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED")
 """The variables that `faketime` sets."""
 FAKED_SOCKET: Final = "faked"
@@ -55,23 +60,35 @@ def folder() -> Path:
     """The folder with the quick `hsmkms`, for the front of a PATH. The process behind it ends with this one."""
     place = Path(tempfile.mkdtemp(prefix="hsmkms-warm-"))
     atexit.register(shutil.rmtree, place)
-    address, faked = place / SOCKET, place / FAKED_SOCKET
-    _start(address)
-    client = place / "hsmkms"
+    _start(place / SOCKET)
+    _write_client(place / "hsmkms", SCRIPT, place / SOCKET)
+    return place
+
+
+@cache
+def aws_kit() -> Path:
+    """A folder whose ``bin`` has a quick `aws`: the unmodified aws CLI, forked from a process that has imported it."""
+    place = folder() / "aws-kit"
+    (place / "bin").mkdir(parents=True)
+    _start(folder() / AWS_SOCKET, AWS, AWS_MODULES)
+    _write_client(place / "bin" / "aws", AWS, folder() / AWS_SOCKET)
+    return place
+
+
+def _write_client(client: Path, script: Path, address: Path) -> None:
     client.write_text(
         CLIENT.format(
             python=sys.executable,
             early=EARLY,
             faked=set(FAKED),
             lang=LANG,
-            script=str(SCRIPT),
+            script=str(script),
             here=str(Path(__file__).parent),
             address=str(address),
-            faked_address=str(faked),
+            faked_address=str(address.with_name(FAKED_SOCKET)),
         )
     )
     client.chmod(0o700)
-    return place
 
 
 @cache
@@ -82,10 +99,10 @@ def prepare_faketime() -> None:
     _start(folder() / FAKED_SOCKET, LD_PRELOAD=library, FAKETIME="+0d", FAKETIME_NO_CACHE="1")
 
 
-def _start(address: Path, **environment: str) -> None:
+def _start(address: Path, script: Path = SCRIPT, modules: Sequence[str] = (), **environment: str) -> None:
     """Start a warm process that ends with this one."""
     served = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("warm_process.py"), SCRIPT, address],
+        [sys.executable, Path(__file__).with_name("warm_process.py"), script, address, *modules],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=address.parent,

@@ -1,6 +1,7 @@
 """The warm process (see warm.py): it has imported hsmkms, and forks a command for each client that connects.
 
-Run as a program: SCRIPT SOCKET. It serves the socket until its standard input is closed.
+Run as a program: SCRIPT SOCKET [MODULE...]. It serves the socket until its standard input is closed. With modules it
+has imported these instead, for a script that is another program.
 """
 
 import atexit
@@ -16,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
@@ -69,9 +70,10 @@ class Command(NamedTuple):
 
 
 class Server:
-    """Forks commands for the clients of a socket."""
+    """Forks commands for the clients of a socket. ``variables``: what the imports have put into the environment."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, variables: Mapping[str, str]) -> None:
+        self._variables = variables
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(address)
         self._listener.listen(64)
@@ -101,6 +103,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             _become(sent.split(b"\0"), streams)
+            os.environ.update(self._variables)
             return True
         for stream in streams:
             os.close(stream)
@@ -167,11 +170,15 @@ def _warm_up() -> None:
 
 
 if __name__ == "__main__":
-    script, address = sys.argv[1:]
-    _warm_up()
-    server = Server(address)
+    script, address, *modules = sys.argv[1:]
+    before = dict(os.environ)
+    for module in modules:
+        importlib.import_module(module)
+    if not modules:
+        _warm_up()
+    server = Server(address, {name: value for name, value in os.environ.items() if name not in before})
     gc.collect()
     gc.freeze()  # or the collector of each command would copy every page by looking at it
     os.write(1, b"warm\n")
     server.serve()
-    _finish(main if sys.argv[0] == script else _run_program)
+    _finish(main if sys.argv[0] == script and not modules else _run_program)

@@ -229,6 +229,11 @@ def load(path: Path) -> Settings:
 def _read(path: Path) -> Settings:
     try:
         data = path.read_bytes()
+    except FileNotFoundError as exc:
+        raise ConfigurationError(
+            f"there is no configuration {path}: correct --config or ${CONFIG_VARIABLE}, or run "
+            "`hsmkms init --data-dir DIR`; one that is lost comes back by `hsmkms restore FILE --data-dir DIR`"
+        ) from exc
     except OSError as exc:
         raise ConfigurationError(f"the configuration {path} cannot be read: {exc.strerror}") from exc
     return parse(data, path)

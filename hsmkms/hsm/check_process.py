@@ -16,8 +16,9 @@ from pkcs11.constants import TokenFlag
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Session, Token
 
-from hsmkms.errors import HsmKmsError, PinError, TokenNotFoundError
+from hsmkms.errors import HsmKmsError, ModuleError, PinError, TokenNotFoundError
 from hsmkms.hardening import keep_secrets
+from hsmkms.hsm.calls.function_list import session_handle
 from hsmkms.hsm.checks.bench import SEND_REPORT, Bench, Finding, Step
 from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message, module_facts
 from hsmkms.hsm.checks.steps import BEFORE_LOGIN, CLEAN_UP, EVERYTHING, STEPS
@@ -30,7 +31,6 @@ from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, log_in, open_session
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.token_choice import TokenChoice, choose, tokens
-from hsmkms.hsm.session.token_login import session_handle
 from hsmkms.model.token_check import Check, Outcome
 from hsmkms.secret import PinOrigin, Secret
 
@@ -155,7 +155,8 @@ class _Checks:
             return Finding(Outcome.FAILED, "the token refused the PIN", ckr=ckr)
         source = self._job.pin.name if self._job.pin is not None else ""
         sentence = str(error).replace(source, "the source of the PIN") if source else str(error)
-        return Finding(Outcome.FAILED, sentence, "" if ckr else _MODULE_ADVICE, ckr)
+        advice = _MODULE_ADVICE if isinstance(error, ModuleError) or not ckr else ""
+        return Finding(Outcome.FAILED, sentence, advice, ckr)
 
     def _check_sessions(self, module: Module, bench: Bench) -> None:
         def look(bench: Bench) -> dict[str, Finding]:

@@ -27,6 +27,9 @@ SWEEP_SECONDS: Final = 60.0
 SEAL_SECONDS: Final = 60.0
 """Pause between two seals of the audit log, if it has new records."""
 
+FILES_SECONDS: Final = 5.0
+"""Pause between two looks whether the databases are still those that were opened."""
+
 _NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
 
 
@@ -52,11 +55,16 @@ class WorkerState:
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=each, name=f"hsmkms {each[0].__name__}", daemon=True)
-            for each in ((self.sweep, SWEEP_SECONDS), (self.seal, SEAL_SECONDS), (self.publish, PUBLISH_SECONDS))
+            for each in (
+                (self.sweep, SWEEP_SECONDS),
+                (self.seal, SEAL_SECONDS),
+                (self.publish, PUBLISH_SECONDS),
+                (self.check_files, FILES_SECONDS),
+            )
         ]
 
     def start(self) -> None:
-        """Start the threads that sweep, seal and publish counts, each at once and then periodically."""
+        """Start the threads that sweep, seal, publish counts and check files, each at once and then periodically."""
         for each in self._threads:
             each.start()
 
@@ -102,6 +110,10 @@ class WorkerState:
     def seal(self) -> None:
         """Seal the audit log, and recover the records of processes that died."""
         self.kms.operator.audit.look_after()
+
+    def check_files(self) -> None:
+        """Check that the databases are still those that were opened."""
+        self._watch.check_files()
 
     def _repeat(self, act: Callable[[], None], seconds: float) -> None:
         while True:

@@ -6,10 +6,12 @@ of the WAL index has changed (wal_index.py), which costs a tenth of a microsecon
 """
 
 import sqlite3
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, func, insert, select
 
+from hsmkms.errors import StoreError
 from hsmkms.process import ForkGuard
 from hsmkms.store import files, wal_index
 from hsmkms.store.engine import Store
@@ -56,7 +58,7 @@ class ChangeSignal:
         self._guard = ForkGuard()
         with translated(self._file):
             self._connection = files.connect(self._file)
-            self._execute = self._connection.execute
+            self._execute: Callable[[str], sqlite3.Cursor] = self._connection.execute
             try:
                 self._version()  # has SQLite map the WAL index
                 self._header = wal_index.find_header(self._file)
@@ -88,6 +90,14 @@ class ChangeSignal:
             return False
         self._seen = version
         return True
+
+    def refuse(self, fault: StoreError) -> None:
+        """Raise this error in all later calls of ``moved``."""
+
+        def execute(_: str) -> sqlite3.Cursor:
+            raise StoreError(str(fault))
+
+        self._header, self._execute = None, execute
 
     def close(self) -> None:
         """Close the signal's connection, unless it belongs to the parent of a forked child."""

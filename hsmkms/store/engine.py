@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -17,7 +17,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import LRUCache
 
-from hsmkms.errors import ClosedError, MisuseError
+from hsmkms.errors import ClosedError, MisuseError, StoreError
 from hsmkms.process import ForkGuard
 from hsmkms.store import audit_files, faults, files, sealed_rows, sqlite_schema
 
@@ -59,14 +59,17 @@ class Database:
         self.companions: list[Companion] = []
         """Hooks in the order in which they write; they are called in the same order at the end of a transaction."""
         self._guard = ForkGuard()
+        self._identity: tuple[int, int] | None = None
+        """Of the file, when the first connection was opened."""
         self._writing = threading.Lock()
         self._writer: int | None = None
 
-        def connect_to_write() -> sqlite3.Connection:
+        def connect(prepared_by: Prepare | None = None) -> sqlite3.Connection:
             connection = files.connect(file, busy_timeout_seconds)
             try:
-                if prepare is not None:
-                    prepare(connection)
+                self.check_in_place()
+                if prepared_by is not None:
+                    prepared_by(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -74,10 +77,24 @@ class Database:
 
         self._closed = False
         begin = _begin_comparing if compare_schema else _begin
-        self._reader = _engine(lambda: files.connect(file, busy_timeout_seconds), _IDLE_CONNECTIONS, begin)
-        self._scribe = _engine(connect_to_write, 1, begin)
+        self._reader = _engine(connect, _IDLE_CONNECTIONS, begin)
+        self._scribe = _engine(partial(connect, prepare), 1, begin)
         for engine in (self._reader, self._scribe):
             event.listen(engine, "checkin", self._close_late)
+
+    def check_in_place(self) -> None:
+        """Raise StoreError if another file is at the path than when the first connection was opened, or none.
+
+        Connections of before and after would be to two databases, and changes of the one unknown to the other.
+        """
+        identity = files.identity(self.file)
+        if self._identity is None:
+            self._identity = identity
+        elif identity != self._identity:
+            raise StoreError(
+                f"{self.file} was moved away or replaced while this process had it open: stop all hsmkms processes of "
+                "this installation, then start them again"
+            )
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
@@ -234,6 +251,11 @@ class Store:
         """Run a read transaction on the control plane."""
         with self.meta.reading() as conn:
             yield conn
+
+    def check_in_place(self) -> None:
+        """Raise StoreError if one of the databases was moved away or replaced since it was opened."""
+        self.meta.check_in_place()
+        self.log.check_in_place()
 
     def close(self) -> None:
         """Close all connections."""

@@ -69,6 +69,15 @@ def connect(path: Path, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> s
     return connection
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of a file; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _distrust(connection: sqlite3.Connection) -> None:
     """Enable SQLite's cheap integrity checks of the file, and forbid statements that edit the schema table."""
     connection.execute("PRAGMA trusted_schema=OFF")

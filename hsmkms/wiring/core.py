@@ -176,11 +176,7 @@ def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
 
     ConfigurationError if it is not damaged, or a process has the installation open.
     """
-    others = open_processes.living(settings.data_dir)
-    if others:
-        raise ConfigurationError(
-            f"processes have the installation open (pid {', '.join(map(str, others))}): stop them first"
-        )
+    open_processes.require_none(settings.data_dir)
     if log_renewal.damage(settings.data_dir) is None:
         raise ConfigurationError("log.db is whole, so it was left as it is")
     return log_renewal.renew(settings.data_dir, clock())

@@ -136,7 +136,7 @@ CASES = [
     ),
     (leftover, "files", "warning", "an interrupted backup or restore has left "),
     (much_used, "encryption limits", "warning", "1 key materials have used half"),
-    (much_used, "due work", "warning", "1 steps are due (rotation): run `hsmkms maintain`"),
+    (much_used, "due work", "warning", "steps that are due: 1 (rotation): run `hsmkms maintain`"),
     (later_changes, "clock", "wrong", "set the clock right"),
     (damaged_page, "databases", "wrong", "meta.db is damaged"),
 ]

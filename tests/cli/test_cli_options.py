@@ -75,7 +75,10 @@ def test_missing_configuration(bare: Site) -> None:
     """A configuration that was named and is not there is not replaced by another."""
     (bare.folder / "hsmkms.toml").write_text("nonsense")
     message = bare.run("--config", "other.toml", "list-keys").error
-    assert message == "ConfigurationError: the configuration other.toml cannot be read: No such file or directory"
+    assert message == (
+        "ConfigurationError: there is no configuration other.toml: correct --config or $HSMKMS_CONFIG, or run "
+        "`hsmkms init --data-dir DIR`; one that is lost comes back by `hsmkms restore FILE --data-dir DIR`"
+    )
 
 
 def test_unknown_setting(site: Site) -> None:

@@ -8,6 +8,7 @@ import pty
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,7 @@ def started(site: Site, folder: Path, file: Path) -> Iterator[subprocess.Popen[b
         try:
             while file.stat().st_ino == before:
                 assert process.poll() is None, process.communicate()
+                time.sleep(0.001)
             yield process
         finally:
             process.kill()

@@ -227,6 +227,7 @@ def test_nss_without_its_parameters(bare: Site, pin_file: Path) -> None:
     assert (done.status, first["Name"], first["Outcome"]) == (1, "module", "failed")
     assert "C_Initialize: CKR_ARGUMENTS_BAD): it may want parameters" in first["Detail"]
     assert "--init-reserved" in first["Detail"]
+    assert (first["Ckr"], "--module" in first["Advice"]) == ("CKR_ARGUMENTS_BAD", True)
     assert (second["Outcome"], second["Detail"]) == ("not tried", "it needs 'module', which did not succeed")
 
 

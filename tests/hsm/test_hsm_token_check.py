@@ -32,7 +32,7 @@ from hsmkms.hsm.token_check import Check, CheckReport, Outcome, run_checks
 from hsmkms.secret import Secret
 
 NAMES = [name for name in token_check.ALL if name not in SLOW_CHECKS]
-IMPORTS = ["OAEP SHA-1", "OAEP SHA-256", "AES-KWP", "AES-CMAC", "honest lengths"]
+IMPORTS = ["OAEP SHA-1", "OAEP SHA-256", "AES-KWP", "AES-CMAC", "honest lengths", "imported kinds"]
 
 
 def check(token: Token, pin: str | None = "", seconds: float = 300, **changes: object) -> CheckReport:

@@ -10,11 +10,11 @@ from shims import Played, ignoring
 from test_hsm_login import WRONG, Reader
 from test_hsm_unwrapping import OAEP_1, WRONG_LENGTH, Bench
 
-from hsmkms.errors import PinError, RejectedMaterialError, TokenError, TokenUnfitError
+from hsmkms.errors import PinError, RejectedMaterialError, TokenError, TokenUnfitError, UnsupportedOperationException
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate
-from hsmkms.model.enums import Operation
+from hsmkms.model.enums import KeySpec, KeyUsage, Operation
 
 
 @pytest.fixture
@@ -168,6 +168,15 @@ def test_imported_key_with_an_ignored_attribute(played: Played, attribute: Attri
     assert bench.objects() == before
     played.order()
     assert bench.bring(material)
+
+
+def test_private_key_that_takes_another_usage(played: Played) -> None:
+    """A token that gives an imported private key another usage imports none, and says so before a key is created."""
+    device = played.token.open()
+    assert device.imports.wrapping_algorithms()
+    played.order(ignoring(Attribute.UNWRAP, value=True))
+    with pytest.raises(UnsupportedOperationException, match="cannot import keys of KeySpec ECC_NIST_P256"):
+        device.imports.check_import((KeySpec.ECC_NIST_P256, KeyUsage.SIGN_VERIFY))
 
 
 # -- lengths --------------------------------------------------------------------------------------------------------

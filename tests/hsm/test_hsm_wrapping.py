@@ -356,6 +356,27 @@ def test_probe_is_lazy_and_done_once(token: Token, monkeypatch: pytest.MonkeyPat
     assert len(probes) == 1
 
 
+def test_one_pair_for_every_kind(device: TokenDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If every kind is asked for first, one key pair serves all trials, with the results of two trials in a row."""
+    pairs: list[bool] = []
+    make_pair = import_probe.make_pair
+
+    def counted(*arguments: Any, store: bool) -> tuple[Any, Any]:  # noqa: ANN401 - as of the function
+        pairs.append(store)
+        return make_pair(*arguments, store=store)
+
+    monkeypatch.setattr(import_probe, "make_pair", counted)
+    at_once = device.imports.profiles.every_kind()
+    if not at_once.algorithms():
+        raise NotPossibleError("the token imports no key material")
+    assert device.imports.profiles.symmetric() is at_once
+    assert pairs == [False]
+    in_a_row = import_profiles.ImportProfiles(device.connection)
+    assert in_a_row.symmetric() == replace(at_once, pairs=frozenset(), macs=frozenset())
+    assert in_a_row.every_kind() == at_once
+    assert pairs == [False] * 3
+
+
 def test_probe_leaves_nothing(device: TokenDevice, session: Session) -> None:
     """The probe leaves no object, neither on the token nor in a session."""
     device.imports.wrapping_algorithms()

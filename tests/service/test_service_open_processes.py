@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmkms.service.runtime.open_processes import Presence, living
+from hsmkms.service.runtime.open_processes import ProcessFile, living
 
 
 def look_before_locking(monkeypatch: pytest.MonkeyPatch, look: Callable[[], object]) -> None:
@@ -26,7 +26,7 @@ def test_visible_only_once_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A check before a process has locked its file does not take it for a dead one's: it is seen afterwards."""
     seen: list[list[int]] = []
     look_before_locking(monkeypatch, lambda: seen.append(living(tmp_path)))
-    here = Presence(tmp_path)
+    here = ProcessFile(tmp_path)
     assert seen == [[]]
     assert living(tmp_path) == [os.getpid()]
     here.close()
@@ -55,6 +55,6 @@ def test_draft_of_a_killed_process(tmp_path: Path) -> None:
     old.touch()
     fresh.touch()
     os.utime(old, (1, 1))
-    here = Presence(tmp_path)
+    here = ProcessFile(tmp_path)
     assert (old.exists(), fresh.exists(), living(tmp_path)) == (False, True, [os.getpid()])
     here.close()

@@ -156,6 +156,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/operator/forgetting.py",
         "service/grant_tokens.py",
         "service/keys/installation_keys.py",
+        "service/keys/report_keys.py",
         "service/operator/sweeper.py",
         "service/operator/migration.py",
         "service/operator/key_rotation.py",
@@ -168,10 +169,11 @@ def test_permits_are_made_in_two_places() -> None:
     }
 
 
-def test_calls_are_made_in_three_places() -> None:
-    """A ``Call`` is made by the pipeline, and by attest and the simulation, which only read."""
+def test_calls_are_made_in_few_places() -> None:
+    """A ``Call`` is made by the pipeline, and by attest, the report on access and the simulation, which only read."""
     assert _makers_of("Call") == {
         "service/pipeline.py",
+        "service/operator/key_access.py",
         "service/operator/operator.py",
         "service/operator/simulation.py",
     }

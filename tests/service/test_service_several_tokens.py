@@ -321,7 +321,7 @@ def test_process_that_cannot_follow(apart: Settings) -> None:
         with pytest.raises(ConfigurationError, match=rf"pid {os.getpid()}\): name it .* restart them first"):
             migrate(kms, apart)
         scene.assert_whole(before)
-        before._core.tokens._presence.publish(each.profile for each in kms._core.tokens._spare)
+        before._core.tokens._process_file.publish(each.profile for each in kms._core.tokens._spare)
         migrate(kms, apart)
         sealed = seal(kms, new_key(kms).key_id)
         for call in (lambda: new_key(before), lambda: unseal(before, sealed)):

@@ -21,7 +21,7 @@ SOFTHSM_FILES: Final = _reasons(
     r"token_choice\.py::test_token_that_was_not_shown_at_first",
     r"calls\.py::test_remote_module_has_one_connection",
     r"login\.py::test_token_without_user_pin",
-    r"module\.py::test_(?:wrong_environment|reserved_reaches_the_module|second_environment_is_refused|module_of_others_is_refused)",
+    r"module\.py::test_(?:wrong_environment|reserved_reaches_the_module|missing_folder_in_the_parameters|second_environment_is_refused|module_of_others_is_refused)",
 )
 """For every module but SoftHSM, also where SoftHSM is behind it."""
 

@@ -221,8 +221,8 @@ def _rows(context: CheckContext) -> Verdict:
     faults = context.kms.operator.audit.verify_rows()
     if faults:
         raise StoreError(
-            f"{len(faults)} records were changed by something other than hsmkms ({faults[0].subject}: "
-            f"{faults[0].reason}), and are not used: `hsmkms verify-store` shows all; restore a backup, or run "
+            f"rows changed by something other than hsmkms, which are not used: {len(faults)} ({faults[0].subject}: "
+            f"{faults[0].reason}): `hsmkms verify-store` shows all; restore a backup, or run "
             "`hsmkms accept-store` if the change is right"
         )
     return _ok("every row that decides is as hsmkms wrote it")
@@ -252,7 +252,7 @@ def _due(context: CheckContext) -> Verdict:
     steps = context.kms.operator.maintain(dry_run=True).steps
     if steps:
         kinds = ", ".join(sorted({each.kind for each in steps}))
-        return _warning(f"{len(steps)} steps are due ({kinds}): run `hsmkms maintain`, and let a timer run it")
+        return _warning(f"steps that are due: {len(steps)} ({kinds}): run `hsmkms maintain`, and let a timer run it")
     return _ok("no rotation, expiry or deletion is overdue")
 
 

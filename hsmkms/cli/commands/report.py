@@ -12,7 +12,7 @@ from hsmkms import atomic_write
 from hsmkms.cli.commands.audit import PANEL, ArchiveOption, progress
 from hsmkms.cli.options import Common, note, with_common
 from hsmkms.cli.output import OutputFormat
-from hsmkms.cli.reports.forms import ReportFormat, read_statement, render
+from hsmkms.cli.reports.document import ReportFormat, document, statement_of
 from hsmkms.errors import ConfigurationError, KMSInvalidSignatureException, NotFoundException, StoreError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def report(
 
     Example: hsmkms report --format html --output report.html
     """
-    from hsmkms.cli.reports import document  # noqa: PLC0415 - help must not pay for it
+    from hsmkms.cli.reports.forms import render  # noqa: PLC0415 - help must not pay for it
 
     file = output or Path(f"hsmkms-report-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{form.value}")
     beside = _signature_of(file)
@@ -66,8 +66,8 @@ def report(
         key = None if unsigned else reports.key()
         with progress() as advance:
             facts = reports.collect(common.region, archives or (), advance)
-        statement = document.statement_of(facts, key)
-        data = render(form, document.document(facts, statement))
+        statement = statement_of(facts, key)
+        data = render(form, document(facts, statement))
         if key is None:
             reports.record_unsigned(data)
         else:
@@ -102,6 +102,8 @@ def verify_report(
 
     Example: hsmkms verify-report report.html
     """
+    from hsmkms.cli.reports.forms import read_statement  # noqa: PLC0415 - help must not pay for it
+
     data = _read(file)
     signed = _signature(signature or _signature_of(file), required=signature is not None or public_key is not None)
     if public_key is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from enum import Enum
+from enum import Enum, StrEnum
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 FORMAT: Final = "hsmkms report 1"
 
 Document = dict[str, Any]
+
+
+class ReportFormat(StrEnum):
+    """The value of ``--format``; also the ending of a file's name."""
+
+    HTML = "html"
+    CSV = "csv"
+    JSON = "json"
 
 
 class Statement(Struct, frozen=True, kw_only=True, rename="pascal"):

@@ -3,23 +3,14 @@
 import csv
 import json
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from hsmkms.cli.reports import csv_form, html_form
-from hsmkms.cli.reports.document import FORMAT, Document, Statement
+from hsmkms.cli.reports.document import FORMAT, Document, ReportFormat, Statement
 from hsmkms.errors import StoreError
-
-
-class ReportFormat(StrEnum):
-    """The value of ``--format``; also the ending of a file's name."""
-
-    HTML = "html"
-    CSV = "csv"
-    JSON = "json"
 
 
 class _Form(Struct, frozen=True):

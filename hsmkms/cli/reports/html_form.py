@@ -19,7 +19,13 @@ h1, h2, h3 { line-height: 1.2; }
 h3, td, th, pre { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; margin: 0.5em 0 1.5em; }
 th, td { border: 1px solid #999999; padding: 0.25em 0.5em; text-align: left; vertical-align: top; }
-thead th { background: #eeeeee; }
+thead th { background: #eeeeee; overflow-wrap: normal; }
+.materials, .rights { table-layout: fixed; }
+.materials th:nth-child(1) { width: 4%; }
+.materials th:nth-child(2) { width: 25%; }
+.materials th:nth-child(3) { width: 16%; }
+.materials th:nth-child(4) { width: 14%; }
+.rights th:nth-child(1), .rights th:nth-child(3) { width: 22%; }
 .overview td { overflow-wrap: normal; }
 .overview td:first-child { overflow-wrap: anywhere; }
 .pairs th { width: 14em; font-weight: normal; background: #eeeeee; }
@@ -174,11 +180,13 @@ def _key(key: Document) -> Element:
         table(
             ("No.", "Id, token", "State, made", "On the token", "Attributes as the token reports them"),
             (_material(each) for each in key["Materials"]),
+            class_="materials",
         ),
         element("h3", "Who may do what"),
         table(
             ("Principal", "Allowed, by which policy or grant", "Also depends on conditions"),
             map(_rights, key["Rights"]),
+            class_="rights",
         ),
         element("h3", "Grants"),
         _rows(key["Grants"], "There is none."),

@@ -74,6 +74,19 @@ class PairImport:
             undo.pop_all()
             return private
 
+    def keeps_usages(self, ciphertext: bytes) -> bool:
+        """Return whether a session copy of the private half has exactly the ordered usages; for the probe."""
+        template = self._template
+        ordered = {each: value for each, value in template.expected(b"", "").items() if each in USAGES}
+        refusal = RejectedMaterialError(NO_PRIVATE_KEY)
+        with (
+            self._unwrapping.material(ciphertext) as source,
+            self._unwrapping.copy(
+                source, self._facts.key_type, template.capabilities, refusal, ObjectClass.PRIVATE_KEY
+            ) as copy,
+        ):
+            return not unwrapped_differences(copy, ordered, self._unwrapping.profile)
+
     # -- what the material is ---------------------------------------------------------------------------------------
 
     def _public(self, source: Source) -> PublicKey:

@@ -255,7 +255,7 @@ class _Probe:
         return answer == [True] and not shorter
 
     def _recognises(self, profile: ImportProfile, key_type: KeyType) -> bool:
-        """Return whether a private key can be imported and its own public key is derived."""
+        """Return whether a private key can be imported with its usages alone, and its own public key is derived."""
         spec, make = _PAIRS[key_type]
         algorithm, template = self._roomy(profile), template_of(spec, KeyUsage.SIGN_VERIFY, imported=True)
         if not isinstance(template, ImportedPairTemplate) or (key_type is KeyType.RSA and profile.key_wrap is None):
@@ -264,7 +264,8 @@ class _Probe:
         unwrapping = self._unwrapping(profile, algorithm)
         coming, material = PairImport(self._session, unwrapping, template), private_key_info(key)
         try:
-            fingerprints = coming.fingerprints(wrap(self._public, algorithm, material), b"")
+            ciphertext = wrap(self._public, algorithm, material)
+            fingerprints, as_ordered = coming.fingerprints(ciphertext, b""), coming.keeps_usages(ciphertext)
         except SessionLostError:
             raise
         except HsmKmsError:
@@ -273,7 +274,7 @@ class _Probe:
             if is_loss(exc):
                 raise
             return False
-        return fingerprints == {FINGERPRINT: subject_public_key_info(key.public_key())}
+        return as_ordered and fingerprints == {FINGERPRINT: subject_public_key_info(key.public_key())}
 
     def _roomy(self, profile: ImportProfile) -> WrappingAlgorithm:
         return _plain(profile) if profile.key_wrap is None else _KEY_WRAP[profile.oaep[0]]

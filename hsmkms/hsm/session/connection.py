@@ -29,6 +29,7 @@ from hsmkms.errors import (
     TokenUnfitError,
 )
 from hsmkms.hsm.allowed_acts import MAY_CHANGE_PIN
+from hsmkms.hsm.calls.function_list import session_handle
 from hsmkms.hsm.faults import BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.objects.attributes import SecretTemplate
 from hsmkms.hsm.objects.objects import find, handle_of, make_secret, read_back_secret
@@ -40,7 +41,7 @@ from hsmkms.hsm.session.group_login import GroupLogin
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
-from hsmkms.hsm.session.token_login import DeviceSettings, session_handle
+from hsmkms.hsm.session.token_login import DeviceSettings
 from hsmkms.hsm.session.write_lock import WriteLock
 from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit

@@ -28,6 +28,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
     TokenUnfitError,
 )
+from hsmkms.hsm.calls.function_list import session_handle
 from hsmkms.hsm.calls.messages import Messages
 from hsmkms.hsm.crypto.message_gcm import find_generator
 from hsmkms.hsm.faults import OBJECT_LOST, translate
@@ -38,7 +39,7 @@ from hsmkms.hsm.session.last_member import LastMember
 from hsmkms.hsm.session.login import LoginGate, StaleModuleError, has_usable_pin, log_in
 from hsmkms.hsm.session.replicas import Replica, Replicas
 from hsmkms.hsm.session.token_choice import candidates, choose, tokens
-from hsmkms.hsm.session.token_login import DRAIN_SECONDS, TokenLogin, session_handle
+from hsmkms.hsm.session.token_login import DRAIN_SECONDS, TokenLogin
 
 log = logging.getLogger("hsmkms.hsm")
 

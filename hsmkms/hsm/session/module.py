@@ -110,10 +110,11 @@ class Module:
                 "let hsmkms open it first, or use it in a process of its own"
             )
         if code != CKR_OK:
+            error = error_of(code)
             raise ModuleError(
-                f"{self.path} refused to start (C_Initialize: {ckr_name(error_of(code))}): "
+                f"{self.path} refused to start (C_Initialize: {ckr_name(error)}): "
                 f"{_start_advice(code, self.environment, self.reserved)}"
-            )
+            ) from error
 
     @property
     def description(self) -> str:

@@ -30,6 +30,7 @@ from hsmkms.errors import (
     TokenUnavailableError,
     WrongTokenError,
 )
+from hsmkms.hsm.calls.function_list import session_handle
 from hsmkms.hsm.faults import AWAY, SESSION_LOST
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.serials import serial_of
@@ -435,8 +436,3 @@ class TokenLogin:
         if self.login_handle:
             with suppress(PKCS11Error):  # a token that is gone cannot be logged out of
                 self._login.close()
-
-
-def session_handle(session: Session) -> int:
-    """Return a session's PKCS #11 handle."""
-    return int(session.handle)  # type: ignore[attr-defined]  # the stub leaves it out

@@ -5,21 +5,18 @@ encrypted with RSA-OAEP (SHA-256, RFC 8017), or under a key derived with HKDF fr
 (RFC 7748); new files for the holder of a private key use ``age_envelope``.
 """
 
-import hashlib
 from datetime import datetime
 from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
     load_der_private_key,
 )
 from msgspec import Struct
@@ -29,6 +26,7 @@ from hsmkms.hsm.ports import Device
 from hsmkms.model.cipher_format import CipherFormat, format_of
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
+from hsmkms.service.backup.signature import fingerprint
 from hsmkms.service.keys.installation_keys import encryption_key
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
@@ -100,11 +98,6 @@ def open_with_private_key(header: Header, pkcs8: bytes) -> bytes:
         return _agreed(shared, header.help, private.public_key()).decrypt(_ONE_USE, header.sealed_key, None)
     except (ValueError, InvalidTag) as exc:
         raise StoreError("the header of the backup was changed: take another copy of it") from exc
-
-
-def fingerprint(public: RSAPublicKey | X25519PublicKey) -> str:
-    """Return SHA-256 of a key's SubjectPublicKeyInfo, in hex: `openssl pkey -pubin -outform DER | sha256sum`."""
-    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def _agreed(shared: bytes, sent: bytes, public: X25519PublicKey) -> AESGCM:

@@ -32,7 +32,7 @@ from hsmkms.service.backup.origin import Proof
 from hsmkms.service.backup.signature import VerifyingKey
 from hsmkms.service.backup.unsealing import Unseal, Unsealed
 from hsmkms.service.keys.installation_keys import witness
-from hsmkms.service.runtime import binding
+from hsmkms.service.runtime import binding, open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
 from hsmkms.store import files, installation, migrate
@@ -104,13 +104,14 @@ def restore(
     """Restore a backup into the data folder ``target``, which must hold no databases and no other's audit log.
 
     Raises StoreError (damaged, unproven, older than the token's notes, or the target is not empty), BindingError
-    (another token, another private key), MigrationError (made by a newer program), and the errors of ``configure``.
-    Then nothing was changed.
+    (another token, another private key), MigrationError (made by a newer program), ConfigurationError (processes of the
+    old installation still run), and the errors of ``configure``. Then nothing was changed.
     """
     files.make_folder(target)
     with exclusive(target / LOCK, LOCK_SECONDS):
         restore_moves.remove_leftovers(target)
         restore_moves.require_empty(target)
+        open_processes.require_none(target)  # of the old installation, whose files were moved away under them
         staging = Path(tempfile.mkdtemp(prefix=restore_moves.STAGING, dir=target))
         try:
             # 1. Read everything, once.

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -60,7 +61,7 @@ def read_verifying_key(name: str, pem: bytes) -> VerifyingKey:
     return key
 
 
-def fingerprint(public: VerifyingKey) -> str:
+def fingerprint(public: VerifyingKey | X25519PublicKey) -> str:
     """Return SHA-256 of a key's SubjectPublicKeyInfo, in hex: `openssl pkey -pubin -outform DER | sha256sum`."""
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 

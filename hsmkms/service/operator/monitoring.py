@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.call_stats import Count
-from hsmkms.errors import TokenUnavailableError
+from hsmkms.errors import StoreError, TokenUnavailableError
 from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
 from hsmkms.service.audit.freshness import Freshness
@@ -84,10 +84,22 @@ class Watch:
             )
 
     def check_database(self) -> None:
-        """Raise StoreError if one of the databases cannot be read."""
+        """Raise StoreError if one of the databases cannot be read, or is not the one that was opened."""
+        self.check_files()
         with self._core.store.reading() as conn:
             changes.latest(conn)
         leases.total(self._core.store, "")
+
+    def check_files(self) -> None:
+        """Raise StoreError if a database was moved away or replaced; no request is answered any more then.
+
+        What this process has cached is of the old one, and no change of the new one would reach it.
+        """
+        try:
+            self._core.store.check_in_place()
+        except StoreError as exc:
+            self._core.cache.refuse(exc)
+            raise
 
     def check_disk(self) -> None:
         """Raise StoreError if nothing can be written to the data folder: it is full, failing or read-only."""

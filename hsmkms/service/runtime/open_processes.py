@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from hsmkms.errors import StoreError
+from hsmkms.errors import ConfigurationError, StoreError
 from hsmkms.file_lock import lock, try_lock
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.store import files
@@ -33,7 +33,7 @@ class Seen(Struct, frozen=True):
     tokens: list[tuple[str, str]]
 
 
-class Presence:
+class ProcessFile:
     """The file of this process. Raises StoreError if it cannot be written."""
 
     def __init__(self, folder: Path) -> None:
@@ -76,6 +76,15 @@ class Presence:
 def living(folder: Path) -> list[int]:
     """Return the ids of all processes that have the installation in a data folder open."""
     return [_pid(each) for each in _living(folder / _FOLDER)]
+
+
+def require_none(folder: Path) -> None:
+    """Raise ConfigurationError if a process has the installation in a data folder open."""
+    others = living(folder)
+    if others:
+        raise ConfigurationError(
+            f"processes have the installation open (pid {', '.join(map(str, others))}): stop them first"
+        )
 
 
 def holders(folder: Path, serial: str) -> list[int]:

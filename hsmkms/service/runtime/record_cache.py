@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import MalformedPolicyDocumentException
+from hsmkms.errors import MalformedPolicyDocumentException, StoreError
 from hsmkms.model.cipher_format import format_of
 from hsmkms.model.enums import KeyManager, Operation
 from hsmkms.model.ids import root_arn, user_arn
@@ -227,6 +227,11 @@ class RecordCache:
         if not self._guard.foreign:
             with self._lock:
                 self._signal.close()
+
+    def refuse(self, fault: StoreError) -> None:
+        """Answer nothing from now on: every look raises this error."""
+        with self._lock:
+            self._signal.refuse(fault)
 
     def look(self) -> None:
         """Drop entries that were changed before this call, by any process."""

@@ -15,7 +15,7 @@ from typing import Final
 from hsmkms.errors import HsmKmsError, StoreError, TokenUnavailableError, WrongTokenError
 from hsmkms.hsm.ports import Device
 from hsmkms.hsm.session.identity import Identity, Listener
-from hsmkms.service.runtime.open_processes import Presence
+from hsmkms.service.runtime.open_processes import ProcessFile
 from hsmkms.store import installation as stored
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import TokenRow
@@ -47,7 +47,7 @@ class Tokens:
         self._home_id = home_id
         self._open: dict[str, Device] = {home_id: home}
         self._spare: list[Device] = []
-        self._presence: Presence | None = None
+        self._process_file: ProcessFile | None = None
         self._away: dict[str, HsmKmsError] = {}
         self._next_look: dict[str, float] = {}
         self._identify: Identify | None = None
@@ -131,7 +131,7 @@ class Tokens:
         ``spare``: opened tokens that the installation may come to use; they are closed with the others. From here on
         other processes see which tokens this one has open.
         """
-        self._presence = Presence(self._store.folder)
+        self._process_file = ProcessFile(self._store.folder)
         for row in self.rows():
             if row.id not in self._open:
                 self._look(row)
@@ -175,14 +175,14 @@ class Tokens:
     def others_without(self, device: Device) -> list[int]:
         """Return the ids of other processes that have the installation open, but not that token."""
         return (
-            self._presence.others_without(device.profile.label, device.connection.members)
-            if self._presence is not None
+            self._process_file.others_without(device.profile.label, device.connection.members)
+            if self._process_file is not None
             else []
         )
 
     def _publish(self) -> None:
-        if self._presence is not None:
-            self._presence.publish(each.profile for each in (*self._open.values(), *self._spare))
+        if self._process_file is not None:
+            self._process_file.publish(each.profile for each in (*self._open.values(), *self._spare))
 
     def away(self) -> dict[str, HsmKmsError]:
         """Return the errors of the tokens that this process could not open, by token id."""
@@ -216,8 +216,8 @@ class Tokens:
         """Close all tokens."""
         with self._lock, ExitStack() as rest:
             self._closed = True
-            if self._presence is not None:
-                rest.callback(self._presence.close)
+            if self._process_file is not None:
+                rest.callback(self._process_file.close)
             for each in (*self._open.values(), *self._spare):
                 rest.callback(each.close)
             for each in self.opened():
