@@ -225,6 +225,7 @@ _BY_NAME: Final[dict[str, Callable[[str], str]]] = {
     "key_id": values.key_name,
     "source_key_id": values.key_name,
     "destination_key_id": values.key_name,
+    "policy": lambda value: values.document("--policy", value),
 }
 _BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
     str: lambda option, value, _: values.text(option, value),

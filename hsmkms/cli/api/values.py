@@ -76,6 +76,14 @@ def text(option: str, value: str) -> str:
     return decoded
 
 
+def document(option: str, value: str) -> str:
+    """Return a JSON document, or that of ``file://FILE``. ValidationException for a file's name without file://."""
+    is_path = not value.lstrip().startswith(_JSON_STARTS) and not value.startswith(_TEXT_FILE)
+    if is_path and os.path.isfile(value):  # noqa: PTH113 - Path's raises OSError for a long text
+        raise ValidationException(f"{option}: {value} is no document, but a file: write file://{value}.")
+    return text(option, value)
+
+
 def _encoding(data: bytes) -> str:
     """Guess the encoding of a file that is not UTF-8, for an error message."""
     for mark, name in _MARKS.items():
