@@ -54,6 +54,15 @@ def test_refused(arguments: list[str], complaint: str) -> None:
     assert done.stderr.startswith(f"install: {complaint}\nusage: scripts/install ")
 
 
+def test_help() -> None:
+    """--help says on standard output what is made and how to undo it, and changes nothing."""
+    done = subprocess.run([INSTALL, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Install hsmkms for good")
+    places = [variables()[name] for name in ("opt", "etc", "data", "backups", "units", "command", "service")]
+    assert [word for word in ("--uninstall", "--rollback", *places) if word not in done.stdout] == []
+
+
 def as_user() -> list[str]:
     """The beginning of a command line that runs as another user than root."""
     return [] if os.geteuid() else ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]

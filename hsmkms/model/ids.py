@@ -139,7 +139,9 @@ def parse_key_ref(value: str, *, account: str, region: str, aliases: bool) -> Ke
         return KeyRef(_KEY, region, value)
     if value.startswith("arn:"):
         return _parse_arn(value, account, region, aliases=aliases)
-    if aliases and _match_alias_name(value):
+    if _match_alias_name(value):
+        if not aliases:
+            raise _no_alias_here(value)
         return KeyRef(_ALIAS, region, value)
     raise _invalid_key_id(value)
 
@@ -155,7 +157,9 @@ def _parse_arn(value: str, account: str, region: str, *, aliases: bool) -> KeyRe
         raise NotFoundException(f"Invalid arn {arn_region}")
     if key_id is not None and _match_key_id(key_id):
         ref = KeyRef(_KEY, region, key_id)
-    elif aliases and alias_name is not None and _match_alias_name(alias_name):
+    elif alias_name is not None and _match_alias_name(alias_name):
+        if not aliases:
+            raise _no_alias_here(value)
         ref = KeyRef(_ALIAS, region, alias_name)
     else:
         raise _invalid_key_id(value)
@@ -166,3 +170,7 @@ def _parse_arn(value: str, account: str, region: str, *, aliases: bool) -> KeyRe
 
 def _invalid_key_id(value: str) -> NotFoundException:
     return NotFoundException(f"Invalid keyId '{value}'")
+
+
+def _no_alias_here(value: str) -> NotFoundException:
+    return NotFoundException(f"Invalid keyId '{value}': give the key id or key ARN (DescribeKey shows them)")

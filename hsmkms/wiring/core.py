@@ -16,6 +16,7 @@ from hsmkms.errors import (
     BindingError,
     ConfigurationError,
     HsmKmsError,
+    ModuleError,
     StoreError,
     TokenNotFoundError,
     TokenUnavailableError,
@@ -326,6 +327,11 @@ def database_revisions(settings: Settings) -> dict[str, str]:
     return migrate.current(settings.data_dir)
 
 
+_OTHER_PATHS: Final = (
+    "The backup's configuration has the paths of the machine that made it; where others are right here, write them "
+    "into a configuration of your own, {}, first (`hsmkms guide lost-machine`)"
+)
+
 Accept = Callable[[Unsealed, str | None, Settings], None]
 """Shows what a configuration from a backup loads and runs, and raises unless a person accepts it.
 
@@ -365,7 +371,11 @@ def restore_with_its_configuration(
             settings = settings_in(unsealed, target)
             accept(unsealed, signature, settings)
             config.check_owners(settings)
-            return _configured(token_wiring.open_what_can_be(settings, opened), order, unsealed.configuration)
+            try:
+                reachable = token_wiring.open_what_can_be(settings, opened)
+            except (ModuleError, TokenNotFoundError) as exc:
+                raise type(exc)(f"{exc}. {_OTHER_PATHS.format(target / CONFIGURATION)}") from exc
+            return _configured(reachable, order, unsealed.configuration)
 
         unseal = partial(_unseal, keys=order.keys, devices=())
         return restoring.restore(file, target, order, unseal, configure, reached)

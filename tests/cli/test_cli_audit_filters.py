@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cli_site import REGION, Site, at_terminal
 
-from hsmkms.cli.moments import moment
+from hsmkms.cli.moments import expiry, moment
 from hsmkms.errors import ValidationException
 
 NOW = datetime(2026, 11, 30, 13, 30, 15, tzinfo=UTC)
@@ -43,6 +43,7 @@ def key(shared: Site) -> str:
         ("2w ago", NOW - timedelta(days=14)),
         ("12h", NOW - timedelta(hours=12)),
         ("30m", NOW - timedelta(minutes=30)),
+        ("1y", NOW - timedelta(days=365)),
     ],
 )
 def test_moments(text: str, instant: datetime) -> None:
@@ -51,13 +52,35 @@ def test_moments(text: str, instant: datetime) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["last week", "2026-13-01", "2026-13", "0000", "7", "7y", "", "999999w", "2026-02-30", "d7"]
+    "text", ["last week", "2026-13-01", "2026-13", "0000", "7", "7 y", "7 from now", "", "999999w", "2026-02-30", "d7"]
 )
 def test_no_moments(text: str) -> None:
     """Anything else is refused with the forms that are taken."""
     with pytest.raises(ValidationException) as caught:
         moment("--start-time", text, NOW)
     assert str(caught.value).startswith(f"--start-time: {text!r} is no date or time: write 2026-01-02, ")
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("20d", NOW + timedelta(days=20)),
+        ("1y from now", NOW + timedelta(days=365)),
+        ("2027-01-31", datetime(2027, 1, 31, tzinfo=UTC)),
+        ("2027-01-31T12:00:00+02:00", datetime(2027, 1, 31, 10, tzinfo=UTC)),
+        ("1800000000", datetime(2027, 1, 15, 8, tzinfo=UTC)),
+    ],
+)
+def test_expiries(text: str, instant: datetime) -> None:
+    """How long from now, and dates and times in UTC, name the end of something."""
+    assert expiry("--valid-to", text, NOW) == instant
+
+
+@pytest.mark.parametrize("text", ["soon", "", "20d ago", "999999y", "2027-13-01"])
+def test_no_expiries(text: str) -> None:
+    """Anything else is refused with the forms that are taken."""
+    with pytest.raises(ValidationException, match=f"^--valid-to: '{text}' is no date or time: write 2027-01-31, "):
+        expiry("--valid-to", text, NOW)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Backup and restore as an operator types them: keys from files and programs, and what is asked before it runs."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -136,6 +137,22 @@ def test_without_a_terminal(keys: Site) -> None:
     assert output["Proof"] == "token"
     assert trace.exists()
     keys.new_key()
+
+
+def test_paths_of_another_machine(keys: Site) -> None:
+    """Where the backup's configuration names what is not here, the answer says where to write the right paths."""
+    settings = keys.config.read_text()
+    made = keys.run("backup", "first", "--recipient", IDENTITY.to_public()).json
+    (conf,) = re.findall(r'(?m)^SOFTHSM2_CONF = "(.*)"$', settings)
+    lose(keys)
+    token = Path(conf).rename(f"{conf}.away")
+    restore = ("restore", "first", "--private-key", "key.txt", "--data-dir", "data")
+    refused = keys.run(*restore, "--accept-configuration", made["Sha256"])
+    assert (refused.status, refused.stdout) == (1, "")
+    assert refused.error.startswith("ModuleError: ")
+    assert f"write them into a configuration of your own, {keys.config}, first" in refused.error
+    keys.config.write_text(settings.replace(conf, str(token)))
+    assert keys.run(*restore).json["Proof"] == "token"
 
 
 @pytest.mark.parametrize("answer", ["n", ""])

@@ -1,5 +1,7 @@
 """What a person at a terminal is shown and asked before a key is scheduled for deletion."""
 
+import json
+
 from cli_site import OTHER_REGION, Site, at_terminal
 
 
@@ -78,3 +80,13 @@ def test_programs_are_not_asked(site: Site) -> None:
     answer = site.run("schedule-key-deletion", "--key-id", key_id)
     assert (answer.status, answer.stderr) == (0, "")
     assert answer.json["KeyState"] == "PendingDeletion"
+
+
+def test_cancelled(site: Site) -> None:
+    """After a cancelled deletion a note says that the key cannot be used yet; the answer is the API's."""
+    key_id = site.new_key()
+    site.run("schedule-key-deletion", "--key-id", key_id)
+    answer = site.run("cancel-key-deletion", "--key-id", key_id)
+    assert answer.stderr == "hsmkms: note: the key is not deleted, and cannot be used before `hsmkms enable-key`\n"
+    assert json.loads(answer.stdout).keys() == {"KeyId"}
+    assert state_of(site, key_id) == "Disabled\n"

@@ -39,6 +39,13 @@ def test_unknown_topic(bare: Site, topic: str) -> None:
     assert "keys, rotation, import, import-from-hsm, permissions, " in error
 
 
+def test_word_that_is_no_topic(bare: Site) -> None:
+    """A word of a heading leads to its sections; one of none lists the topics alone."""
+    assert " Sections about it: keys (Unused keys). Its topics are: keys, " in bare.run("guide", "unused").error
+    assert ". Its topics are: keys, " in bare.run("guide", "zebra").error
+    assert "Sections" not in bare.run("guide", "zebra").error
+
+
 def test_page_at_a_terminal(bare: Site) -> None:
     """At a terminal a page is rendered: headings and tables without Markdown's signs, commands as they are printed."""
     shown, status = at_terminal(bare, "guide", "monitoring", columns="100", PAGER="cat")

@@ -2,6 +2,8 @@
 
 from cli_site import Site
 
+POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:Encrypt", "Resource": "*"}]}'
+
 
 def test_life_of_a_user(site: Site) -> None:
     """A user has up to two access keys, each shown once, switched off and deleted, before he can go."""
@@ -36,3 +38,18 @@ def test_wrong_words(site: Site) -> None:
     assert site.run("create-access-key", "--root", "--user-name", "alice").status == 2
     assert "Active or Inactive" in site.run("update-access-key", "--access-key-id", "A", "--status", "Off").error
     assert "cannot be found" in site.run("delete-access-key", "--access-key-id", "A").error
+
+
+def test_policy_without_file(site: Site) -> None:
+    """The name of a file in place of a policy is refused with what to write; other texts are judged as policies."""
+    site.run("create-user", "--user-name", "alice")
+    key = site.new_key()
+    (site.folder / "use.json").write_text(POLICY)
+    put = ("put-user-policy", "--user-name", "alice", "--policy-name", "use", "--policy-document")
+    named = "use.json is no document, but a file: write file://use.json."
+    assert site.run(*put, "use.json").error == f"ValidationException: --policy-document: {named}"
+    put_key = ("put-key-policy", "--key-id", key, "--policy")
+    assert site.run(*put_key, "use.json").error == f"ValidationException: --policy: {named}"
+    for text in ("none.json", "x" * 5000):
+        assert site.run(*put, text).error.startswith("MalformedPolicyDocumentException: ")
+    assert site.run(*put, "file://use.json").status == 0

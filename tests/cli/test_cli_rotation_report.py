@@ -41,3 +41,4 @@ def test_table(site: Site) -> None:
     assert status == 0
     assert "│ alias/photos " in shown
     assert "Posture" in shown
+    assert "backing key, next" in shown

@@ -13,6 +13,10 @@ import pytest
 import warm
 from cli_site import Site, at_terminal
 
+from hsmkms.cli.commands import usage_picture
+from hsmkms.cli.tables import console
+from hsmkms.service.audit.uses import Count
+
 PLAINTEXT = ("--plaintext", "aGFsbG8=")
 
 
@@ -38,6 +42,28 @@ def test_picture(shared: Site, key: str) -> None:
     assert "Counters: at most 2 encryptions so far; last use Encrypt at 20" in shown
     by_key, _ = at_terminal(shared, "usage", "--by", "key", "--days", "1", columns="100")
     assert re.search(r"alias/photos +█ +3\n", by_key)
+
+
+def test_months() -> None:
+    """Up to 92 days have a bar each; more have a bar for each month, with the sum of its days."""
+    days = [f"{datetime(2026, 1, 30, tzinfo=UTC) + timedelta(days=number):%F}" for number in range(93)]
+    counts = {"2026-01-31": Count(2, 1), "2026-02-01": Count(3), "2026-02-28": Count(4, 2), "2026-05-02": Count(1)}
+
+    def drawn(days: list[str]) -> list[list[str]]:
+        screen = console()
+        with screen.capture() as captured:
+            screen.print(usage_picture._bars(counts, days, lambda _: True))
+        return [line.split() for line in captured.get().splitlines()]
+
+    assert [[line[0], *line[2:]] for line in drawn(days)] == [
+        ["2026-01", "2", "1", "failed"],
+        ["2026-02", "7", "2", "failed"],
+        ["2026-03"],
+        ["2026-04"],
+        ["2026-05", "1"],
+    ]
+    by_day = drawn(days[:92])
+    assert (len(by_day), by_day[1][0], by_day[1][2:]) == (92, "2026-01-31", ["2", "1", "failed"])
 
 
 def test_json_and_csv(shared: Site, key: str) -> None:

@@ -56,7 +56,8 @@ def test_keys(prefix: str, key_id: str, *, aliases: bool) -> None:
 def test_aliases(prefix: str, name: str) -> None:
     """An alias name and an alias ARN name the alias where they are allowed, and are no key ids elsewhere."""
     assert parse(prefix + name) == KeyRef(RefKind.ALIAS, REGION, name)
-    assert refusal(prefix + name, aliases=False) == (NotFoundException, f"Invalid keyId '{prefix}{name}'")
+    message = f"Invalid keyId '{prefix}{name}': give the key id or key ARN (DescribeKey shows them)"
+    assert refusal(prefix + name, aliases=False) == (NotFoundException, message)
 
 
 @pytest.mark.parametrize(

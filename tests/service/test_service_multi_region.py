@@ -215,7 +215,7 @@ def test_replicate_refusals(sides: tuple[Side, Side, Side]) -> None:
     with pytest.raises(TagException):
         here.replicate_key(key_id=key_id, replica_region=THIRD_REGION, tags=[Tag(tag_key="aws:", tag_value="")])
     here.create_alias(alias_name="alias/no-name", target_key_id=key_id)
-    with pytest.raises(NotFoundException, match=r"^Invalid keyId 'alias/no-name'$"):
+    with pytest.raises(NotFoundException, match=r"^Invalid keyId 'alias/no-name': give the key id"):
         here.replicate_key(key_id="alias/no-name", replica_region=THIRD_REGION)
     here.disable_key(key_id=key_id)
     with pytest.raises(DisabledException):

@@ -14,7 +14,7 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from hsmkms.cli import completion
+from hsmkms.cli import completion, moments
 from hsmkms.cli.api import aws_options, overviews, pages, public_key, skeleton, values
 from hsmkms.cli.api.aws_options import AwsOptions, Skeleton
 from hsmkms.cli.api.confirmations import QUESTIONS, confirm
@@ -225,10 +225,11 @@ _BY_NAME: Final[dict[str, Callable[[str], str]]] = {
     "key_id": values.key_name,
     "source_key_id": values.key_name,
     "destination_key_id": values.key_name,
+    "policy": lambda value: values.document("--policy", value),
 }
 _BY_TYPE: Final[dict[Any, Callable[[str, Any, Any], Any]]] = {
     str: lambda option, value, _: values.text(option, value),
-    datetime: lambda option, value, _: values.instant(option, value),
+    datetime: lambda option, value, _: moments.instant(option, value),
     dict: lambda option, value, _: values.mapping(option, value),
     list: lambda option, value, kind: values.items(option, value, get_args(kind)[0]),
 }
@@ -251,6 +252,8 @@ def _answer(
             note(kms.operator.notes.of_key_policy(policy))
         if isinstance(request, CreateGrantRequest):
             note(kms.operator.notes.of_grant(request))
+        if operation is Operation.CANCEL_KEY_DELETION:
+            note(["the key is not deleted, and cannot be used before `hsmkms enable-key`"])
         return None if answer is None else overviews.widened(operation, kms, to_wire(answer), common)
 
 

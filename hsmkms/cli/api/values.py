@@ -3,9 +3,7 @@
 import base64
 import codecs
 import os
-import re
 import sys
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -78,6 +76,14 @@ def text(option: str, value: str) -> str:
     return decoded
 
 
+def document(option: str, value: str) -> str:
+    """Return a JSON document, or that of ``file://FILE``. ValidationException for a file's name without file://."""
+    is_path = not value.lstrip().startswith(_JSON_STARTS) and not value.startswith(_TEXT_FILE)
+    if is_path and os.path.isfile(value):  # noqa: PTH113 - Path's raises OSError for a long text
+        raise ValidationException(f"{option}: {value} is no document, but a file: write file://{value}.")
+    return text(option, value)
+
+
 def _encoding(data: bytes) -> str:
     """Guess the encoding of a file that is not UTF-8, for an error message."""
     for mark, name in _MARKS.items():
@@ -86,19 +92,6 @@ def _encoding(data: bytes) -> str:
     if b"\0" in data:
         return "UTF-16 text without a byte order mark, or no text at all"
     return "no UTF-8 text, perhaps Windows-1252 or ISO 8859-1"
-
-
-def instant(option: str, value: str) -> datetime:
-    """Parse an instant: seconds since 1970, or ISO 8601, in UTC if it names no zone."""
-    try:
-        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-            return datetime.fromtimestamp(float(value), UTC)
-        read = datetime.fromisoformat(value)
-        return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError, OSError) as exc:
-        raise ValidationException(
-            f"{option}: {value!r} is no instant: write 2027-01-31T12:00:00Z, or seconds since 1970."
-        ) from exc
 
 
 def mapping(option: str, value: str) -> dict[str, str]:

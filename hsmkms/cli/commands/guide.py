@@ -41,6 +41,8 @@ TOPICS: Final = (
 )
 """The order in which topics are listed; other pages follow."""
 
+MOST_SECTIONS: Final = 8
+
 LESS: Final = "FRX"
 """Options of less if the user has set none: no pager for a short page, colours, and the page stays on the screen."""
 
@@ -67,7 +69,9 @@ def guide(
     elif topic in pages:
         _show(pages[topic].read_text("utf-8"))
     else:
-        raise ValidationException(f"The guide has no topic {topic}. Its topics are: {', '.join(pages)}.")
+        found = _sections(pages, topic)
+        see = f" Sections about it: {'; '.join(found)}." if found else ""
+        raise ValidationException(f"The guide has no topic {topic}.{see} Its topics are: {', '.join(pages)}.")
 
 
 def _pages() -> dict[str, Traversable]:
@@ -76,6 +80,19 @@ def _pages() -> dict[str, Traversable]:
     pages = {page.name.removesuffix(".md"): page for page in folder.iterdir() if page.name.endswith(".md")}
     ordered = [topic for topic in TOPICS if topic in pages]
     return {topic: pages[topic] for topic in (*ordered, *sorted(pages.keys() - {*TOPICS}))}
+
+
+def _sections(pages: dict[str, Traversable], word: str) -> list[str]:
+    """Return the sections whose headings contain a word, each after its topic; at most ``MOST_SECTIONS``."""
+    if not word.strip():
+        return []
+    found = [
+        f"{topic} ({line.lstrip('#').strip()})"
+        for topic, page in pages.items()
+        for line in page.read_text("utf-8").splitlines()
+        if line.startswith(("# ", "## ")) and word.casefold() in line.casefold()
+    ]
+    return found[:MOST_SECTIONS]
 
 
 def _print_topics(pages: dict[str, Traversable]) -> None:

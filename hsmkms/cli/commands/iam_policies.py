@@ -277,7 +277,7 @@ def reset_key_policy(
 
 
 def _put(common: Common, owner: _Owner, name: str, policy_name: str, policy_document: str) -> None:
-    document = values.text("--policy-document", policy_document)
+    document = values.document("--policy-document", policy_document)
     with common.open() as kms:
         owner.put(kms.operator.identities)(name, policy_name, document)
         note(kms.operator.notes.of_own_policy(document))

@@ -3,12 +3,13 @@
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from msgspec import Struct
 
+from hsmkms.cli import moments
 from hsmkms.cli.api import values
 from hsmkms.cli.api.table import IMPORT
 from hsmkms.cli.files import material_files
@@ -79,7 +80,8 @@ def import_key(
     *,
     key_id: Annotated[str, typer.Option("--key-id", help=values.KEY_HELP)],
     valid_to: Annotated[
-        str | None, typer.Option("--valid-to", metavar="INSTANT", help="When it expires: 2027-01-31T12:00:00Z.")
+        str | None,
+        typer.Option("--valid-to", metavar="WHEN", help="When it expires, UTC: 180d from now, 2027-01-31T12:00:00Z."),
     ] = None,
     no_expiry: Annotated[bool, typer.Option("--no-expiry", help="It does not expire.")] = False,
     wrapping_algorithm: Annotated[
@@ -103,8 +105,8 @@ def import_key(
     Example: hsmkms import-key key.bin --key-id photos --no-expiry
     """
     if no_expiry == (valid_to is not None):
-        raise typer.BadParameter("say either --valid-to INSTANT, when the key material expires, or --no-expiry")
-    expiry = values.instant("--valid-to", valid_to) if valid_to is not None else None
+        raise typer.BadParameter("say either --valid-to WHEN, when the key material expires, or --no-expiry")
+    expiry = moments.expiry("--valid-to", valid_to, datetime.now(UTC)) if valid_to is not None else None
     options = ImportOptions(wrapping_algorithm, wrapping_key_spec, expiry, description, import_type)
     with material_files.material(file) as material, common.open() as kms:
         caller = common.caller(kms)

@@ -45,10 +45,11 @@ def rotation_report(
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """Reduce a row to the columns that fit a table."""
+    backing_keys = "1 backing key" if row["BackingKeys"] == 1 else f"{row['BackingKeys']} backing keys"
     return {
         "Key": row["Aliases"][0] if row["Aliases"] else row["KeyId"],
         "Posture": row["Posture"],
-        "Dates": f"{row['AgeDays']} days old, {row['BackingKeys']} backing keys, "
+        "Dates": f"{row['AgeDays']} days old, {backing_keys}, "
         f"next {str(row['NextRotation'] or '-')[:10]}, used {str(row['LastUsed'] or '-')[:10]}",
         "Reason": row["Reason"] or "-",
     }

@@ -75,7 +75,8 @@ def usage(
     """Show how often keys were used, by day: cryptographic requests in the audit log, and those that failed.
 
     Below them stand the counters of the database: encryptions, which are counted in advance, and the last use. A day
-    from before the audit log begins is shown as that; --archive reads archived files too. Needs neither PIN nor token.
+    from before the audit log begins is shown as that; of more than 92 days each month has a bar. --archive reads
+    archived files too. Needs neither PIN nor token.
 
     Example: hsmkms usage --key-id alias/photos --by principal --days 7
     """

@@ -1,4 +1,4 @@
-"""Draw the use of keys at a terminal: a bar for each day, and a small column chart for each key, user or operation."""
+"""Draw the use of keys at a terminal: a bar for each day or month, and small charts by key, user or operation."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -15,6 +15,8 @@ _CHART_WIDTH: Final = 24
 """Columns of a chart at most: of more days, several share one."""
 
 MOST_SUBJECTS: Final = 20
+MOST_DAYS: Final = 92
+"""Days that have a bar each: of more, a month has one."""
 
 
 def draw(counted: "Uses", days: Sequence[str], is_covered: Callable[[str], bool], known: "Known") -> None:
@@ -50,19 +52,30 @@ def _bars(counts: "dict[str, Count]", days: Sequence[str], is_covered: Callable[
     from rich.bar import Bar  # noqa: PLC0415 - see above
     from rich.table import Column, Table  # noqa: PLC0415 - see above
 
-    top = max((each.requests for each in counts.values()), default=0)
     table = Table.grid("", "", Column(justify="right"), padding=(0, 2))
     shown = [day for day in days if day in counts or is_covered(day)]
     if len(shown) < len(days):
         table.add_row(f"{len(days) - len(shown)} days", "before the audit log begins")
-    for day in shown:
-        count = counts.get(day)
-        if count is None:
-            table.add_row(day, "")
+    periods = _periods(counts, shown)
+    top = max((requests for requests, _ in periods.values()), default=0)
+    for period, (requests, errors) in periods.items():
+        if not requests:
+            table.add_row(period, "")
             continue
-        failed = f"{count.errors:,} failed" if count.errors else ""
-        table.add_row(day, Bar(top, 0, count.requests, width=_BAR_WIDTH), f"{count.requests:,}", failed)
+        failed = f"{errors:,} failed" if errors else ""
+        table.add_row(period, Bar(top, 0, requests, width=_BAR_WIDTH), f"{requests:,}", failed)
     return table
+
+
+def _periods(counts: "dict[str, Count]", days: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the requests and errors of each day, or of each month (2026-01) if there are many days."""
+    periods: dict[str, tuple[int, int]] = {}
+    for day in days:
+        period = day if len(days) <= MOST_DAYS else day[: len("2026-01")]
+        requests, errors = periods.get(period, (0, 0))
+        count = counts.get(day)
+        periods[period] = (requests, errors) if count is None else (requests + count.requests, errors + count.errors)
+    return periods
 
 
 def _of(found: "dict[str, Count]", day: str) -> int:
