@@ -100,7 +100,7 @@ def test_what_cannot_be_there(folder: Path) -> None:
     (folder / "circle").symlink_to("circle")
     for name in ("x" * 5000, "nowhere", "circle", "file/below"):
         assert ownership.weakness(folder / name) is None
-        with pytest.raises(ConfigurationError, match="cannot be read"):
+        with pytest.raises(ConfigurationError, match=r"cannot be read|there is no configuration"):
             config.load(folder / name)
 
 
