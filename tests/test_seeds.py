@@ -28,7 +28,7 @@ FILES = {
 """Each file of statements, and the letter of its ids."""
 
 ITEM = re.compile(
-    r"- \*\*(?P<id>[A-Z]-[0-9]{2})\*\* (?P<statement>[^—]+[.:]) — "
+    r"- \*\*(?P<id>[A-Z]-[0-9]{2,3})\*\* (?P<statement>[^—]+[.:]) — "
     r"(?:code: (?P<code>`[^—]+`) — test: (?P<test>`[^—]+`)|open: (?P<open>[^—`]+))"
 )
 PATHS = re.compile(r"`([^`]+)`(?:, |$)")
@@ -120,7 +120,7 @@ def test_form(name: str) -> None:
     ids = [seed.id for seed in parse((SEEDS / f"{name}.md").read_text())]
     assert ids
     assert {key_id[0] for key_id in ids} == {FILES[name]}
-    assert ids == sorted(set(ids))
+    assert ids == sorted(set(ids), key=lambda each: int(each.partition("-")[2]))
 
 
 def test_ids_are_unique() -> None:
