@@ -110,7 +110,7 @@ def main() -> None:
                 ),
                 "AES-GCM, hsmkms by cffi (2 calls)": lambda: gcm.seal(session, handle, IV, PLAINTEXT, AAD),
                 "AES-GCM, bare ctypes (2 calls)": by_ctypes.encrypt,
-                "refused call, cffi": lambda: functions.encrypting.finish(
+                "refused call, cffi": lambda: functions.encrypt(
                     NO_SESSION, PLAINTEXT, len(PLAINTEXT), SCRATCH.out, SCRATCH.length
                 ),
                 "refused call, ctypes": by_ctypes.refused,

@@ -20,10 +20,9 @@ from shims import Played
 
 from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm import return_codes
-from hsmkms.hsm.calls import attributes, function_list, operations, two_calls
+from hsmkms.hsm.calls import attributes, function_list, operations
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.mechanisms import gcm, mechanism
-from hsmkms.hsm.calls.two_calls import Pace
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.objects.attributes import AES_256_BACKING_KEY, INSTALLATION_MAC_KEY, MAPPER
 from hsmkms.hsm.objects.handle_keys import HandleObject, create_object
@@ -166,16 +165,6 @@ def test_codes_are_those_of_the_other_library(played: Played) -> None:
 # -- operations ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[False, True], ids=["lock released", "lock kept"])
-def pace(request: pytest.FixtureRequest, session: Session) -> Pace:
-    """Return the pace of the session's module, whose calls release or keep the interpreter's lock."""
-    pace = function_list.functions_of(session).encrypting.pace
-    pace.keeps_lock = request.param
-    assert pace.is_shared(object())
-    return pace
-
-
-@pytest.mark.usefixtures("pace")
 def test_operations_are_those_of_the_other_library(session: Session, key: int) -> None:
     """AES-GCM has the same results as python-pkcs11, for all lengths of IV and additional data."""
     for iv, aad in ((IV, AAD), (IV, b""), (IV, bytes(5000)), (bytes(8), AAD)):
@@ -190,7 +179,6 @@ def test_operations_are_those_of_the_other_library(session: Session, key: int) -
     assert expected == operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
 
 
-@pytest.mark.usefixtures("pace")
 def test_large_output(session: Session, key: int) -> None:
     """Data larger than a thread's own buffer is encrypted and decrypted as well."""
     data = os.urandom(3 * operations.ROOM)
@@ -198,7 +186,6 @@ def test_large_output(session: Session, key: int) -> None:
     assert operations.decrypt(session, key, gcm(IV, AAD), sealed, len(sealed)) == data
 
 
-@pytest.mark.usefixtures("pace")
 def test_plaintext_is_overwritten(session: Session, key: int) -> None:
     """After a decryption, a refused one, and a MAC (some become keys) the thread's buffer has only zeros."""
     sealed = operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
@@ -222,35 +209,6 @@ def test_small_buffer_gets_one_retry(session: Session, played: Played) -> None:
     played.order("fault C_Sign 1 return 0x150")
     with pytest.raises(BufferTooSmallError):
         operations.sign(session, handle, by, b"message")
-
-
-def test_lock_is_kept_while_threads_share_a_quick_token() -> None:
-    """The quickest of several operations decides whether the lock is kept; a single slow one with the lock ends it."""
-    pace, one, other = Pace(), object(), object()
-    waits, quick = two_calls.SLOW_SECONDS, two_calls.QUICK_SECONDS
-    for seconds in [waits] * (two_calls.WINDOW - 1):
-        pace.note(seconds)
-        assert not pace.keeps_lock
-    pace.note(quick)
-    assert pace.keeps_lock
-    pace.note(waits)
-    assert pace.keeps_lock
-    pace.note(waits * 1.01)
-    assert not pace.keeps_lock
-    for _ in range(two_calls.WINDOW):
-        pace.note(quick * 1.01)
-    assert not pace.keeps_lock
-    assert all(pace.is_shared(user) for user in [one, other] * two_calls.SHARED_FOR)
-    assert [pace.is_shared(other) for _ in range(two_calls.SHARED_FOR)] == [True] * (two_calls.SHARED_FOR - 1) + [False]
-
-
-def test_slow_token_gets_the_lock_released(session: Session, key: int, played: Played) -> None:
-    """After one slow operation with the lock kept, threads run while the token works."""
-    calls = function_list.functions_of(session).encrypting
-    played.order(f"fault C_Encrypt * delay {2e6 * two_calls.SLOW_SECONDS:.0f}")
-    calls.pace.keeps_lock = calls.pace.is_shared(object())
-    operations.encrypt(session, key, gcm(IV, AAD), PLAINTEXT)
-    assert not calls.pace.keeps_lock
 
 
 def test_absurd_size_is_refused(session: Session, played: Played) -> None:

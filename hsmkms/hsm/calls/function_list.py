@@ -16,7 +16,6 @@ from pkcs11._pkcs11 import HasFuncList  # type: ignore[attr-defined]
 from pkcs11.types import Session
 
 from hsmkms.hsm.calls.declarations import ffi
-from hsmkms.hsm.calls.two_calls import Pace, TwoCalls
 from hsmkms.hsm.return_codes import CKR_OK
 
 _HEAD: Final = object.__basicsize__
@@ -77,10 +76,12 @@ class Functions:
         self.find_objects_init: Callable[..., int] = listed.C_FindObjectsInit
         self.find_objects: Callable[..., int] = listed.C_FindObjects
         self.find_objects_final: Callable[..., int] = listed.C_FindObjectsFinal
-        pace = Pace()
-        self.encrypting = TwoCalls(listed.C_EncryptInit, listed.C_Encrypt, pace)
-        self.decrypting = TwoCalls(listed.C_DecryptInit, listed.C_Decrypt, pace)
-        self.signing = TwoCalls(listed.C_SignInit, listed.C_Sign, pace)
+        self.encrypt_init: Callable[..., int] = listed.C_EncryptInit
+        self.encrypt: Callable[..., int] = listed.C_Encrypt
+        self.decrypt_init: Callable[..., int] = listed.C_DecryptInit
+        self.decrypt: Callable[..., int] = listed.C_Decrypt
+        self.sign_init: Callable[..., int] = listed.C_SignInit
+        self.sign: Callable[..., int] = listed.C_Sign
         self.verify_init: Callable[..., int] = listed.C_VerifyInit
         self.verify: Callable[..., int] = listed.C_Verify
         self.generate_key: Callable[..., int] = listed.C_GenerateKey

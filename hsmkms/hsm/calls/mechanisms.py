@@ -10,20 +10,15 @@ from typing import Any, Final, NamedTuple
 from pkcs11.mechanisms import GCMParams, Mechanism
 
 from hsmkms.hsm.calls.declarations import ffi
-from hsmkms.hsm.calls.two_calls import address_of
 
 _CKZ_DATA_SPECIFIED: Final = 1
 
 
 class BuiltMechanism(NamedTuple):
-    """A CK_MECHANISM, and the memory that it points to, which must live as long as it is used.
-
-    ``address``: that of ``pointer``, where the operation is one that may keep the interpreter's lock (two_calls.py).
-    """
+    """A CK_MECHANISM, and the memory that it points to, which must live as long as it is used."""
 
     pointer: Any
     kept: tuple[Any, ...]
-    address: int = 0
 
 
 def mechanism(kind: Mechanism, parameter: Any = None) -> BuiltMechanism:  # noqa: ANN401 - of many types
@@ -70,7 +65,7 @@ class _Gcm:
         pointer = ffi.new("CK_MECHANISM *")
         pointer.mechanism, pointer.pParameter = Mechanism.AES_GCM, parameters
         pointer.ulParameterLen = ffi.sizeof(parameters[0])
-        self.built = BuiltMechanism(pointer, (parameters, iv, aad), address_of(pointer))
+        self.built = BuiltMechanism(pointer, (parameters, iv, aad))
 
 
 class _OfThread(threading.local):

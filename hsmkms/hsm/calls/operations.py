@@ -13,7 +13,6 @@ which counts as a lost session. Source: PKCS #11 2.40, sections 5.2 and 5.8 to 5
 
 import threading
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any, Final
 
 from pkcs11.exceptions import SignatureInvalid, SignatureLenRange
@@ -22,7 +21,6 @@ from pkcs11.types import Session
 from hsmkms.hsm.calls.declarations import ffi
 from hsmkms.hsm.calls.function_list import functions_of, session_handle
 from hsmkms.hsm.calls.mechanisms import BuiltMechanism
-from hsmkms.hsm.calls.two_calls import TwoCalls, address_of
 from hsmkms.hsm.return_codes import CKR_BUFFER_TOO_SMALL, CKR_FUNCTION_FAILED, CKR_OK, BufferTooSmallError, error_of
 
 ROOM: Final = 8192
@@ -41,7 +39,6 @@ class Scratch(threading.local):
         self.out = ffi.new("CK_BYTE[]", ROOM)
         self.written = ffi.buffer(self.out)
         self.length = ffi.new("CK_ULONG *")
-        self.out_address, self.length_address = address_of(self.out), address_of(self.length)
 
 
 SCRATCH: Final = Scratch()
@@ -49,12 +46,14 @@ SCRATCH: Final = Scratch()
 
 def encrypt(session: Session, key: int, by: BuiltMechanism, data: bytes, room: int = ROOM) -> bytes:
     """Encrypt; ``room``: the longest output that is expected."""
-    return operate(functions_of(session).encrypting, session_handle(session), key, by, data, room)
+    functions = functions_of(session)
+    return operate(functions.encrypt_init, functions.encrypt, session_handle(session), key, by, data, room)
 
 
 def decrypt(session: Session, key: int, by: BuiltMechanism, data: bytes, room: int = ROOM) -> bytes:
     """Decrypt; the buffer is overwritten also if the token refuses the data after it has written some of it."""
-    return operate(functions_of(session).decrypting, session_handle(session), key, by, data, room, wipe=True)
+    functions = functions_of(session)
+    return operate(functions.decrypt_init, functions.decrypt, session_handle(session), key, by, data, room, wipe=True)
 
 
 def sign(session: Session, key: int, by: BuiltMechanism, data: bytes, size: int | None = None) -> bytes:
@@ -62,8 +61,9 @@ def sign(session: Session, key: int, by: BuiltMechanism, data: bytes, size: int 
 
     ``size``: of the output, where the module must not be given more room.
     """
-    calls, handle = functions_of(session).signing, session_handle(session)
-    return operate(calls, handle, key, by, data, size or ROOM, wipe=True, exact=size is not None)
+    functions, handle = functions_of(session), session_handle(session)
+    room, exact = size or ROOM, size is not None
+    return operate(functions.sign_init, functions.sign, handle, key, by, data, room, wipe=True, exact=exact)
 
 
 def verify(session: Session, key: int, by: BuiltMechanism, data: bytes, signature: bytes) -> bool:
@@ -90,8 +90,9 @@ def wrap_key(session: Session, wrapping_key: int, by: BuiltMechanism, key: int) 
     return _taken(code, out, length[0], room, wipe=False)
 
 
-def operate(
-    calls: TwoCalls,
+def operate(  # noqa: PLR0913 - a call of two steps, and its buffer
+    begin: Callable[..., int],
+    finish: Callable[..., int],
     session: int,
     key: int,
     by: BuiltMechanism,
@@ -102,26 +103,18 @@ def operate(
     exact: bool = False,
 ) -> bytes:
     """Begin an operation and finish it; written out for speed, since every request comes through here."""
-    scratch, pace = SCRATCH, calls.pace
-    out, length = scratch.out, scratch.length
-    shared = by.address and pace.is_shared(out)
-    started = perf_counter() if shared else 0.0
-    keeps_lock = shared and pace.keeps_lock
-    code = calls.begin_keeping(session, by.address, key) if keeps_lock else calls.begin(session, by.pointer, key)
+    code = begin(session, by.pointer, key)
     if code != CKR_OK:
         raise error_of(code)
     if room > ROOM:
-        return _finish_large(calls.finish, session, data, room, wipe=wipe)
+        return _finish_large(finish, session, data, room, wipe=wipe)
+    scratch = SCRATCH
+    out, length = scratch.out, scratch.length
     if not exact:
         room = ROOM
     length[0] = room
     try:
-        if keeps_lock:
-            code = calls.finish_keeping(session, data, len(data), scratch.out_address, scratch.length_address)
-        else:
-            code = calls.finish(session, data, len(data), out, length)
-        if shared:
-            pace.note(perf_counter() - started)
+        code = finish(session, data, len(data), out, length)
         written = length[0]
         if code == CKR_OK and (written != ROOM or exact):
             if written > room:
@@ -132,7 +125,7 @@ def operate(
         if wipe:
             overwrite(out, room)
     if code == CKR_BUFFER_TOO_SMALL and room < written <= MOST:
-        return _finish_large(calls.finish, session, data, written, wipe=wipe, again=True)
+        return _finish_large(finish, session, data, written, wipe=wipe, again=True)
     # Without an error it has written nothing: none of our outputs is as long as the whole buffer.
     raise error_of(code if code != CKR_OK else CKR_FUNCTION_FAILED)
 

@@ -19,8 +19,9 @@ def seal(session: Session, handle: int, iv: bytes, plaintext: bytes, aad: bytes)
 
     Only for tokens that accept the caller's IV (see token_iv.py); TokenError if the output has another length.
     """
-    calls, size = functions_of(session).encrypting, len(plaintext)
-    sealed = operate(calls, session_handle(session), handle, gcm(iv, aad), plaintext, size + BUFFER_SLACK)
+    functions, size = functions_of(session), len(plaintext)
+    begin, finish = functions.encrypt_init, functions.encrypt
+    sealed = operate(begin, finish, session_handle(session), handle, gcm(iv, aad), plaintext, size + BUFFER_SLACK)
     if len(sealed) != size + TAG_BYTES:
         raise TokenError(OTHER_ANSWER)
     return sealed
@@ -31,8 +32,9 @@ def open_sealed(session: Session, handle: int, iv: bytes, body: bytes, aad: byte
 
     TokenError if the plaintext has another length than the ciphertext: the token has not written it, or not all of it.
     """
-    calls, size = functions_of(session).decrypting, len(body)
-    opened = operate(calls, session_handle(session), handle, gcm(iv, aad), body, size + BUFFER_SLACK, wipe=True)
+    functions, size = functions_of(session), len(body)
+    begin, finish = functions.decrypt_init, functions.decrypt
+    opened = operate(begin, finish, session_handle(session), handle, gcm(iv, aad), body, size + BUFFER_SLACK, wipe=True)
     if len(opened) != size - TAG_BYTES:
         raise TokenError(OTHER_ANSWER)
     return opened
