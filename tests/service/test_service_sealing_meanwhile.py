@@ -50,7 +50,7 @@ POINTS = [
     (Sealer, "prove"),
     (SealFile, "trusted"),
     (audit_verification, "_against_the_database"),
-    (audit_verification, "_segments"),
+    (audit_files, "merged"),
     (audit_files, "last_line"),
 ]
 
