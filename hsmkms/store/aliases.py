@@ -5,6 +5,7 @@ affect who may use it.
 """
 
 import sqlite3
+from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
@@ -126,3 +127,11 @@ def _note(tx: Connection, region: str, name: str, *key_ids: str) -> None:
 
 def _no_key(region: str, key_id: str) -> NotFoundException:
     return NotFoundException(f"Key '{key_id}' does not exist in {region}")
+
+
+def names_by_key(conn: Connection, region: str) -> defaultdict[str, list[str]]:
+    """Return the names of a region's aliases by the id of the key that they stand for."""
+    names = defaultdict[str, list[str]](list)
+    for each in every(conn, region):
+        names[each.target_key_id].append(each.name)
+    return names

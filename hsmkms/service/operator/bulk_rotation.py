@@ -3,7 +3,6 @@
 A rotated key has new key material, so it is not old any more: after an interruption the same run does the rest.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
@@ -76,9 +75,7 @@ def find(core: Core, before: datetime, region: str | None = None) -> list[OldKey
     found = []
     with core.store.reading() as conn:
         for each in (region,) if region is not None else core.installation.regions:
-            names = defaultdict(list)
-            for alias in aliases.every(conn, each):
-                names[alias.target_key_id].append(alias.name)
+            names = aliases.names_by_key(conn, each)
             for record in keys.every(conn, each, core.tokens.home_id):
                 current = record.current
                 if current is not None and current.created_at < before and not record.is_replica:

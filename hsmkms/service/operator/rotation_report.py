@@ -1,6 +1,5 @@
 """Compute the rotation report: the posture of every key, from one read of the databases."""
 
-from collections import defaultdict
 from datetime import datetime
 
 from msgspec import Struct
@@ -54,9 +53,7 @@ def rotation_report(core: Core, region: str | None = None) -> list[KeyPosture]:
     rows = []
     with core.store.reading() as conn:
         for each in (region,) if region is not None else core.installation.regions:
-            names = defaultdict(list)
-            for alias in aliases.every(conn, each):
-                names[alias.target_key_id].append(alias.name)
+            names = aliases.names_by_key(conn, each)
             for record in keys.every(conn, each, core.tokens.home_id):
                 use = last_use.of_this_key(uses.get((record.key_id, record.region)), record)
                 rows.append(_row(core, record, names[record.key_id], use, counts, now))

@@ -4,7 +4,6 @@ Uses are recorded twice: the last one of each key in ``log.db``, every one in th
 key, and what happened between a backup and its restore is in neither.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -96,10 +95,8 @@ def known_use(core: Core, record: KeyRecord, archives: Sequence[Path] = ()) -> K
 
 def find(core: Core, region: str, since: datetime, archives: Sequence[Path] = ()) -> UnusedKeys:
     """Return the keys without a use since then that are older; those of services and those in deletion are left out."""
-    names = defaultdict(list)
     with core.store.reading() as conn:
-        for alias in aliases.every(conn, region):
-            names[alias.target_key_id].append(alias.name)
+        names = aliases.names_by_key(conn, region)
         records = [each for each in keys.every(conn, region, core.tokens.home_id) if _can_be_deleted(each)]
     known = _known_uses(core, records, archives)
     unused, unknown = list[UnusedKey](), list[UnusedKey]()
