@@ -140,8 +140,8 @@ class Lives(RuleBasedStateMachine):
                 self.kms.import_key_material(request_to_import(self.kms, key.key_id, os.urandom(32)))
         valid_to = self.clock.now + timedelta(hours=hours) if hours else None
         self.kms.import_key_material(request_to_import(self.kms, key.key_id, key.material, valid_to))
-        if not key.present and key.imported:
-            key.enabled = True
+        if not key.present:
+            key.enabled = True  # PendingImport becomes Enabled, whatever a cancelled deletion had left behind
         key.imported, key.present, key.valid_to = True, True, valid_to
 
     @rule(number=st.integers(0, 9))
