@@ -23,6 +23,7 @@ from hsmkms.errors import (
     PinError,
     RejectedDataError,
     SessionLostError,
+    StoreError,
     TokenError,
     TokenFullError,
     TokenUnavailableError,
@@ -37,10 +38,10 @@ from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.probing.profile import mechanism_name
 from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session.check_jobs import job_for
-from hsmkms.hsm.session.group_login import GroupLogin
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
+from hsmkms.hsm.session.replicated_login import ReplicatedLogin
 from hsmkms.hsm.session.token_login import DeviceSettings
 from hsmkms.hsm.session.write_lock import WriteLock
 from hsmkms.hsm.token_check import OPTIONAL, run_checks
@@ -65,7 +66,7 @@ _NOBODY: Final = bytes(16)
 """A CKA_ID that no object has."""
 
 
-class Connection(GroupLogin):
+class Connection(ReplicatedLogin):
     """A logged-in token. Thread-safe; raises in a forked child."""
 
     def __init__(
@@ -375,7 +376,7 @@ class Connection(GroupLogin):
             handle, takeovers = self.once(attempt, "make")
         try:
             self.require_replicated((cka_id, *companions), takeovers)
-        except TokenUnavailableError:
+        except (TokenUnavailableError, StoreError):
             self._take_back((cka_id, *companions))
             raise
         with self.alone():
@@ -410,7 +411,9 @@ class Connection(GroupLogin):
             return key is not None
 
         with self.write_lock():
-            return self.repeatable(attempt)
+            destroyed = self.repeatable(attempt)
+        self.forget_unreplicated(cka_id)
+        return destroyed
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
