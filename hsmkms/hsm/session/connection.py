@@ -44,7 +44,7 @@ from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.replicated_login import ReplicatedLogin
 from hsmkms.hsm.session.token_login import DeviceSettings
 from hsmkms.hsm.session.write_lock import WriteLock
-from hsmkms.hsm.token_check import OPTIONAL, run_checks
+from hsmkms.hsm.token_check import OPTIONAL, Job, run_checks
 from hsmkms.model.permit import Permit
 from hsmkms.model.token_check import CheckReport
 from hsmkms.secret import Secret
@@ -263,12 +263,16 @@ class Connection(ReplicatedLogin):
 
         ``needed_only``: leave out what a token can lack.
         """
+        job = self.check_job()
+        return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
+
+    def check_job(self) -> Job:
+        """Return what a process needs to check this token, once it answers."""
         self.ready()
         token, settings, pin = self.token, self.settings, self._read_pin()
         choice = replace(settings.choice, label=token.label, serial=serial_of(token))
         secret = pin if isinstance(pin, Secret) else Secret(pin)
-        job = job_for(replace(settings, choice=choice), secret, installed=True)
-        return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
+        return job_for(replace(settings, choice=choice), secret, installed=True)
 
     def mechanisms(self) -> list[MechanismInfo]:
         """Return the token's mechanisms with the key sizes and uses that it reports."""
