@@ -22,6 +22,14 @@ SECOND_SERIAL: Final = "b" * 16
 REMOVED: Final = 0x32
 
 
+def replicate(ours: Path, theirs: Path) -> None:
+    """Copy the objects that the other member lacks, and let its module notice."""
+    for each in ours.glob("*.object"):
+        if each.name != "token.object" and not (theirs / each.name).exists():
+            shutil.copy(each, theirs / each.name)
+    shutil.copy(ours / "generation", theirs / "generation")
+
+
 class Modules(Struct, frozen=True):
     """The module that shows the group, and a copy of shim and SoftHSM for each member."""
 

@@ -130,7 +130,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("hsm/checks",),
     ("hsm/token_check",),
     ("hsm/session",),
-    ("hsm/check_process",),
+    ("hsm/check_process", "hsm/refusal_trial"),
     ("hsm/ports",),
     ("hsm/pair_trials",),
     ("hsm/ciphers", "hsm/import_profiles", "hsm/keypairs", "hsm/own_objects"),

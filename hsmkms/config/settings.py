@@ -106,10 +106,14 @@ class RotationSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class ImportSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``valid_to_within_days``: how far ahead ValidTo may lie. ``host_unwrap``: for development only."""
+    """``valid_to_within_days``: how far ahead ValidTo may lie. ``host_unwrap``: for development only.
+
+    ``accept_crashes``: import though the module crashes where it cannot unwrap material.
+    """
 
     valid_to_within_days: Annotated[int | None, between(1, 36_500)] = None
     host_unwrap: bool = False
+    accept_crashes: bool = False
 
 
 class PermissionSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

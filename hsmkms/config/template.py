@@ -102,6 +102,10 @@ TEMPLATE: Final = """\
 # program remove the padding. Key material then passes through its memory in the clear, and such keys stay marked.
 {host_unwrap}
 
+# A module that crashes where it cannot unwrap material (token-check tries it): import all the same. Whoever may import
+# can then end a worker, which is replaced.
+{accept_crashes}
+
 [permissions]
 # A user or role of the account that does not exist, in a key policy or a grant: refuse, as AWS does, or accept. An
 # accepted one can never call; a user created later under that name is a new one, to whom only a Deny applies.
@@ -222,7 +226,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.token, "max_sessions", "session_wait_seconds", "replication_seconds"),
         **_lines(settings.token.pin, "file", "environment", "command", "prompt"),
         **_lines(settings.rotation, "period_days", "custom_period", "managed_period_days", "imported_on_demand"),
-        **_lines(settings.imports, "valid_to_within_days", "host_unwrap"),
+        **_lines(settings.imports, "valid_to_within_days", "host_unwrap", "accept_crashes"),
         **_lines(settings.permissions, "unknown_principals"),
         **_lines(settings.serve, "host", "port", "workers", "threads", "certificate", "private_key", "plain_http"),
         **_lines(settings.serve, "clock_skew_minutes", "log_format", "log_requests", "metrics_keys", "hang_seconds"),

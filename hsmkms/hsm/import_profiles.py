@@ -1,12 +1,21 @@
 """Cache what a token can do with imported key material, probed when it is first needed."""
 
 import threading
+from typing import Final
+
+from msgspec.structs import replace
 
 from hsmkms.errors import UnsupportedOperationException
 from hsmkms.hsm.imports.probe import probe_import, probe_kinds
 from hsmkms.hsm.imports.wrapping import ImportProfile
 from hsmkms.hsm.session.connection import Connection
 from hsmkms.model.enums import WrappingAlgorithm
+
+CRASHES: Final = (
+    "the module crashes or hangs where material cannot be unwrapped, so that whoever imports could end a worker"
+)
+
+INSTEAD: Final = "generate the keys on the token, use a module without this fault, or set import.accept_crashes"
 
 
 class ImportProfiles:
@@ -44,12 +53,19 @@ class ImportProfiles:
 
     def _probed(self, *, every_kind: bool) -> ImportProfile:
         """Run the trials with one key pair, which takes longer to generate than all of them to make."""
+        from hsmkms.hsm.refusal_trial import crashes  # noqa: PLC0415 - it imports all checks of a token
+
         host_unwrap, support = self._connection.settings.host_unwrap, self._connection.profile.attributes
-        return self._connection.repeatable(
+        profile = self._connection.repeatable(
             lambda session: probe_import(
                 self._connection.token, session, support, host_unwrap=host_unwrap, every_kind=every_kind
             )
         )
+        if not profile.algorithms() or not crashes(self._connection):
+            return profile
+        if self._connection.settings.accept_crashes:
+            return replace(profile, accepted=CRASHES)
+        return ImportProfile(refusal=f"{CRASHES}: {INSTEAD}")
 
     def _forget_other_member(self) -> None:
         """Drop the results if another member of the HA group has taken over."""

@@ -4,7 +4,7 @@ The classes that do the work (ciphers.py, keypairs.py, imported.py, key_objects.
 session/connection.py) say more about each procedure: shapes, errors, and what is repeated after a lost session.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -245,6 +245,12 @@ class Login(Protocol):
 
     def member_states(self) -> list[MemberState]:
         """Return the state of each member of the HA group; none without a group."""
+
+    def unreplicated(self) -> dict[str, list[bytes]]:
+        """Return the objects that members could not be asked for when they were made, by the member's serial."""
+
+    def check_unreplicated(self, needed: Container[bytes]) -> None:
+        """Ask each member for its recorded objects; those that it has, or that are not needed, leave the record."""
 
     def limits(self) -> TokenLimits | None:
         """Return session counts and memory as the token reports them now."""

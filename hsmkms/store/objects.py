@@ -70,6 +70,14 @@ def present(conn: Connection) -> list[tuple[str, bytes, str, ObjectPurpose, str 
     ]
 
 
+def standing_ids(conn: Connection, token_id: str) -> list[bytes]:
+    """Return the CKA_ID of each object of a token that is not destroyed yet, intents included."""
+    query = select(token_object.c.cka_id).where(
+        token_object.c.token_id == token_id, token_object.c.status != ObjectStatus.DESTROYED
+    )
+    return list(conn.execute(query).scalars())
+
+
 def standing(conn: Connection, token_id: str) -> list[tuple[ObjectPurpose, ObjectStatus]]:
     """Return purpose and status of each object of a token that is not destroyed yet."""
     query = select(token_object.c.purpose, token_object.c.status).where(

@@ -79,6 +79,7 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
         session_wait_seconds=token.session_wait_seconds,
         replication_seconds=token.replication_seconds,
         host_unwrap=settings.imports.host_unwrap,
+        accept_crashes=settings.imports.accept_crashes,
     )
 
 

@@ -7,10 +7,10 @@ import pytest
 import second_token
 import shims
 import wrapped
-from groups import SECOND_SERIAL, Group, Modules
+from groups import SECOND_SERIAL, Group, Modules, replicate
 from msgspec.structs import replace
 from service_sites import NewSite, Site, StoppedClock, new_key, run, seal, unseal
-from test_service_ha_group import PATIENCE, Grouped, answers, in_use, replicate, rotations, until
+from test_service_ha_group import PATIENCE, Grouped, answers, in_use, rotations, until
 
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.kms import Kms

@@ -3,17 +3,15 @@
 Each member is a SoftHSM of its own behind the shim (tests/groups.py), so that it can fail alone.
 """
 
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import groups
 import pytest
 import second_token
 from devices import until
-from groups import SECOND_SERIAL, Group, Modules
+from groups import SECOND_SERIAL, Group, Modules, replicate
 from msgspec.structs import replace
 from service_sites import NewSite, Site, new_key, seal, unseal
 
@@ -320,14 +318,6 @@ def test_key_that_is_replicated_later(new_site: NewSite, group_modules: Modules)
         group.first.fail()
         assert unseal(kms, sealed) == b"secret"
         assert in_use(kms) == SECOND_SERIAL
-
-
-def replicate(ours: Path, theirs: Path) -> None:
-    """Copy the objects that the other member lacks, and let its module notice."""
-    for each in ours.glob("*.object"):
-        if each.name != "token.object" and not (theirs / each.name).exists():
-            shutil.copy(each, theirs / each.name)
-    shutil.copy(ours / "generation", theirs / "generation")
 
 
 def test_first_member_fails_the_probe(grouped: Grouped) -> None:

@@ -171,6 +171,8 @@ static int parse_deviation(struct control *control, const char *order, char **re
         parse_reported(&control->reported[control->reported_count++], rest, line);
     else if (strcmp(order, "readable_copies") == 0)
         control->readable_copies = 1;
+    else if (strcmp(order, "crash_if_refused") == 0)
+        control->crash_if_refused = 1;
     else if (strcmp(order, "kwp_by_new_number") == 0)
         control->kwp_by_new_number = 1;
     else if (strcmp(order, "ed25519_by_oid") == 0)

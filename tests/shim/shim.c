@@ -46,6 +46,7 @@
  *                          C_GetAttributeValue gives this value, or CKR_ATTRIBUTE_TYPE_INVALID, for all objects, or
  *                          for public keys alone, or for those alone that were unwrapped
  *   readable_copies        C_CopyObject makes extractable copies of keys that are not
+ *   crash_if_refused       a segmentation fault where C_UnwrapKey cannot unwrap OAEP
  *   kwp_by_new_number      AES-KWP is 0x210B (PKCS #11 3.0), not 0x210A
  *   ed25519_by_oid         Ed25519 is named by its object identifier, not by a PrintableString
  *   pin_tries N            the N-th wrong user PIN in a row locks; CK_TOKEN_INFO shows COUNT_LOW, FINAL_TRY and

@@ -62,6 +62,7 @@ struct control {
     struct reported reported[MOST_RULES];
     int reported_count;
     int readable_copies;
+    int crash_if_refused;
     int kwp_by_new_number;
     int ed25519_by_oid;
     int pin_tries; /* 0: they are not counted */

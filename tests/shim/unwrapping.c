@@ -1,6 +1,7 @@
 /* A token that unwraps OAEP with SHA-256, and one that reports the lengths of what it unwrapped.
  *
  * Both see the material in this process, which no real token would allow: it is how SoftHSM is made to play them. */
+#include <signal.h>
 #include <string.h>
 
 #include "shim.h"
@@ -164,5 +165,8 @@ CK_RV play_C_UnwrapKey(CK_ULONG session, CK_MECHANISM *mechanism, CK_ULONG by, C
     CK_ATTRIBUTE *class = attribute_of(&shaped, CKA_CLASS);
     if (control()->honest_lengths && class != NULL && *(CK_ULONG *)class->pValue == CKO_SECRET_KEY)
         return unwrap_honestly(session, mechanism, by, in, in_len, &shaped, made);
-    return real->C_UnwrapKey(session, mechanism, by, in, in_len, shaped.attributes, shaped.count, made);
+    rv = real->C_UnwrapKey(session, mechanism, by, in, in_len, shaped.attributes, shaped.count, made);
+    if (rv == CKR_GENERAL_ERROR && mechanism->mechanism == CKM_RSA_PKCS_OAEP && control()->crash_if_refused)
+        raise(SIGSEGV);
+    return rv;
 }

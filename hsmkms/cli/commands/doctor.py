@@ -152,15 +152,22 @@ def _groups(context: CheckContext) -> Verdict:
     whole, faults = [], []
     for each in context.settings.tokens:
         in_use = context.keep_open(closing(token_wiring.open_device(context.settings, each)))
+        without = context.kms.operator.made_without_members(in_use)
         for member in in_use.connection.member_states():
             if not member.present:
-                faults.append(f"the member {member.serial} is not present: a failover to it is not possible")
+                faults.append(
+                    f"the member {member.serial} is not present: a failover to it is not possible"
+                    f"{_made_without(without.get(member.serial))}"
+                )
                 continue
             try:
                 with closing(token_wiring.open_member(context.settings, each, member.serial)) as device:
                     missing = context.kms.operator.missing_on_member(device)
             except HsmKmsError as exc:
-                faults.append(f"the member {member.serial} cannot be used: {type(exc).__name__}: {exc}")
+                faults.append(
+                    f"the member {member.serial} cannot be used: {type(exc).__name__}: {exc}"
+                    f"{_made_without(without.get(member.serial))}"
+                )
                 continue
             if missing:
                 faults.append(
@@ -171,6 +178,11 @@ def _groups(context: CheckContext) -> Verdict:
     if faults:
         return _warning("; ".join(faults))
     return _ok(f"all members have every key: {', '.join(whole)}" if whole else "no token is an HA group")
+
+
+def _made_without(names: list[str] | None) -> str:
+    """Return what to say about keys that were made while a member could not be asked for them."""
+    return f"; made without it, so synchronise it before it is used: {', '.join(names)}" if names else ""
 
 
 def _whole(context: CheckContext) -> Verdict:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from hsmkms.hsm.checks import formats, imports, kinds, needed, stored
+from hsmkms.hsm.checks import formats, imports, kinds, needed, refused, stored
 from hsmkms.hsm.checks.bench import Step, step
 from hsmkms.hsm.checks.formats import with_gcm
 from hsmkms.hsm.objects.backing_keys import PairTemplate, template_of
@@ -51,6 +51,7 @@ STEPS: Final = (
     *(_of_spec(spec) for spec in KEY_FACTS if spec is not KeySpec.SYMMETRIC_DEFAULT),
     step("data key pairs", kinds.data_key_pairs, affects="GenerateDataKeyPair, GenerateDataKeyPairWithoutPlaintext"),
     Step(names=imports.NAMES, run=imports.imports, affects=_IMPORT),
+    step(refused.NAME, refused.material, affects=_IMPORT),
     step(CLEAN_UP, stored.clean_up, affects="nothing but room on the token"),
 )
 """Checks that need one."""

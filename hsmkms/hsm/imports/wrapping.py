@@ -76,7 +76,7 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
     none. ``raw_rsa``: the padding of other hashes may be removed in this process, and the token allows it. ``pairs``:
     the types of private keys that it unwraps and whose public key can be derived. ``macs``: the bits of HMAC keys whose
     length can be proven. ``hardening``: how unwrapped keys become as ordered. ``refusal``: why nothing can be imported,
-    in a phrase, where the token's answers say it.
+    in a phrase, where the token's answers say it. ``accepted``: the fault that the operator accepts.
     """
 
     oaep: tuple[Oaep, ...] = ()
@@ -89,12 +89,15 @@ class ImportProfile(Struct, frozen=True, kw_only=True):
     attributes: AttributeSupport = STANDARD
     hardening: Hardening = Hardening.BY_TEMPLATE
     refusal: str = ""
+    accepted: str = ""
 
     @property
     def quirks(self) -> tuple[str, ...]:
         """Return sentences for people about what is done otherwise on this token, or why nothing can be imported."""
         done_otherwise = () if self.hardening is Hardening.BY_TEMPLATE else (self.hardening.value,)
-        return done_otherwise + ((f"no key material can be imported: {self.refusal}",) if self.refusal else ())
+        accepted = (f"accepted by import.accept_crashes: {self.accepted}",) if self.accepted else ()
+        refused = (f"no key material can be imported: {self.refusal}",) if self.refusal else ()
+        return (*done_otherwise, *accepted, *refused)
 
     def imports(self, facts: KeyFacts) -> bool:
         """True if keys of that spec can be imported."""

@@ -23,6 +23,7 @@ from hsmkms.errors import (
     PinError,
     RejectedDataError,
     SessionLostError,
+    StoreError,
     TokenError,
     TokenFullError,
     TokenUnavailableError,
@@ -30,16 +31,17 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.allowed_acts import MAY_CHANGE_PIN
 from hsmkms.hsm.calls.function_list import session_handle
+from hsmkms.hsm.checks.messages import Job
 from hsmkms.hsm.faults import BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.objects.attributes import SecretTemplate
 from hsmkms.hsm.objects.objects import find, handle_of, make_secret, read_back_secret
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.probing.profile import mechanism_name
 from hsmkms.hsm.serials import serial_of
-from hsmkms.hsm.session.group_login import GroupLogin
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
+from hsmkms.hsm.session.replicated_login import ReplicatedLogin
 from hsmkms.hsm.session.token_login import DeviceSettings
 from hsmkms.hsm.session.write_lock import WriteLock
 from hsmkms.model.permit import Permit
@@ -63,7 +65,7 @@ _NOBODY: Final = bytes(16)
 """A CKA_ID that no object has."""
 
 
-class Connection(GroupLogin):
+class Connection(ReplicatedLogin):
     """A logged-in token. Thread-safe; raises in a forked child."""
 
     def __init__(
@@ -260,15 +262,20 @@ class Connection(GroupLogin):
 
         ``needed_only``: leave out what a token can lack.
         """
-        from hsmkms.hsm.session.check_jobs import job_for  # noqa: PLC0415 - no other process needs the checks
-        from hsmkms.hsm.token_check import OPTIONAL, run_checks  # noqa: PLC0415 - see above
+        from hsmkms.hsm.token_check import OPTIONAL, run_checks  # noqa: PLC0415 - no other process needs the checks
+
+        job = self.check_job()
+        return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
+
+    def check_job(self) -> Job:
+        """Return what a process needs to check this token, once it answers."""
+        from hsmkms.hsm.session.check_jobs import job_for  # noqa: PLC0415 - see checks
 
         self.ready()
         token, settings, pin = self.token, self.settings, self._read_pin()
         choice = replace(settings.choice, label=token.label, serial=serial_of(token))
         secret = pin if isinstance(pin, Secret) else Secret(pin)
-        job = job_for(replace(settings, choice=choice), secret, installed=True)
-        return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
+        return job_for(replace(settings, choice=choice), secret, installed=True)
 
     def mechanisms(self) -> list[MechanismInfo]:
         """Return the token's mechanisms with the key sizes and uses that it reports."""
@@ -376,7 +383,7 @@ class Connection(GroupLogin):
             handle, takeovers = self.once(attempt, "make")
         try:
             self.require_replicated((cka_id, *companions), takeovers)
-        except TokenUnavailableError:
+        except (TokenUnavailableError, StoreError):
             self._take_back((cka_id, *companions))
             raise
         with self.alone():
@@ -411,7 +418,9 @@ class Connection(GroupLogin):
             return key is not None
 
         with self.write_lock():
-            return self.repeatable(attempt)
+            destroyed = self.repeatable(attempt)
+        self.forget_unreplicated(cka_id)
+        return destroyed
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:

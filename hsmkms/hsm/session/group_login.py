@@ -10,7 +10,7 @@ All processes of an installation use the same member: one that has failed over r
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Final
 
@@ -40,6 +40,7 @@ from hsmkms.hsm.session.login import LoginGate, StaleModuleError, has_usable_pin
 from hsmkms.hsm.session.replicas import Replica, Replicas
 from hsmkms.hsm.session.token_choice import candidates, choose, tokens
 from hsmkms.hsm.session.token_login import DRAIN_SECONDS, TokenLogin
+from hsmkms.hsm.session.unreplicated import Unreplicated
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -50,9 +51,6 @@ BUSY_CALLS: Final = "calls to the member that is in use have not ended: try agai
 
 FOLLOW_PAUSE_SECONDS: Final = 5.0
 """Pause after the member that another process uses could not be reached."""
-
-REPLICA_PAUSE_SECONDS: Final = 0.05
-"""Pause between two looks whether the other members have a new object."""
 
 
 class MemberState(Struct, frozen=True, kw_only=True):
@@ -122,7 +120,7 @@ class GroupLogin(TokenLogin):
         present = candidates(self.module, group, first)
         usable = [each for each in present if has_usable_pin(each, accept_final_try=accept_final_try)]
         faults: list[HsmKmsError] = []
-        for serial in sorted(map(serial_of, usable or present[:1]), key=lambda each: each == self._failing):
+        for serial in self._by_preference(map(serial_of, usable or present[:1]), first):
             try:
                 self._drain_calls_before(serial)
                 self._log_in_to(replace(group, serial=serial), accept_final_try=accept_final_try)
@@ -138,10 +136,21 @@ class GroupLogin(TokenLogin):
                 return
         raise faults[0]
 
+    def _by_preference(self, serials: Iterable[str], first: str | None) -> list[str]:
+        """Sort members: the first one stays it, then those that may lack the fewest keys; a failing one is the last."""
+        recorded = self._unreplicated.read()
+        return sorted(
+            serials, key=lambda each: (each == self._failing, 0 if each == first else len(recorded.get(each, ())))
+        )
+
     def _is_refusal(self, error: Exception, serial: str) -> bool:
         """Return True if a refused PIN counts for all members; False if this one alone is at fault."""
         mark = self.gate.mark(serial) if isinstance(error, PinError) else None
         return mark is not None and not mark.alone
+
+    @cached_property
+    def _unreplicated(self) -> Unreplicated:
+        return Unreplicated(self.settings.state_dir, self.settings.choice.serials)
 
     @property
     def _last(self) -> LastMember:
@@ -166,6 +175,13 @@ class GroupLogin(TokenLogin):
         elif serial != self.member:
             self._probe_successor()
             log.warning("the HA member with serial %s has taken over from %s", serial, self.member)
+            if lacking := self._unreplicated.read().get(serial):
+                log.error(
+                    "%d objects were made while the HA member with serial %s, which is in use now, could not be asked "
+                    "for them, and may be missing on it: `hsmkms doctor` names their keys",
+                    len(lacking),
+                    serial,
+                )
             self.profile = replace(self.profile, label=self.token.label, serial=serial)
             self.takeovers += 1
             if self._identities:
@@ -275,29 +291,6 @@ class GroupLogin(TokenLogin):
             self.module.cryptoki.close_session(session_handle(session))  # no logout: it may have taken over meanwhile
             raise
         return session
-
-    def require_replicated(self, cka_ids: Sequence[bytes], takeovers: int) -> None:
-        """Wait until every other member of the group that could take over has these new objects.
-
-        TokenUnavailableError if one lacks them after the configured time, or if another member has taken over from the
-        one on which they were made, which was at that count of ``takeovers``: then they are not acknowledged.
-        """
-        deadline = time.monotonic() + self.settings.replication_seconds
-        waits = self.settings.choice.is_group and self.settings.replication_seconds > 0
-        while waits and (lacking := self._lacking(cka_ids)):
-            if time.monotonic() > deadline:
-                raise TokenUnavailableError(
-                    f"the new key is on the HA member with serial {self.member}, and not on {', '.join(lacking)} after "
-                    f"{self.settings.replication_seconds:g} s (token.replication_seconds), so it is not acknowledged: "
-                    "check the replication of the group, then try again; `hsmkms reconcile` shows what is left of this "
-                    "attempt"
-                )
-            time.sleep(REPLICA_PAUSE_SECONDS)
-        self.require_no_takeover(takeovers)
-
-    def _lacking(self, cka_ids: Sequence[bytes]) -> list[str]:
-        patience = max(self.settings.session_wait_seconds, self.settings.replication_seconds)
-        return self._replicas.lacking(self.member, cka_ids, patience)
 
     def require_no_takeover(self, takeovers: int) -> None:
         """Raise TokenUnavailableError if another member has taken over since that count of ``takeovers``."""

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Final
 
+from msgspec import Struct
 from pkcs11.exceptions import PKCS11Error
 from pkcs11.types import Session
 
@@ -60,19 +61,20 @@ class Replica:
         self._retry_at = 0.0
         self._warn_at = 0.0
 
-    def lacks(self, cka_ids: Sequence[bytes], patience_seconds: float) -> bool:
-        """Return True if the member could take over and lacks one of the objects.
+    def missing(self, cka_ids: Sequence[bytes], patience_seconds: float) -> list[bytes] | None:
+        """Return the objects that the member lacks; None if it could not be asked, so that it could not take over.
 
-        False for one that fails, or has not answered for ``patience_seconds``, to this call or an earlier one.
+        That is one that is not present, fails, or has not answered for ``patience_seconds``, to this call or an earlier
+        one.
         """
         if time.monotonic() < self._retry_at:
-            return False
+            return None
         while not self._asking.acquire(timeout=max(self._asked_at + patience_seconds - time.monotonic(), 0)):
             if time.monotonic() >= self._asked_at + patience_seconds:  # else it has answered others meanwhile
-                return False
+                return None
         self._asked_at = time.monotonic()
         self._gate.expect_login()
-        answer: Future[bool] = Future()
+        answer: Future[list[bytes] | None] = Future()
         threading.Thread(target=self._ask, args=(cka_ids, answer), name="hsmkms standby", daemon=True).start()
         try:
             return answer.result(patience_seconds)
@@ -84,7 +86,7 @@ class Replica:
                 self._serial,
                 patience_seconds,
             )
-            return False
+            return None
 
     def forget(self) -> None:
         """Drop the session, which died with the module."""
@@ -98,28 +100,28 @@ class Replica:
             finally:
                 self._asking.release()
 
-    def _ask(self, cka_ids: Sequence[bytes], answer: "Future[bool]") -> None:
+    def _ask(self, cka_ids: Sequence[bytes], answer: "Future[list[bytes] | None]") -> None:
         try:
             with self._module.kept():
-                lacks = self._lacks(cka_ids)
+                missing = self._missing(cka_ids)
         except Exception as exc:  # noqa: BLE001 - raised again by the thread that waits
             answer.set_exception(exc)
         else:
-            answer.set_result(lacks)
+            answer.set_result(missing)
         finally:
             self._asking.release()
 
-    def _lacks(self, cka_ids: Sequence[bytes]) -> bool:
+    def _missing(self, cka_ids: Sequence[bytes]) -> list[bytes] | None:
         begun = time.monotonic()
         try:
-            lacks = self._lacks_now(cka_ids)
+            missing = self._missing_now(cka_ids)
         except (HsmKmsError, PKCS11Error) as exc:
             now = time.monotonic()
             self._retry_at = now + min(RETRY_FACTOR * (now - begun), RETRY_SECONDS)
             self._note_fault(exc if isinstance(exc, HsmKmsError) else translate(exc))
-            return False
+            return None
         self._warn_at = 0.0
-        return lacks
+        return missing
 
     def _note_fault(self, fault: HsmKmsError) -> None:
         """Log a failure; of several in a row one in a while."""
@@ -132,7 +134,7 @@ class Replica:
                 fault,
             )
 
-    def _lacks_now(self, cka_ids: Sequence[bytes]) -> bool:
+    def _missing_now(self, cka_ids: Sequence[bytes]) -> list[bytes] | None:
         """Ask the member; once more after another login if it fails in a session that was open before.
 
         A session may have died alone, and a single call may fail: neither shows that the member cannot take over.
@@ -140,7 +142,7 @@ class Replica:
         for session in (self._open_session(), None):
             try:
                 found = session or self._logged_in()
-                return found is not None and any(find(found, None, each) is None for each in cka_ids)
+                return None if found is None else [each for each in cka_ids if find(found, None, each) is None]
             except (HsmKmsError, PKCS11Error):
                 if session is None:
                     raise
@@ -166,16 +168,37 @@ class Replica:
             self._module.cryptoki.close_session(session_handle(session))  # no logout; it may be dead already
 
 
+class Answers(Struct, frozen=True):
+    """What the members that are not in use have answered.
+
+    ``lacking``: serials of those that lack an object; ``silent``: of those that could not be asked.
+    """
+
+    lacking: list[str]
+    silent: list[str]
+
+
 class Replicas:
     """The members of an HA group, each to be asked while it is not in use."""
 
     def __init__(self, members: Mapping[str, Replica]) -> None:
         self._members = members
 
-    def lacking(self, in_use: str | None, cka_ids: Sequence[bytes], patience_seconds: float) -> list[str]:
-        """Return the serials of the members that are not in use, could take over, and lack one of the objects."""
-        others = [(serial, member) for serial, member in self._members.items() if serial != in_use]
-        return [serial for serial, member in others if member.lacks(cka_ids, patience_seconds)]
+    def ask(self, in_use: str | None, cka_ids: Sequence[bytes], patience_seconds: float) -> Answers:
+        """Ask all members that are not in use for the objects."""
+        answers = {
+            serial: member.missing(cka_ids, patience_seconds)
+            for serial, member in self._members.items()
+            if serial != in_use
+        }
+        return Answers(
+            lacking=[serial for serial, missing in answers.items() if missing],
+            silent=[serial for serial, missing in answers.items() if missing is None],
+        )
+
+    def missing_on(self, serial: str, cka_ids: Sequence[bytes], patience_seconds: float) -> list[bytes] | None:
+        """Return the objects that this member lacks; None if it could not be asked."""
+        return self._members[serial].missing(cka_ids, patience_seconds)
 
     def forget(self) -> None:
         """Drop all sessions, which died with the module."""

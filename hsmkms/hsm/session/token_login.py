@@ -59,7 +59,8 @@ class DeviceSettings(Struct, frozen=True, kw_only=True):
     """How to reach a token, and what is allowed with it.
 
     ``state_dir`` holds the lock and the marks of the login gate; times in seconds. ``host_unwrap``: imported key
-    material may pass through this process where the token cannot unwrap it itself.
+    material may pass through this process where the token cannot unwrap it itself. ``accept_crashes``: material is
+    imported though the module crashes where it cannot unwrap it.
     """
 
     module: Path
@@ -70,6 +71,7 @@ class DeviceSettings(Struct, frozen=True, kw_only=True):
     max_sessions: int = 16
     session_wait_seconds: float = 5.0
     host_unwrap: bool = False
+    accept_crashes: bool = False
     first_member: str | None = None
     """Serial of the member of an HA group to try first; None: the one that answered last."""
     replication_seconds: float = 0.0

@@ -212,6 +212,11 @@ def _of_figures(figures: Figures) -> Iterator[Metric]:
     beyond.add_metric(["0.5"], figures.half_spent)
     beyond.add_metric(["0.9"], figures.nearly_spent)
     yield beyond
+    yield GaugeMetricFamily(
+        "hsmkms_ha_not_replicated",
+        "Objects made while a member of an HA group could not be asked for them, and not seen on it since.",
+        value=figures.unreplicated,
+    )
 
 
 def _counter(name: str, text: str, label: str, counts: list[Count]) -> Metric:

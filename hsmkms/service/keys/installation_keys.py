@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
-from hsmkms.model.cipher_format import format_of, new_cka_id
+from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct, Permit
 from hsmkms.process import exclusive
@@ -139,7 +139,10 @@ def newest_key(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str
     if known and known[-1].made_at is not None and _is_there(core, known[-1]):
         return known[-1]
     with exclusive(core.store.folder / f"{purpose}.lock", _LOCK_SECONDS):
+        before = versions(core, purpose)
         first = _intended(core, purpose)
+        if first in before:
+            first = _begin_anew(core, first)
         # If the home moved while the first version was created on the old token, the next is created on the new home.
         return _made(core, first, make) or _made(core, _intended(core, purpose, first), make) or first
 
@@ -169,28 +172,28 @@ def _made(
     if not present:
         if was_made(core, key):
             raise lost(key)
-        key = _in_format_of_token(core, key)
         make(key, label_of(core, key))
     with core.audited_and_sealed() as tx:
         made = installation.note_made(tx, key, core.clock())
         return made if present or installation.is_home(tx, key.token_id) else None
 
 
-def _in_format_of_token(core: Core, key: InstallationKeyRow) -> InstallationKeyRow:
-    """Return an intent in the ciphertext format that its token has now; one that was for another format is replaced.
+def _begin_anew(core: Core, key: InstallationKeyRow) -> InstallationKeyRow:
+    """Return an intent that an interrupted creation has left with another CKA_ID, unless its key is there, or was.
 
-    What an interrupted creation has left of that one is destroyed.
+    The key may exist where it is not visible now: on a member of the HA group that is not in use. A second one of that
+    CKA_ID must not come beside it. The new CKA_ID is of the ciphertext format that the token has now. What is visible
+    of the interrupted creation is destroyed.
     """
-    device = core.tokens.of(key.token_id)
-    possible = device.profile.cipher_format
-    if key.purpose not in _ENCRYPTING or format_of(key.cka_id) is possible:
+    if _is_there(core, key) or was_made(core, key):
         return key
+    device = core.tokens.of(key.token_id)
     device.keys.destroy(own_permit(OperatorAct.MAINTAIN, key.cka_id), key.cka_id)
+    made_for = device.profile.cipher_format
+    cka_id = new_cka_id(made_for) if key.purpose in _ENCRYPTING else new_cka_id()
     with core.audited_and_sealed() as tx:
         installation.delete_installation_key(tx, key)
-        return installation.insert_installation_key(
-            tx, key.purpose, key.version, key.token_id, new_cka_id(possible), core.clock()
-        )
+        return installation.insert_installation_key(tx, key.purpose, key.version, key.token_id, cka_id, core.clock())
 
 
 def _is_there(core: Core, key: InstallationKeyRow) -> bool:

@@ -4,15 +4,19 @@ Replication is the work of the HSM or its client. Where it lags or was interrupt
 have the newest keys: they are named, and neither count as deleted nor are they made again.
 """
 
+import logging
 from typing import Final
 
-from hsmkms.errors import BindingError
+from hsmkms.errors import BindingError, HsmKmsError
 from hsmkms.hsm.ports import Device
+from hsmkms.model.cipher_format import mac_key_id, material_of_mac_key
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, objects
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import TokenRow
+
+log = logging.getLogger("hsmkms.service")
 
 OWN_KEYS: Final = "the installation's own keys"
 WRAPPING_KEYS: Final = "wrapping keys of imports"
@@ -31,6 +35,47 @@ def missing(core: Core, device: Device) -> list[str]:
     with core.store.reading() as conn:
         needed = _needed(conn, row.id)  # what was destroyed or created meanwhile is not missing
     return sorted({name for cka_id, name in needed.items() if cka_id in before and cka_id not in present})
+
+
+def made_without(core: Core, device: Device) -> dict[str, list[str]]:
+    """Return what members could not be asked for when it was made, by their serials, named as by ``missing``."""
+    recorded = device.connection.unreplicated()
+    if not recorded:
+        return {}
+    row = _row(core, device)
+    with core.store.reading() as conn:
+        needed = _needed(conn, row.id)
+
+    def names(cka_ids: list[bytes]) -> list[str]:
+        found = {needed.get(material_of_mac_key(each) or each) for each in cka_ids}
+        return sorted(each for each in found if each is not None)
+
+    return {serial: names(cka_ids) for serial, cka_ids in recorded.items()}
+
+
+def check_again(core: Core) -> None:
+    """Ask the members of HA groups, where they answer, for what they could not be asked for when it was made.
+
+    What they have by now is no longer recorded. A token that cannot be asked is logged, and asked the next time.
+    """
+    for device in core.tokens.opened():
+        if not device.connection.unreplicated():
+            continue
+        try:
+            row = _row(core, device)
+            with core.store.reading() as conn:
+                own = [each.cka_id for each in installation.installation_keys(conn, row.id)]
+                standing = [*own, *objects.standing_ids(conn, row.id)]
+            authenticating = [each for each in map(mac_key_id, standing) if each is not None]
+            device.connection.check_unreplicated(frozenset([*standing, *authenticating]))
+        except HsmKmsError as exc:
+            log.warning("what is recorded as not replicated could not be checked: %s", exc)
+
+
+def count_unreplicated(core: Core) -> int:
+    """Return how many objects members of HA groups may lack, counted for each member."""
+    recorded = [each.connection.unreplicated() for each in core.tokens.opened()]
+    return sum(len(cka_ids) for each in recorded for cka_ids in each.values())
 
 
 def _needed(conn: Connection, token_id: str) -> dict[bytes, str]:

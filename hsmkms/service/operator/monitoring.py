@@ -12,7 +12,7 @@ from hsmkms.hsm.session.pool import PoolUse, is_of_another_token, total_use
 from hsmkms.rules import budget
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.keys.installation_keys import witness
-from hsmkms.service.operator import sweeper
+from hsmkms.service.operator import group_members, sweeper
 from hsmkms.service.operator.rotation_report import KeyPosture, rotation_report
 from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
@@ -28,7 +28,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     ``due``: number of steps that are due now; ``next_due``: when the first is or was due. ``next_expiry``,
     ``next_deletion``: when the first imported material expires, and when the first key is deleted. ``budget_used``:
     that of the most used key material, from 0 to 1; ``half_spent``, ``nearly_spent``: how many have used 50 and 90
-    percent.
+    percent. ``unreplicated``: how many objects members of HA groups may lack, counted for each member.
     """
 
     keys_by_state: Mapping[str, int]
@@ -39,6 +39,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     budget_used: float
     half_spent: int
     nearly_spent: int
+    unreplicated: int
 
 
 class Alarms(Struct, frozen=True, kw_only=True):
@@ -151,6 +152,7 @@ class Watch:
             budget_used=leases.most(self._core.store) / budget.LIMIT,
             half_spent=len(warned),
             nearly_spent=warned.count(90),
+            unreplicated=group_members.count_unreplicated(self._core),
         )
 
     def keys(self, most: int) -> tuple[list[KeyPosture], int]:

@@ -263,6 +263,10 @@ class Operator:
         """Return the ids of the keys that a member of an HA group lacks; see ``service/operator/group_members.py``."""
         return group_members.missing(self._core, device)
 
+    def made_without_members(self, device: Device) -> dict[str, list[str]]:
+        """Return the keys made while members of an HA group could not be asked for them, by the members' serials."""
+        return group_members.made_without(self._core, device)
+
     def find_forgettable(self, name: str, *, abandoning: bool = False) -> TokenRow:
         """Return the token of that label or serial, if nothing needs it; see ``service/operator/forgetting.py``."""
         return forgetting.find(self._core, name, abandoning=abandoning)

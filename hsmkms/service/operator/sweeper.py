@@ -1,5 +1,7 @@
 """Run all due work: expiry, interrupted work, rotation, wrapping keys, deletion, destruction.
 
+After it the members of HA groups are asked again for what they could not be asked for when it was made.
+
 One procedure for timer, server and operator. Each step is checked again when it is run, so one that another process has
 done, or that was cancelled, is skipped. A step that fails stays due, is reported, and does not block the others. Any
 number of processes may run it: the holder of the sweeper lease works, the others report busy.
@@ -29,6 +31,7 @@ from hsmkms.rules import rotation as rules
 from hsmkms.service.keys import destruction, expiry
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.operations import deletion, wrapping_keys
+from hsmkms.service.operator import group_members
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
@@ -139,6 +142,8 @@ def _sweep(core: Core, holder: str) -> Report:
             step = _step(each, StepOutcome.HELD, away)
         steps.append(step)
         log.log(_LEVELS[step.outcome], "%s, key %s (%s): %s%s", *_words(step))
+    if away is None:
+        group_members.check_again(core)
     return Report(steps=steps, doubt=doubt)
 
 
