@@ -185,8 +185,13 @@ def machine() -> Iterator[Path]:
         yield folder
 
 
-def play(functions: list[str], command: str, folder: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run functions of the script, with its places in a folder, and `runuser` for a user that is here."""
+def play(
+    functions: list[str], command: str, folder: Path, terminal: int | None = None, **settings: object
+) -> subprocess.CompletedProcess[str]:
+    """Run functions of the script, with its places in a folder, and `runuser` for a user that is here.
+
+    ``terminal``: the terminal that it is started in.
+    """
     text = INSTALL.read_text()
     bodies = [
         re.findall(rf"(?ms)^{name}\(\) \{{(?: [^\n]*\}}$|.*?^\}}$)", text)[0] for name in ("say", "die", *functions)
@@ -194,10 +199,15 @@ def play(functions: list[str], command: str, folder: Path, **settings: object) -
     places = {"etc": folder / "etc", "data": folder / "data", "work": folder / "work", "user": "nobody"}
     names = places | {"config": folder / "etc/hsmkms.toml"} | settings
     lines = [f"{name}={value}" for name, value in names.items()]
-    user = f'runuser() {{ shift 3; {" ".join(as_user())} "$@"; }}'
+    runuser = folder / "bin" / "runuser"
+    runuser.parent.mkdir(exist_ok=True)
+    runuser.write_text(f'#!/bin/sh\nshift 3\nexec {" ".join(as_user())} "$@"\n')
+    runuser.chmod(0o755)
+    user = f"PATH={runuser.parent}:$PATH"
     (preamble,) = re.findall(r"(?m)^umask .*\nexport .*$", text)
     script = "\n".join(["set -euo pipefail", *lines, user, preamble, *bodies, command])
-    return subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    started = ["bash", "-c", script] if terminal is None else ["setsid", "--ctty", "--wait", "bash", "-c", script]
+    return subprocess.run(started, cwd=folder, stdin=terminal, capture_output=True, text=True, check=False)
 
 
 ADOPT = ["need_file", "need_pin", "read_as_user", "adopt_configuration"]
@@ -230,6 +240,42 @@ def test_planted_configuration(machine: Path) -> None:
     (machine / "etc/pin").write_text("4711\n")
     assert play(ADOPT, "adopt_configuration", machine).returncode == 0
     assert ((machine / "etc/hsmkms.toml").read_text(), (machine / "etc/pin").read_text()) == ("mine\n", "4711\n")
+
+
+def test_pins_of_another_configuration(machine: Path) -> None:
+    """A PIN in the data folder that a configuration written by hand names there is not removed: it may be the last."""
+    data = machine / "data"
+    (data / "so-pin").write_text("8765\n")
+    (machine / "etc/hsmkms.toml").write_text(f'data_dir = "{data}"\n[token.pin]\nfile = "{data}/pin"\n')
+    done = play(ADOPT, "adopt_configuration", machine)
+    assert (done.returncode, (data / "pin").read_text(), (data / "so-pin").read_text()) == (0, "1234\n", "8765\n")
+    assert "was not made of" in done.stderr
+
+
+def test_pin_that_came_later(machine: Path) -> None:
+    """A PIN that is not in the folder of root is not removed, though the configuration is the one of init."""
+    data = machine / "data"
+    (machine / "etc/hsmkms.toml").write_text(
+        f'data_dir = "{data}"\n[token.pin]\nfile = "{machine}/etc/pin"\n',
+    )
+    done = play(ADOPT, "adopt_configuration", machine)
+    assert (done.returncode, (data / "pin").read_text()) == (1, "1234\n")
+    assert f"{data}/pin is not in {machine}/etc/pin" in done.stderr
+
+
+def test_terminal_of_root_where_a_file_is_read(machine: Path) -> None:
+    """What reads as the service's user, whose other processes control it, has neither root's terminal nor its lock."""
+    reader = machine / "bin" / "head"
+    reader.parent.mkdir()
+    reader.write_text("#!/bin/sh\n(: </dev/tty) 2>/dev/null && echo terminal\nreadlink /proc/$$/fd/9\n")
+    reader.chmod(0o755)
+    controller, terminal = pty.openpty()
+    here = play([], f"exec 9>work/lock; {reader}", machine, terminal)
+    assert here.stdout == f"terminal\n{machine}/work/lock\n"
+    done = play(["read_as_user"], f"exec 9>work/lock; PATH={reader.parent}:$PATH; read_as_user pin", machine, terminal)
+    os.close(controller)
+    os.close(terminal)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_another_pin(machine: Path) -> None:

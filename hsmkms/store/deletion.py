@@ -57,6 +57,16 @@ def due(conn: Connection, now: datetime) -> list[tuple[str, str]]:
     return [(row.key_id, row.region) for row in conn.execute(query)]
 
 
+def postpone(tx: Connection, until: datetime, date: datetime) -> list[tuple[str, str]]:
+    """Set the end of each waiting period that ends by ``until`` to ``date``; return the keys, as (key id, region)."""
+    rows = due(tx, until)
+    for key_id, region in rows:
+        of_key = (regional_key.c.key_id == key_id) & (regional_key.c.region == region)
+        tx.execute(regional_key.update().where(of_key).values(deletion_date=date))
+        keys.touch(tx, key_id, region)
+    return rows
+
+
 def first(conn: Connection) -> datetime | None:
     """Return the earliest end of a waiting period, or None."""
     query = select(func.min(regional_key.c.deletion_date))

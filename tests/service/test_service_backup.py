@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from lifecycle import enable, material_of, named_by, new_imported_key, rotate, rotations
-from service_sites import REGION, Site, finish, new_alias, new_key, run, seal, start, unseal
+from lifecycle import (
+    cancel,
+    described,
+    enable,
+    material_of,
+    named_by,
+    new_imported_key,
+    rotate,
+    rotations,
+    schedule,
+    sweep,
+)
+from service_sites import REGION, Site, StoppedClock, finish, new_alias, new_key, run, seal, start, unseal
 
 from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, StoreError
 from hsmkms.file_lock import try_lock
@@ -157,6 +169,31 @@ def test_newest_backup_is_no_rollback(site: Site) -> None:
         assert unseal(kms, sealed) == b"secret"
         assert kms.operator.audit.verify().faults == []
         assert kms.operator.find_differences() == []
+
+
+def test_deletion_that_was_cancelled_since(site: Site) -> None:
+    """A key that awaited its deletion in the backup is not destroyed by the restore, also if the date has passed."""
+    clock = StoppedClock()
+    clock.now = datetime.now(UTC) - timedelta(days=31)
+    with site.open(clock) as kms:
+        key_id, later = new_key(kms).key_id, new_key(kms).key_id
+        sealed = seal(kms, key_id)
+        schedule(kms, key_id, 30)
+    file = back_up(site)
+    with site.open() as kms:
+        schedule(kms, later, 7)
+        cancel(kms, key_id)
+    lose(site)
+    assert [each[-36:] for each in restore(site, file, accept_rollback=True).postponed] == [key_id]
+    with site.open() as kms:
+        assert sweep(kms) == []
+        date = described(kms, key_id).deletion_date
+        assert date is not None
+        assert timedelta(days=6) < date - datetime.now(UTC) <= timedelta(days=7)
+        assert events(kms).count("PostponeKeyDeletion") == 1
+        cancel(kms, key_id)
+        enable(kms, key_id)
+        assert unseal(kms, sealed) == b"secret"
 
 
 def test_while_others_work(site: Site) -> None:

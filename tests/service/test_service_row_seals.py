@@ -271,22 +271,24 @@ def test_a_change_makes_no_edit_right(victim: Victim) -> None:
     assert victim.rows("SELECT state, policy FROM regional_key WHERE key_id = '{key}'") == [("Disabled", "{}")]
 
 
-def test_nothing_is_destroyed_by_an_edit(victim: Victim) -> None:
+def test_nothing_is_destroyed_by_an_edit(site: Site) -> None:
     """Neither a deletion date nor an object's status that was edited makes anything be destroyed."""
-    blob = seal(victim.kms, victim.other)
-    victim.edit(
-        "UPDATE regional_key SET state = 'PendingDeletion', deletion_date = 1, pending_window_days = 7 "
-        "WHERE key_id = '{key}'",
-        "UPDATE token_object SET status = 'DESTROYING' WHERE material = (SELECT id FROM material WHERE key_id = "
-        "'{other}')",
-    )
-    there = len(victim.kms._core.device.keys.inventory(mac_key(victim.kms)))
-    outcomes = {step.outcome for step in victim.kms.operator.maintain().steps}
-    assert outcomes == {"failed"}
-    assert len(victim.kms._core.device.keys.inventory(mac_key(victim.kms))) == there
-    victim.edit("UPDATE token_object SET status = 'PRESENT'")
-    victim.forget()
-    assert unseal(victim.kms, blob)
+    with site.open() as kms:
+        victim = Victim(site, kms, new_key(kms).key_id, new_key(kms).key_id, "")
+        blob = seal(kms, victim.other)
+        victim.edit(
+            "UPDATE regional_key SET state = 'PendingDeletion', deletion_date = 1, pending_window_days = 7 "
+            "WHERE key_id = '{key}'",
+            "UPDATE token_object SET status = 'DESTROYING' WHERE material = (SELECT id FROM material WHERE key_id = "
+            "'{other}')",
+        )
+        there = len(kms._core.device.keys.inventory(mac_key(kms)))
+        outcomes = {step.outcome for step in kms.operator.maintain().steps}
+        assert outcomes == {"failed"}
+        assert len(kms._core.device.keys.inventory(mac_key(kms))) == there
+        victim.edit("UPDATE token_object SET status = 'PRESENT'")
+        victim.forget()
+        assert unseal(kms, blob)
 
 
 def test_from_another_installation(victim: Victim, new_folder: NewFolder) -> None:

@@ -13,6 +13,7 @@ from lifecycle import (
     DUE,
     FAILED,
     GONE,
+    HELD,
     RECOVERY,
     ROTATION,
     YEAR,
@@ -35,7 +36,7 @@ from lifecycle import (
     sweep,
     switch_on,
 )
-from service_sites import START, Site, StoppedClock, finish, mac_key, new_key, run, seal, start
+from service_sites import START, Site, StoppedClock, finish, mac_key, new_key, run, seal, start, unseal
 
 from hsmkms.errors import NotFoundException, TokenFullError
 from hsmkms.hsm.key_objects import KeyObjects
@@ -108,6 +109,33 @@ def test_order_within_a_kind(kms: Kms, clock: StoppedClock) -> None:
     schedule(kms, early, 8)
     clock.advance(days=10)
     assert sweep(kms) == [(DELETION, early, DONE), (DELETION, late, DONE)]
+
+
+def test_older_databases_destroy_nothing(site: Site, clock: StoppedClock) -> None:
+    """A cancelled deletion is not executed if older databases are put back, nor at once if they are accepted."""
+    with site.open(clock) as kms:
+        key_id = new_key(kms).key_id
+        sealed = seal(kms, key_id)
+        schedule(kms, key_id, 7)
+    older = {each: each.read_bytes() for each in site.folder.glob("*.db")}
+    with site.open(clock) as kms:
+        cancel(kms, key_id)
+    for file, content in older.items():
+        file.write_bytes(content)
+    clock.now += timedelta(days=8)
+    with site.open(clock) as kms:
+        (step,) = kms.operator.maintain().steps
+        assert (step.kind, step.key_id, step.outcome) == (DELETION, key_id, HELD)
+        assert "older than the newest seal: run `hsmkms audit verify`" in (step.detail or "")
+        kms.operator.audit.accept()
+        assert sweep(kms) == []
+        assert described(kms, key_id).deletion_date == clock.now + timedelta(days=7)
+        cancel(kms, key_id)
+        enable(kms, key_id)
+        assert unseal(kms, sealed) == b"secret"
+        schedule(kms, key_id, 7)
+        clock.now += timedelta(days=7)
+        assert sweep(kms) == [(DELETION, key_id, DONE)]
 
 
 def test_failure_hinders_nothing_else(kms: Kms, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ class LoginGate:
         self._lock_path = folder / "login.lock"
         self._marks = PinMarks(folder, members, standby=standby)
         self._changed_path = folder / "pin-changed"
-        self._members = members
+        self._group = members if len(members) > 1 else ()
         self._lock: HeldLock | None = None
         self._overdue = False
 
@@ -106,7 +106,7 @@ class LoginGate:
         TokenUnavailableError if another login, of any process, has sent it one; or as ``exclusive``.
         """
         serial = serial_of(token)
-        if serial not in self._members:  # nobody is let in while its login hangs
+        if serial not in self._group:  # nobody is let in while its login hangs
             yield
             return
         digest = hashlib.sha256(serial.encode()).hexdigest()[:16]

@@ -19,6 +19,7 @@ from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import Progress, Verdict, verify
 from hsmkms.service.keys.installation_keys import require_made
+from hsmkms.service.operations import deletion
 from hsmkms.service.runtime.audit_log import AuditLog
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.seal_checks import RowFault
@@ -127,7 +128,8 @@ class AuditAdministration:
 
         ``shown``: the faults that the operator has seen. StoreError if they differ by now, or the schema was changed.
 
-        danger: rows that were edited into the database become valid, and are sealed.
+        danger: rows that were edited into the database become valid, and are sealed. Keys whose deletion is near get
+        a new waiting period, since that may have been cancelled in the state which is abandoned.
         """
         self.require_keys()
         verdict, rows = self.verify(), self.verify_rows()
@@ -147,6 +149,7 @@ class AuditAdministration:
         core.audit.flush()
         self._freshness.accept()
         core.seals.seal_all(again=True)
+        deletion.postpone(core)
         self._sealer.accept((*verdict.accepted, *verdict.faults, *verdict.unproven))
         return verdict
 

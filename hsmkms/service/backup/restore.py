@@ -32,6 +32,7 @@ from hsmkms.service.backup.origin import Proof
 from hsmkms.service.backup.signature import VerifyingKey
 from hsmkms.service.backup.unsealing import Unseal, Unsealed
 from hsmkms.service.keys.installation_keys import witness
+from hsmkms.service.operations import deletion
 from hsmkms.service.runtime import binding, open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
@@ -83,7 +84,9 @@ class Restored(Struct, frozen=True, kw_only=True):
     """Result of a restore. ``missing``: objects that the token does not have; ``rollback``: why it is an older state.
 
     ``migrated``: the applied revisions, if an older program made the backup. ``proof``: the proofs of its origin; see
-    ``backup_origin.Proof``. ``set_aside``: the folder with what the lost installation had left in its place.
+    ``backup_origin.Proof``. ``postponed``: ARNs of keys whose deletion was near, and may have been cancelled after the
+    backup: they got a new waiting period. ``set_aside``: the folder with what the lost installation had left in its
+    place.
     """
 
     installation: str
@@ -95,6 +98,7 @@ class Restored(Struct, frozen=True, kw_only=True):
     migrated: list[str]
     missing: list[NeededObject]
     rollback: str | None
+    postponed: list[str]
     set_aside: str | None = None
 
 
@@ -184,6 +188,7 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
         with core.audit.acting("RestoreBackup", core.installation.default_region, details), core.store.atomic() as tx:
             installation.set_restored(tx, now)
             _accept_clones(core, tx)
+        postponed = deletion.postpone(core)
         core.audit.close()
         return Restored(
             installation=core.installation.id,
@@ -195,6 +200,7 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
             migrated=migrated,
             missing=missing,
             rollback=rollback,
+            postponed=postponed,
         )
     finally:
         _close(core)

@@ -1,7 +1,7 @@
 """Schedule, cancel and execute the deletion of keys; report when a key was last used."""
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from hsmkms.errors import KMSInvalidStateException
 from hsmkms.model.deletion import (
@@ -14,6 +14,7 @@ from hsmkms.model.deletion import (
     ScheduleKeyDeletionResponse,
 )
 from hsmkms.model.enums import KeyState
+from hsmkms.model.ids import key_arn
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
 from hsmkms.rules import deletion as rules
@@ -69,6 +70,23 @@ def get_key_last_usage(call: Call, request: GetKeyLastUsageRequest) -> GetKeyLas
         tracking_start_date=max(record.creation_date, call.core.uses.tracked_since()),
         key_creation_date=record.creation_date,
     )
+
+
+def postpone(core: Core) -> list[str]:
+    """Give keys whose waiting period is nearly over, or is over, the shortest one again; return their ARNs.
+
+    For databases that may be an older state: a deletion that was cancelled since must not be executed before anyone has
+    had time to cancel it again.
+    """
+    date = rules.deletion_date(core.clock(), rules.SHORTEST_WINDOW_DAYS)
+    with core.audited_and_sealed() as tx:
+        rows = deletion.postpone(tx, date - timedelta(days=1), date)  # what was postponed just now stays as it is
+        postponed = [key_arn(core.installation.account, region, key_id) for key_id, region in rows]
+        for arn, (key_id, region) in zip(postponed, rows, strict=True):
+            core.audit.event("PostponeKeyDeletion", region, arn, {"keyId": key_id, "deletionDate": date.isoformat()})
+    for each in postponed:
+        log.warning("the deletion of key %s is postponed to %s: it may have been cancelled since", each, date)
+    return postponed
 
 
 def destroy_key(core: Core, key_id: str, region: str) -> None:

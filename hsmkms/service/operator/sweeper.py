@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from msgspec import Struct
@@ -22,12 +22,15 @@ from hsmkms.errors import (
     HsmKmsError,
     KMSInvalidStateException,
     NotFoundException,
+    ObjectLostError,
+    StoreError,
     TokenUnavailableError,
 )
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
 from hsmkms.rules import budget
 from hsmkms.rules import rotation as rules
+from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.keys import destruction, expiry
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.operations import deletion, wrapping_keys
@@ -72,7 +75,7 @@ class StepOutcome(StrEnum):
     """Not run, in a dry run."""
     DONE = "done"
     HELD = "held"
-    """It waits for a clock that can be trusted, for the token, or for another process that is working on it."""
+    """It waits for a clock and databases that can be trusted, for the token, or for another process at work on it."""
     FAILED = "failed"
     GONE = "gone"
     """Another process did it, or it was cancelled."""
@@ -110,6 +113,9 @@ class _Due(Struct, frozen=True, kw_only=True):
 _HOLDS: Final = frozenset(StepKind) - {StepKind.EXPIRY}
 """The kinds that wait while the clock cannot be trusted or the token is away: all that change the token."""
 
+_DESTROYS: Final = _HOLDS - {StepKind.ROTATION}
+"""The kinds that may destroy keys, by what the databases say: they wait while those contradict the newest seal."""
+
 
 def maintain(core: Core, *, dry_run: bool = False) -> Report:
     """Run due work, or only list it. Only the holder of the sweeper lease works."""
@@ -130,12 +136,15 @@ def _sweep(core: Core, holder: str) -> Report:
         log.error("nothing is rotated or destroyed: %s", doubt)
     steps: list[Step] = []
     away: str | None = None
+    contradiction = cache(partial(_contradiction, core))  # asked only if something is due that may destroy a key
     for each in _all_due(core):
         if not sweeper.acquire_lease(core.store, holder, core.clock(), LEASE):
             log.warning("this process was stopped for so long that another process has taken over its work")
             break
         reason = (doubt or away) if each.kind in _HOLDS else None
         try:
+            if reason is None and each.kind in _DESTROYS:
+                reason = contradiction()
             step = _step(each, StepOutcome.HELD, reason) if reason is not None else _do(core, each)
         except TokenUnavailableError as exc:
             away = str(exc)  # the token is not used again in this sweep
@@ -145,6 +154,21 @@ def _sweep(core: Core, holder: str) -> Report:
     if away is None:
         group_members.check_again(core)
     return Report(steps=steps, doubt=doubt)
+
+
+def _contradiction(core: Core) -> str | None:
+    """Return how log or databases contradict the newest seal, or None: of an older copy nothing is deleted.
+
+    In that copy a key may await its deletion which was cancelled since. A seal that cannot be verified, since its key
+    was lost, shows nothing. TokenUnavailableError.
+    """
+    try:
+        Sealer(core).check()
+    except StoreError as exc:
+        return str(exc)
+    except ObjectLostError:
+        return None
+    return None
 
 
 def _do(core: Core, due: _Due) -> Step:
