@@ -7,13 +7,15 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 from typer.models import TyperInfo
 
@@ -59,12 +61,39 @@ from hsmkms.errors import HsmKmsError
 from hsmkms.hardening import keep_secrets
 
 HELP_OPTIONS: Final = frozenset({"-h", "--help"})
+_PREFIX_OF_REFUSALS: Final = "Value error, "
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
 _MARKUP: Final = re.compile(r"(\[[a-z#/@][^\[]*?\])")
 """The pattern of ``rich.markup.escape``; Rich itself is imported only for help."""
 
+
+class _Commands(TyperGroup):
+    """All commands. Says what is wrong with an option's value in words of ours alone."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - handed on
+        """Parse the options that stand before a command's name."""
+        with _own_words():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - a context of the click that typer contains
+        """Parse the options of a command, and run it."""
+        with _own_words():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Remove what the library that typer parses values with puts before the sentence of a refusal."""
+    try:
+        yield
+    except typer.BadParameter as exc:
+        exc.message = exc.message.removeprefix(_PREFIX_OF_REFUSALS)
+        raise
+
+
 app = typer.Typer(
     name="hsmkms",
+    cls=_Commands,
     help="A key management service on your own HSM, with the life cycle and the API of AWS KMS.\n\n"
     "Commands of the API carry the names and options of `aws kms`.\n\n"
     "Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token",
@@ -126,7 +155,7 @@ guide.register(app)
 
 
 def main() -> None:
-    """Run the command line: status 0, 1 for an error (of `audit verify` 3 in some cases), 2 for wrong usage."""
+    """Run the command line: status 0, 1 for an error, 2 for wrong usage; of `audit verify` and `rotate` also 3."""
     keep_secrets()
     _log_to_stderr()
     try:
