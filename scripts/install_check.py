@@ -252,6 +252,9 @@ def given_token() -> None:
     Path("/opt/vendor/lib").mkdir(parents=True)
     shutil.copy(MODULE, "/opt/vendor/lib/libpkcs11.so")
     run(f"chown -R hsmkms:hsmkms {tokens} && chmod 700 {tokens}")
+    # As the unit's comments say of a module that writes elsewhere than in the data folder.
+    (DROP_INS / "module.conf").write_text(f"[Service]\nReadWritePaths={tokens}\n")
+    run("systemctl daemon-reload")
     run(
         "SOFTHSM2_CONF=/etc/vendor/client.conf runuser -u hsmkms -- "
         "softhsm2-util --init-token --free --label production --pin 4321 --so-pin 87654321"
