@@ -10,12 +10,15 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from hsmkms.file_lock import try_lock
+
+PutInPlace = Callable[[], None]
+"""Renames a draft to its name."""
 
 _PREFIX: Final = ".hsmkms-"
 _SUFFIX: Final = ".tmp"
@@ -36,13 +39,23 @@ def replace(path: Path, content: bytes, *, durable: bool = True) -> None:
 def create(path: Path, content: bytes) -> None:
     """Create a file, readable by its owner only, and fsync it. FileExistsError if there is one."""
     with draft(path, content) as put_in_place:
+        create_together({path: put_in_place})
+
+
+def create_together(drafts: Mapping[Path, PutInPlace]) -> None:
+    """Rename drafts, in their order, to names that are free: all or, on OSError, none. FileExistsError."""
+    for path in drafts:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        put_in_place()
+    with ExitStack() as undo:
+        for path, put_in_place in drafts.items():
+            put_in_place()
+            undo.callback(path.unlink, missing_ok=True)
+        undo.pop_all()
 
 
 @contextmanager
-def draft(path: Path, content: bytes, *, durable: bool = True) -> Iterator[Callable[[], None]]:
+def draft(path: Path, content: bytes, *, durable: bool = True) -> Iterator[PutInPlace]:
     """Write new content to a temporary file; call the function that is yielded to replace ``path`` by it."""
     with _drafted(path, durable=durable) as (file, put_in_place):
         file.write(content)
@@ -105,7 +118,7 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def _drafted(path: Path, *, durable: bool) -> Iterator[tuple[BinaryIO, Callable[[], None]]]:
+def _drafted(path: Path, *, durable: bool) -> Iterator[tuple[BinaryIO, PutInPlace]]:
     with open_folder(path.parent) as folder:
         with suppress(OSError):
             remove_leftovers([path.parent / name for name in os.listdir(folder)])  # noqa: PTH208 - of what is open

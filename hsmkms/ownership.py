@@ -95,6 +95,11 @@ def unusable(folder: Path, besides: Collection[Path] = ()) -> Path | None:
 def check_usable(what: str, folder: Path, *, besides: Collection[Path] = ()) -> None:
     """Raise ConfigurationError if a folder holds a file that another user has made, so that this one cannot use it."""
     path = unusable(folder, besides)
+    if path is not None and _is_read_only(path):
+        raise ConfigurationError(
+            f"{what} {shlex.quote(str(path))} is on a file system that this process may only read. If the service was "
+            f"started by systemd, its unit forbids it: `systemctl edit` the unit, and give it ReadWritePaths={folder}"
+        )
     if path is not None and path.exists() and path.lstat().st_uid == os.geteuid():
         raise ConfigurationError(f"{what} {shlex.quote(str(path))} cannot be used by its owner: {owner_advice(path)}")
     try:
@@ -108,6 +113,14 @@ def check_usable(what: str, folder: Path, *, besides: Collection[Path] = ()) -> 
             f"as {_user_name(owner)}. As root, run `chown {me} {shlex.quote(str(path))}` (and look for others with "
             f"`find {shlex.quote(str(folder))} ! -user {me}`), and run every command as {me}"
         )
+
+
+def _is_read_only(path: Path) -> bool:
+    """Return True if the mount of a path is read-only, for this process at least."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def owner_advice(path: Path) -> str:

@@ -194,7 +194,8 @@ def removal() -> None:
     builder = WORK / "builder"
     run(f"python3 -m venv {builder} && {builder}/bin/pip -qq install --require-hashes -r conf/container/build.lock")
     run(f"{builder}/bin/python -m hatchling build --target wheel --directory {WORK}")
-    run(uninstall)
+    left = run(uninstall)
+    check(all(str(place) in left for place in (ETC, DATA, BACKUPS, DROP_INS)), f"what stays is named: {left}")
     check(not OPT.exists() and not Path("/usr/local/bin/hsmkms").exists(), "the program is gone")
     check(not list(Path("/usr/local/lib/systemd/system").iterdir()), "the units are gone")
     check((DATA / "meta.db").exists() and (ETC / "pin.cred").exists(), "data and PIN are there")
@@ -251,6 +252,9 @@ def given_token() -> None:
     Path("/opt/vendor/lib").mkdir(parents=True)
     shutil.copy(MODULE, "/opt/vendor/lib/libpkcs11.so")
     run(f"chown -R hsmkms:hsmkms {tokens} && chmod 700 {tokens}")
+    # As the unit's comments say of a module that writes elsewhere than in the data folder.
+    (DROP_INS / "module.conf").write_text(f"[Service]\nReadWritePaths={tokens}\n")
+    run("systemctl daemon-reload")
     run(
         "SOFTHSM2_CONF=/etc/vendor/client.conf runuser -u hsmkms -- "
         "softhsm2-util --init-token --free --label production --pin 4321 --so-pin 87654321"

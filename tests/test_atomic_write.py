@@ -106,3 +106,23 @@ def test_leftovers(tmp_path: Path) -> None:
         other.kill()
     atomic_write.replace(tmp_path / "file", b"mine again")
     assert names(tmp_path) == ["file"]
+
+
+def test_together(tmp_path: Path) -> None:
+    """Files that belong together are all there, or none: where one name is taken, or one cannot be put in place."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    second.write_text("older")
+    with atomic_write.draft(first, b"1") as put_first, atomic_write.draft(second, b"2") as put_second:
+        drafts = {first: put_first, second: put_second}
+        with pytest.raises(FileExistsError):
+            atomic_write.create_together(drafts)
+        assert (first.exists(), second.read_text()) == (False, "older")
+        second.unlink()
+        (draft,) = [each for each in tmp_path.iterdir() if each.read_bytes() == b"2"]
+        draft.rename(tmp_path / "moved")
+        with pytest.raises(FileNotFoundError):
+            atomic_write.create_together(drafts)
+    assert names(tmp_path) == ["moved"]
+    with atomic_write.draft(first, b"1") as put_first, atomic_write.draft(second, b"2") as put_second:
+        atomic_write.create_together({first: put_first, second: put_second})
+    assert names(tmp_path) == ["first", "moved", "second"]

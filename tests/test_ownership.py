@@ -4,6 +4,8 @@ import grp
 import os
 import pwd
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hsmkms.config import settings as config
 from hsmkms.config.pins import PinSettings, read_pin
 from hsmkms.errors import ConfigurationError, PinError
 
+MOUNTING_REFUSED = 77
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 STRANGER = 54321
 """A uid and a gid without a name, which this process does not have."""
@@ -308,6 +311,19 @@ def test_root_in_a_folder_of_another_user(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(ownership.SERVICE_VARIABLE, "daemon")
     with pytest.raises(ConfigurationError, match=r"run `sudo hsmkms \.\.\.`, which works as daemon"):
         ownership.check_user("the data folder", folder)
+
+
+@needs_root
+def test_folder_that_the_sandbox_closes(folder: Path) -> None:
+    """A file of one's own on a read-only mount needs a word to systemd, and no other mode."""
+    program = "import sys, pathlib, hsmkms.ownership as o; o.check_usable('it', pathlib.Path(sys.argv[1]))"
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 77; exec "$2" -c "$3" "$1"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", folder, sys.executable, program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == MOUNTING_REFUSED or "unshare" in done.stderr:
+        pytest.skip("mounting is refused here")
+    assert f"it {folder}/file is on a file system that this process may only read." in done.stderr
+    assert f"give it ReadWritePaths={folder}" in done.stderr
 
 
 @needs_root

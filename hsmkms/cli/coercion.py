@@ -8,9 +8,12 @@ import os
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from typer import core
+from typer import BadParameter, core
+
+PREFIX_OF_PYDANTIC: Final = "Value error, "
+"""Stands before the sentence of a refusal that is typer's own."""
 
 
 def avoid_pydantic() -> None:
@@ -44,7 +47,11 @@ class Coercion:
             return Path(value)
         if isinstance(kind, type) and issubclass(kind, Enum) and value in (each.value for each in kind):
             return kind(value)
-        return self._build(self._descriptor).coerce(value, param=param, ctx=ctx)
+        try:
+            return self._build(self._descriptor).coerce(value, param=param, ctx=ctx)
+        except BadParameter as exc:
+            exc.message = exc.message.removeprefix(PREFIX_OF_PYDANTIC)
+            raise
 
     def _only_converts(self, path: str) -> bool:
         """Return True if typer would convert this path and find nothing wrong with it."""

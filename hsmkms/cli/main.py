@@ -97,7 +97,7 @@ def application(name: str = "") -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line: status 0, 1 for an error (of `audit verify` 3 in some cases), 2 for wrong usage."""
+    """Run the command line: status 0, 1 for an error, 2 for wrong usage; of `audit verify` and `rotate` also 3."""
     keep_secrets()
     gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
     _log_to_stderr()

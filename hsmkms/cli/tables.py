@@ -16,10 +16,11 @@ MOST_BOXED: Final = 500
 
 _DATE_SUFFIXES: Final = ("Date", "ValidTo", "Timestamp")
 _WORD_WIDTH: Final = 10
-"""A column is at least so wide, or as wide as its longest word; ids are never folded."""
+"""A column is at least so wide, or as wide as its longest word; ids, commands and options are never folded."""
 
 _iso_instant: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z").fullmatch
 _id: Final = re.compile(r"(?:mrk-)?[0-9a-f]{32,64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_command: Final = re.compile(r"[`(]?(?:--)?[a-z]{2,16}(?:-[a-z]{2,16}){1,4}[`.,:;)]*").fullmatch
 _HALF: Final = 32
 _long_id: Final = re.compile(r"[0-9a-f]{64},?").fullmatch
 _arn: Final = re.compile(r"(arn:\S*?[:/])([^:/\s]+)").fullmatch
@@ -141,7 +142,9 @@ def _section(name: str | None, value: Any, width: int) -> Any:  # noqa: ANN401 -
 
 
 def _wide_table(rows: WideRows, title: str | None, width: int) -> Any:  # noqa: ANN401 - rich is lazy
-    """Make a table with a column for each member, or one for each stack if those do not fit."""
+    """Make a table with a column for each member, or for each stack, or a table for each row: the first that fits."""
+    from rich.console import Group  # noqa: PLC0415 - see above
+
     names = [each for stack in rows.stacks for each in stack]
     cells = [[plain(row[each]) for each in names] for row in rows]
     widths = _widths([names, *cells], width)
@@ -149,6 +152,8 @@ def _wide_table(rows: WideRows, title: str | None, width: int) -> Any:  # noqa: 
         names = ["\n".join(stack) for stack in rows.stacks]
         cells = [["\n".join(plain(row[each]) for each in stack) for stack in rows.stacks] for row in rows]
         widths = _widths([names, *cells], width)
+    if widths is None:
+        return Group(*(_pairs_table(row, title, width) for row in rows))
     return _grid(cells, names, title, widths)
 
 
@@ -205,9 +210,14 @@ def _widths(rows: Sequence[Sequence[str]], width: int) -> list[int] | None:
 
 
 def _least(cell: str, *, halved: bool) -> int:
-    """Return the width below which an id of a cell would be folded, or any other word too often."""
+    """Return the width below which an id or the name of a command would be folded, or any other word too often."""
     pieces = [piece for word in cell.split() for piece in _pieces(word, halved=halved)]
-    return max((len(each) if _id(each.rstrip(",")) else min(len(each), _WORD_WIDTH) for each in pieces), default=0)
+    return max((len(each) if _is_name(each) else min(len(each), _WORD_WIDTH) for each in pieces), default=0)
+
+
+def _is_name(word: str) -> bool:
+    """Return True for what people copy or type in one piece: an id, a command, an option."""
+    return bool(_id(word.rstrip(",")) or _command(word))
 
 
 def _pieces(word: str, *, halved: bool = True) -> Sequence[str]:

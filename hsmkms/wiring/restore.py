@@ -127,7 +127,10 @@ def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device])
             )
         return recipients.open_with_private_key(header, keys.pkcs8)
     if not devices:
-        raise ConfigurationError("the backup is sealed by its token: give the --config that names that token")
+        raise ConfigurationError(
+            "only its token opens this backup: give the --config FILE that names the token. If it is lost, write one: "
+            "account_id, regions, data_dir and [token] suffice (conf/hsmkms.toml describes every setting)"
+        )
     for each in devices[:-1]:
         with suppress(BindingError):
             return recipients.open_with_token(header, each)

@@ -1,6 +1,8 @@
 """Users and access keys at the command line."""
 
-from cli_site import Site
+import json
+
+from cli_site import ACCOUNT, REGION, Site
 
 POLICY = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:Encrypt", "Resource": "*"}]}'
 
@@ -53,3 +55,21 @@ def test_policy_without_file(site: Site) -> None:
     for text in ("none.json", "x" * 5000):
         assert site.run(*put, text).error.startswith("MalformedPolicyDocumentException: ")
     assert site.run(*put, "file://use.json").status == 0
+
+
+def test_policy_with_resources_that_match_nothing(site: Site) -> None:
+    """A policy that names a key which is not there, or an alias, is put with a note; one of a key without."""
+    site.run("create-user", "--user-name", "alice")
+    put = ("put-user-policy", "--user-name", "alice", "--policy-name", "use", "--policy-document")
+    key = site.run("create-key", "--query", "KeyMetadata.Arn").json
+    others = [key.replace(key[-12:], "0" * 12), key.replace(REGION, "eu-north-1"), key.replace(ACCOUNT, "1" * 12)]
+    alias = f"arn:aws:kms:{REGION}:{ACCOUNT}:alias/photos"
+    quiet = [key, f"{key[:-12]}*", "*", "arn:aws:kms:*:*:key/${aws:PrincipalTag/key}"]
+    document = json.loads(POLICY)
+    document["Statement"][0]["Resource"] = [*others, *quiet, alias]
+    notes = site.run(*put, json.dumps(document)).stderr.splitlines()
+    assert notes[:3] == [
+        f"hsmkms: note: There is no key with the ARN of the Resource {each}: no request matches it." for each in others
+    ]
+    assert notes[3].startswith(f"hsmkms: note: The Resource {alias} is an alias: only operations on aliases match it.")
+    assert len(notes) == len(others) + 1

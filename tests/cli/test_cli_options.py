@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import pytest
 from cli_site import ACCOUNT, OTHER_REGION, Site
@@ -202,3 +203,17 @@ def test_wrong_usage(shared: Site, arguments: tuple[str, ...]) -> None:
     assert (refused.status, refused.stdout) == (2, "")
     assert "Error" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("list-keys", "--output", "xml"), ("--output", "xml", "list-keys"), ("usage", "--by", "xml")),
+        *(("audit", "export", "--format", "xml"), ("report", "--format", "xml")),
+    ],
+)
+def test_wrong_choice(shared: Site, arguments: tuple[str, ...]) -> None:
+    """A word that is none of an option's values is refused with these, and no word of a library."""
+    refused = shared.run(*arguments)
+    assert refused.status == 2
+    assert re.search(r"Invalid value for '--(output|by|format)': 'xml' is not one of '", refused.stderr)

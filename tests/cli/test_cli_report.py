@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from hsmkms.cli.reports import csv_form
+from hsmkms.cli.reports.document import USES
 from hsmkms.cli.reports.elements import element, text_of
 from hsmkms.cli.reports.forms import read_statement
 from hsmkms.cli.tables import printable
 from hsmkms.errors import StoreError
 from hsmkms.service.keys.report_keys import read_public_key, verifies
+from hsmkms.service.operator.report_facts import USE_DAYS
 
 FORMS = ("html", "csv", "json")
 HOSTILE = (
@@ -117,6 +119,13 @@ def test_files(made: Made) -> None:
     assert made.file("json").read_bytes() == before
 
 
+def test_both_files_or_none(made: Made, tmp_path: Path) -> None:
+    """Where one of the two cannot be written, neither is there, under its name or a temporary one."""
+    longest = tmp_path / ("r" * 254)
+    assert "File name too long" in made.site.run("report", "--output", longest).error
+    assert not any(tmp_path.iterdir())
+
+
 def test_html_has_nothing_that_runs(made: Made, page: Page) -> None:
     """No script, no handler, no reference: neither ours nor one from a description; the policy forbids the rest."""
     assert not set(page.tags) & set(RUNS)
@@ -136,6 +145,16 @@ def test_html_shows_every_description(made: Made, page: Page) -> None:
         )
         assert seen in shown
     assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e\u2066-\u2069\u200b\u2028]", made.file("html").read_text())
+
+
+def test_days_of_uses(made: Made, page: Page) -> None:
+    """Each form says of how many days it counts uses."""
+    assert f"UsesInLast{USE_DAYS}Days" == USES
+    assert {USES} <= {name for each in json.loads(made.file("json").read_text())["Keys"] for name in each}
+    assert f',"{USES}",' in made.file("csv").read_text()
+    texts = page.texts
+    assert f"Uses in last {USE_DAYS} days" in texts
+    assert any(each.startswith(f"Successful cryptographic operations by day, in the last {USE_DAYS}") for each in texts)
 
 
 def test_pictures(page: Page) -> None:

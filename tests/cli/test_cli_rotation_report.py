@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import pytest
 from cli_site import BIN, Site, at_terminal
 
 
@@ -34,6 +35,16 @@ def test_key_without_rotation(site: Site) -> None:
     assert pair != key
 
 
+@pytest.mark.parametrize("columns", ["60", "80", "100", "120"])
+def test_narrow_table(site: Site, columns: str) -> None:
+    """The id of the key and the name of the command that helps are in one piece, however narrow the terminal."""
+    key = site.new_key()
+    shown, _ = at_terminal(site, "rotation-report", columns=columns)
+    assert f" {key} " in shown
+    assert " enable-key-rotation " in shown
+    assert max(map(len, shown.splitlines())) <= int(columns)
+
+
 def test_table(site: Site) -> None:
     """At a terminal of 100 columns each key has one readable row."""
     site.run("create-alias", "--alias-name", "photos", "--target-key-id", site.new_key())
@@ -41,4 +52,4 @@ def test_table(site: Site) -> None:
     assert status == 0
     assert "│ alias/photos " in shown
     assert "Posture" in shown
-    assert "backing key, next" in shown
+    assert "1 backing key, " in shown

@@ -245,7 +245,26 @@ def test_archive(new_site: NewSite, tmp_path: Path) -> None:
     assert b'"number":' in (site.folder / "outside.seal").read_bytes()
 
 
-def test_a_file_elsewhere_stands_in_for_the_token(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_without_data_objects_is_reported(
+    stranger: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new installation warns once that only the log keeps its newest seal."""
+
+    def no_objects(*_: object) -> None:
+        raise UnsupportedOperationException("no data objects")
+
+    monkeypatch.setattr(OwnObjects, "replace_note", no_objects)
+    for _ in range(2):
+        with stranger.open() as kms:
+            new_key(kms)
+            new_key(kms)
+    said = [each for each in caplog.records if "kept only beside the log" in each.message]
+    assert [each.levelno for each in said] == [logging.WARNING]
+
+
+def test_a_file_elsewhere_stands_in_for_the_token(
+    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Where the token keeps no data objects, the file that the operator named remembers the newest seal."""
 
     def no_objects(*_: object) -> None:
@@ -254,8 +273,13 @@ def test_a_file_elsewhere_stands_in_for_the_token(log: Log, monkeypatch: pytest.
     monkeypatch.setattr(OwnObjects, "replace_note", no_objects)
     monkeypatch.setattr(OwnObjects, "notes", lambda *_: {})
     log.seals.with_name("noted.json").unlink()  # such a token has taken no note
-    with log.site.open() as kms:
-        assert not kms.operator.audit.remembered()
+    with caplog.at_level(logging.INFO, "hsmkms.service"):
+        for _ in range(2):
+            with log.site.open() as kms:
+                new_key(kms)
+                assert not kms.operator.audit.remembered()
+    said = [each for each in caplog.records if "kept only beside the log" in each.message]
+    assert {each.levelno for each in said} == {logging.INFO}, "commands print warnings"
     site = log.site.varied("outside.toml", audit=AuditSettings(seal_file=Path("outside.seal")))
     for _ in range(2):
         with site.open() as kms:

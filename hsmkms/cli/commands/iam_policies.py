@@ -280,7 +280,8 @@ def _put(common: Common, owner: _Owner, name: str, policy_name: str, policy_docu
     document = values.document("--policy-document", policy_document)
     with common.open() as kms:
         owner.put(kms.operator.identities)(name, policy_name, document)
-        note(kms.operator.notes.of_own_policy(document))
+        notes = kms.operator.notes
+        note([*notes.of_own_policy(document), *notes.about_resources(document)])
 
 
 def _show(common: Common, owner: _Owner, name: str, policy_name: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -16,6 +17,9 @@ from hsmkms.cli.reports.document import ReportFormat, document, statement_of
 from hsmkms.errors import ConfigurationError, KMSInvalidSignatureException, NotFoundException, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hsmkms.atomic_write import PutInPlace
     from hsmkms.kms import Kms
     from hsmkms.service.operator.reports import Proof, ReportKey
 
@@ -68,11 +72,13 @@ def report(
             facts = reports.collect(common.region, archives or (), advance)
         statement = statement_of(facts, key)
         data = render(form, document(facts, statement))
-        if key is None:
-            reports.record_unsigned(data)
-        else:
-            _write(beside, reports.sign(data, key))
-        _write(file, data)
+        with _draft(file, data) as put_report:
+            if key is None:
+                reports.record_unsigned(data)
+                _put_in_place({file: put_report})
+            else:
+                with _draft(beside, reports.sign(data, key)) as put_signature:
+                    _put_in_place({file: put_report, beside: put_signature})
     answer = {"File": str(file), "Sha256": hashlib.sha256(data).hexdigest(), "Keys": len(facts.keys)}
     if key is not None:
         answer |= {"Signature": str(beside), "SignedBy": key.fingerprint, "KeyVersion": key.version}
@@ -202,11 +208,23 @@ def _check_new(*files: Path) -> None:
             raise StoreError(f"{each} cannot be written: there is no folder {each.absolute().parent}")
 
 
-def _write(file: Path, data: bytes) -> None:
+@contextmanager
+def _draft(file: Path, data: bytes) -> "Iterator[PutInPlace]":
+    """Write a file under a temporary name; the function that is yielded renames it."""
+    with ExitStack() as written:
+        try:
+            put_in_place = written.enter_context(atomic_write.draft(file, data))
+        except OSError as exc:
+            raise StoreError(f"{file} cannot be written: {exc.strerror}") from exc
+        yield put_in_place
+
+
+def _put_in_place(drafts: "Mapping[Path, PutInPlace]") -> None:
     try:
-        atomic_write.create(file, data)
+        atomic_write.create_together(drafts)
     except OSError as exc:
-        raise StoreError(f"{file} cannot be written: {exc.strerror}") from exc
+        names = " and ".join(map(str, drafts))
+        raise StoreError(f"{names} cannot be written: {exc.strerror}") from exc
 
 
 def _signature(file: Path, *, required: bool) -> bytes | None:

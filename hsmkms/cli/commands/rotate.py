@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
 PANEL: Final = "Rotation"
+CANNOT_ROTATE_STATUS: Final = 3
+"""Status if no rotation failed, but there are old keys that cannot rotate."""
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +44,7 @@ def rotate(
     At the end it shows the key material and its date before and after each rotation, and the request of the audit log;
     --output json has all of it. CannotRotate: old keys that do not rotate, and why. Each rotation is one on demand, of
     which a key has 25. Ctrl-C ends the run after the key in work; the same command then rotates the rest. Status 1 if
-    a rotation failed.
+    a rotation failed; 3 if all that can rotate did, and CannotRotate is not empty.
 
     Example: hsmkms rotate --older-than 365d --dry-run
     """
@@ -54,6 +56,7 @@ def rotate(
             raise ValidationException(f"--older-than ({before:%FT%TZ}) is in the future.")
         old = operator.old_keys(before, common.region)
         ready = [each for each in old if each.obstacle is None]
+        cannot = [each for each in old if each.obstacle is not None]
         with progress("rotate", lambda: len(ready)) as advance:
             run = operator.rotate_old_keys([] if dry_run else ready, advance, interrupted.is_set)
     done = run.rotations
@@ -64,7 +67,7 @@ def rotate(
         **({"ToRotate": _rows(common, ready)} if dry_run else {}),
         **({} if dry_run else {"Rotated": _rows(common, [each for each in done if each.fault is None])}),
         **({} if dry_run else {"Failed": _rows(common, failed), "NotDone": len(ready) - len(done)}),
-        "CannotRotate": _rows(common, [each for each in old if each.obstacle is not None]),
+        "CannotRotate": _rows(common, cannot),
     }
     if not old:
         note([f"no key has key material that is older than {older_than}"])
@@ -75,6 +78,8 @@ def rotate(
         sys.exit(INTERRUPTED)
     if failed:
         sys.exit(1)
+    if cannot:
+        sys.exit(CANNOT_ROTATE_STATUS)
 
 
 def _rows(common: Common, keys: "Sequence[Struct]") -> list[dict[str, Any]]:

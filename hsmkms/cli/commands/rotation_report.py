@@ -7,6 +7,7 @@ import typer
 
 from hsmkms.cli.options import Common, named, with_common
 from hsmkms.cli.output import OutputFormat, default_format
+from hsmkms.cli.tables import WideRows
 
 PANEL: Final = "Upkeep"
 
@@ -37,7 +38,7 @@ def rotation_report(
     problems = [each for each in rows if each["Problem"]]
     shown = problems if only_problems else rows
     if (common.output or default_format()) is OutputFormat.TABLE and common.query is None:
-        shown = [_short(each) for each in shown]
+        shown = WideRows([_short(each) for each in shown], [("Key", "Posture"), ("Dates",), ("Reason",)])
     common.show({"Keys": shown, "Problems": len(problems)})
     if check and problems:
         sys.exit(1)

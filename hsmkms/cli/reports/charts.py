@@ -62,7 +62,7 @@ def uses(by_day: dict[str, int], known_since: str | None) -> Element:
     if days:
         marks += [_label(52, _HEIGHT + 16, days[0][0]), _label(_WIDTH, _HEIGHT + 16, days[-1][0], "end")]
     described = f"{sum(by_day.values())} operations from {days[0][0]} to {days[-1][0]}; at most {most} on one day"
-    title = "Successful cryptographic operations by day"
+    title = f"Successful cryptographic operations by day, in the last {len(days)} days"
     if known_since is None or days[0][0] < known_since[:10]:
         title += f" (the audit log has every record since {known_since or 'now'})"
     return _picture("uses", title, described, _HEIGHT + 22, marks)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hsmkms.service.operator.reports import ReportKey
 
 FORMAT: Final = "hsmkms report 1"
+USES: Final = "UsesInLast90Days"
+"""The member of a key that has its uses in the days before the report (``report_facts.USE_DAYS``)."""
 
 Document = dict[str, Any]
 
@@ -96,7 +98,7 @@ def _key(key: "KeyFacts") -> Document:
         "MultiRegion": key.multi_region,
         "CreationDate": plain(key.created_at),
         **posture,
-        "Uses": key.uses,
+        USES: key.uses,
         "Fault": key.fault,
         "Tags": dict(key.tags),
         "Materials": [_material(each) for each in key.materials],

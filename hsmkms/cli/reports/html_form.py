@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any, Final
 
 from hsmkms.cli.reports import charts
-from hsmkms.cli.reports.document import Document
+from hsmkms.cli.reports.document import USES, Document
 from hsmkms.cli.reports.elements import Content, Element, element, pairs, table, text_of
 
 _META: Final = "hsmkms-report"
@@ -61,7 +62,7 @@ _IN_SUMMARY: Final = (
     "NextRotation",
     "LastUsed",
     "LastOperation",
-    "Uses",
+    USES,
     "Encryptions",
     "BudgetPercent",
     "Posture",
@@ -255,6 +256,6 @@ def _shown(value: Any) -> str:  # noqa: ANN401 - JSON
 
 
 def _words(name: str) -> str:
-    """Return a member's name as words: KeyState is Key state."""
-    words = "".join(f" {each.lower()}" if each.isupper() else each for each in name).strip()
+    """Return a member's name as words: KeyState is Key state, UsesInLast90Days is Uses in last 90 days."""
+    words = re.sub(r"(?<=[a-z])[0-9]|[A-Z]", lambda first: f" {first[0].lower()}", name).strip()
     return words[:1].upper() + words[1:]

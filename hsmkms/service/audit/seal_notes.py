@@ -29,6 +29,9 @@ from hsmkms.store.installation import InstallationKeyRow, TokenRow
 log = logging.getLogger("hsmkms.service")
 
 _LOCK_SECONDS: Final = 5.0
+_FIRST: Final = "1"
+"""The name of the note of the first seal, which a new installation makes."""
+
 _NOTED: Final = "noted.json"
 """The file that records the newest seal whose note was written to each token, by the token's id."""
 
@@ -54,6 +57,7 @@ class SealNotes:
         self._prefix = f"hsmkms/{core.installation.short_id}/{KeyPurpose.AUDIT_SEAL}/"
         self._newest_proven: dict[str, _StoredNote] = {}
         """The newest note of each token by its id, as it was read and verified last."""
+        self._reported = False
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -204,8 +208,11 @@ class SealNotes:
             permit, device = own_permit(OperatorAct.SEAL), self._core.tokens.of(token_id)
             device.own.replace_note(permit, self._prefix, f"{self._prefix}{name}", encode(note))
         except UnsupportedOperationException as exc:
-            if elsewhere is None:
-                log.warning("the newest seal of the audit log is kept only beside the log: %s", exc)
+            if elsewhere is None and not self._reported:
+                # A server's log has INFO; commands print warnings only. `hsmkms doctor` warns whenever it is asked.
+                level = logging.INFO if name.isdecimal() and name != _FIRST else logging.WARNING
+                log.log(level, "the newest seal of the audit log is kept only beside the log: %s", exc)
+                self._reported = True
             return False
         return True
 

@@ -39,6 +39,9 @@ LACKS: Final = (
     "the token's objects (no key is in it: back up the token by its own means), the PIN, "
     "the TLS key, and archived files of the audit log"
 )
+NEEDS_CONFIGURATION: Final = (
+    "nothing but the token opens it, which a configuration must name: keep a copy of that elsewhere"
+)
 _LOCK: Final = "backup-file.lock"
 _LOCK_SECONDS: Final = 5.0
 _BLOCK: Final = 65536
@@ -165,7 +168,7 @@ def _write(
         proof=str(Proof(token=True, signature=signed_by)),
         objects=len(needed),
         contains=CONTAINS,
-        lacks=LACKS,
+        lacks=LACKS if envelope.method == age_envelope.METHOD else f"{LACKS}; {NEEDS_CONFIGURATION}",
         restore=_restore_commands(file, envelope, signed=signed_by is not None),
     )
 

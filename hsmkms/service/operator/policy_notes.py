@@ -8,16 +8,18 @@ from msgspec import Struct
 
 from hsmkms.errors import MalformedPolicyDocumentException
 from hsmkms.model.grants import CreateGrantRequest
-from hsmkms.model.ids import key_arn
+from hsmkms.model.ids import ALIAS_PREFIX, PARTITION, key_arn
 from hsmkms.rules.iam import policies as rules
 from hsmkms.rules.iam.access import KEY_POLICY, OwnPolicy
 from hsmkms.rules.iam.documents import Policy
+from hsmkms.rules.iam.policy_json import decode, statements
 from hsmkms.rules.iam.principals import parse, parse_arn
 from hsmkms.service.operations.policies import is_unknown
 from hsmkms.service.runtime.core import Core
-from hsmkms.store import identities
+from hsmkms.store import identities, keys
 from hsmkms.store.engine import Connection
 
+_ARN_PARTS: Final = 6
 NEW_USER: Final = "a user created later under that name is a new one, to whom only a Deny applies"
 
 
@@ -42,6 +44,27 @@ class PolicyNotes:
     def of_own_policy(self, text: str) -> list[str]:
         """Return the notes about a policy of a user or group that was put. MalformedPolicyDocumentException."""
         return list(rules.stored_own_policy(text, self._core.installation.account).notes)
+
+    def about_resources(self, text: str) -> list[str]:
+        """Return the notes about a new policy of a user or group that names keys which are not there, or aliases."""
+        with self._core.store.reading() as conn:
+            return [each for arn in _named_resources(text) if (each := self._about_resource(conn, arn)) is not None]
+
+    def _about_resource(self, conn: Connection, arn: str) -> str | None:
+        """Return a note about a whole ARN, or None; one with wildcards or variables may match any key."""
+        parts = arn.split(":", 5)
+        if parts[:3] != ["arn", PARTITION, "kms"] or len(parts) != _ARN_PARTS or set(arn) & set("*?$"):
+            return None
+        region, account, name = parts[3:]
+        if name.startswith(ALIAS_PREFIX):
+            return (
+                f"The Resource {arn} is an alias: only operations on aliases match it. Those with a key match the "
+                f"key's ARN, which `hsmkms describe-key --key-id {name}` shows."
+            )
+        key_id = name.removeprefix("key/")
+        if account != self._core.installation.account or keys.fetch(conn, region, key_id) is None:
+            return f"There is no key with the ARN of the Resource {arn}: no request matches it."
+        return None
 
     def of_grant(self, request: CreateGrantRequest) -> list[str]:
         """Return the notes about a new grant: principals that cannot call here, and constraints that never match."""
@@ -101,6 +124,12 @@ def about_action(action: str, key_policy: Policy | None, own: tuple[OwnPolicy, .
 def _of_action(policy: Policy, action: str) -> Iterator[str]:
     for statement in (*policy.denies.get(action, ()), *policy.allows.get(action, ())):
         yield from statement.notes
+
+
+def _named_resources(text: str) -> Iterator[str]:
+    """Yield the entries of all Resource elements of a policy that was accepted, without repetitions."""
+    given = [each.get("Resource", []) for each in statements(decode(text))]
+    yield from dict.fromkeys(arn for each in given for arn in (each if isinstance(each, list) else [each]))
 
 
 def _readable(notes_of: Callable[[str], list[str]], text: str) -> list[str]:
