@@ -9,6 +9,11 @@ from typing import Final
 
 _BLOCK: Final = 64
 _BYTES: Final = 16
+_TEMPLATE: Final = b"________-____-4___-a___-____________ "
+"""Version 4; the first digit of the variant is always the same, which leaves 120 random bits."""
+
+_TEMPLATES: Final = _TEMPLATE * _BLOCK
+_PLACES: Final = [place for place, digit in enumerate(_TEMPLATE) if digit == ord("_")]
 _drawn: Final[deque[str]] = deque()  # its popleft and extend are atomic
 os.register_at_fork(after_in_child=_drawn.clear)  # the parent will use these
 
@@ -25,9 +30,7 @@ def new() -> str:
 
 def block() -> list[str]:
     """Draw 64 UUIDs at once, for callers that keep them for a single thread of one process."""
-    digits = os.urandom(_BLOCK * _BYTES).hex()
-    return [
-        f"{digits[at : at + 8]}-{digits[at + 8 : at + 12]}-4{digits[at + 13 : at + 16]}-a{digits[at + 17 : at + 20]}-"
-        f"{digits[at + 20 : at + 32]}"
-        for at in range(0, len(digits), 2 * _BYTES)
-    ]
+    digits, text = os.urandom(_BLOCK * _BYTES).hex().encode(), bytearray(_TEMPLATES)
+    for number, place in enumerate(_PLACES):  # a digit of all of them at once: formatting one takes twice as long
+        text[place :: len(_TEMPLATE)] = digits[number :: 2 * _BYTES]
+    return text.decode().split()

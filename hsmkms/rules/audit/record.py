@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
@@ -52,24 +52,19 @@ def only_looks(operation: str) -> bool:
 
 # -- the members of a request ------------------------------------------------------------------------------------
 
-MAX_KEPT: Final = 4096
-"""Limit in bytes of JSON that is cached for later requests with the same members."""
 
+class Members(Struct, frozen=True):
+    """The recordable members of a type (no bytes, no secrets): CloudTrail's names, and functions that read them.
 
-class _TooLongError(Exception):
-    """Raised to keep long JSON out of the cache."""
-
-
-class _Members(Struct, frozen=True):
-    """The recordable members of a type (no bytes, no secrets): CloudTrail's names, and the function that reads them.
-
-    ``map_at``: the place of the only map among them, which differs from request to request; ``map_key``: its JSON key.
+    ``map_name``: the only map among them, which differs from request to request. ``identify`` returns the values of the
+    others with their types, which tell True from 1.
     """
 
     names: tuple[str, ...]
     read: Callable[[Struct], tuple[Any, ...]]
-    map_at: int | None
-    map_key: bytes
+    map_name: str | None
+    read_map: Callable[[Struct], Mapping[str, Any] | None]
+    identify: Callable[[Struct], object]
 
 
 def parameters(value: Struct | None) -> Raw:
@@ -77,59 +72,38 @@ def parameters(value: Struct | None) -> Raw:
     if value is None:
         return _NULL
     kind = type(value)
-    members = _members(kind)
-    values, at = members.read(value), members.map_at
-    try:
-        if at is None or values[at] is None:
-            return _cached_json(kind, *values)
-        return _with_map(_cached_json(kind, *values[:at], None, *values[at + 1 :]), members.map_key, values[at])
-    except (TypeError, _TooLongError):  # TypeError: a list among them
-        return _members_json(kind, values)
+    return Raw(encode(limited(_shown_members(kind, members_of(kind).read(value)) or None)))
 
 
 _NULL: Final = Raw(b"null")
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _cached_json(kind: type[Struct], *values: Any) -> Raw:  # noqa: ANN401 - any members
-    encoded = _members_json(kind, values)
-    if len(bytes(encoded)) > MAX_KEPT:
-        raise _TooLongError
-    return encoded
-
-
-def _with_map(encoded: Raw, key: bytes, pairs: Mapping[str, Any]) -> Raw:
-    """Add a map to the JSON of the other members; _TooLongError if it is long."""
-    added = encode(pairs)
-    if len(added) > MAX_KEPT:
-        raise _TooLongError
-    others = bytes(encoded)
-    return Raw(b"{%b%b}" % (key, added) if others == _NOTHING else b"%b,%b%b}" % (others[:-1], key, added))
-
-
-_NOTHING: Final = b"null"
-
-
-def _members_json(kind: type[Struct], values: tuple[Any, ...]) -> Raw:
-    return Raw(encode(limited(_shown_members(kind, values) or None)))
-
-
 @cache
-def _members(kind: type[Struct]) -> _Members:
+def members_of(kind: type[Struct]) -> Members:
+    """Return the recordable members of a type."""
     shown = [
         each
         for each in msgspec.structs.fields(kind)
         if each.name not in _SECRET and not _is_a(each.type, msgspec.inspect.BytesType)
     ]
-    read: Callable[[Struct], Any] = attrgetter(*(each.name for each in shown)) if shown else lambda _: ()
-    names = tuple(each.encode_name[0].lower() + each.encode_name[1:] for each in shown)
-    maps = [at for at, each in enumerate(shown) if _is_a(each.type, msgspec.inspect.DictType)]
-    return _Members(
-        names,
-        read if len(shown) != 1 else lambda value: (read(value),),
-        maps[0] if len(maps) == 1 else None,
-        encode(names[maps[0]]) + b":" if len(maps) == 1 else b"",
+    maps = [each.name for each in shown if _is_a(each.type, msgspec.inspect.DictType)]
+    map_name = maps[0] if len(maps) == 1 else None
+    plain = [each.name for each in shown if each.name != map_name]
+    return Members(
+        names=tuple(each.encode_name[0].lower() + each.encode_name[1:] for each in shown),
+        read=_reader([each.name for each in shown]),
+        map_name=map_name,
+        read_map=attrgetter(map_name) if map_name else lambda _: None,
+        identify=_reader([*plain, *(f"{each}.__class__" for each in plain)]),
     )
+
+
+def _reader(names: list[str]) -> Callable[[Struct], tuple[Any, ...]]:
+    """Return a function that reads members into a tuple, in C if there are several."""
+    if not names:
+        return lambda _: ()
+    read: Callable[[Struct], Any] = attrgetter(*names)
+    return read if len(names) > 1 else lambda value: (read(value),)
 
 
 def _is_a(hint: Any, kind: type[msgspec.inspect.Type]) -> bool:  # noqa: ANN401 - a type
@@ -144,7 +118,7 @@ _PLAIN: Final = frozenset({str, bool, int, dict})
 
 
 def _shown_members(kind: type[Struct], values: tuple[Any, ...]) -> dict[str, Any]:
-    pairs = zip(_members(kind).names, values, strict=True)
+    pairs = zip(members_of(kind).names, values, strict=True)
     return {
         name: value if type(value) in _PLAIN else _shown(value)
         for name, value in pairs
@@ -154,7 +128,7 @@ def _shown_members(kind: type[Struct], values: tuple[Any, ...]) -> dict[str, Any
 
 def _shown(value: Any) -> Any:  # noqa: ANN401 - any member
     if isinstance(value, Struct):
-        return _shown_members(type(value), _members(type(value)).read(value)) or None
+        return _shown_members(type(value), members_of(type(value)).read(value)) or None
     if isinstance(value, list | tuple):
         return [_shown(each) for each in value if not isinstance(each, bytes)]
     return value
@@ -226,18 +200,24 @@ _OFFSET: Final = "+00:00"
 
 def materials(response: Struct | None, fallback: str | None) -> tuple[tuple[str, str], ...]:
     """Return the key materials that a cryptographic operation used, as (CloudTrail's member name, id)."""
-    members = () if response is None else _material_members(type(response))
-    if members:
-        ids = ((name, getattr(response, member)) for member, name in members)
-        present = tuple((name, value) for name, value in ids if value)
+    if response is not None:
+        kind = type(response)
+        named = zip(_material_members(kind), material_reader(kind)(response), strict=True)
+        present = tuple((_MATERIALS[member], value) for member, value in named if value)
         if present:
             return present
     return (("keyMaterialId", fallback),) if fallback else ()
 
 
 @cache
-def _material_members(kind: type[Struct]) -> tuple[tuple[str, str], ...]:
-    return tuple((member, name) for member, name in _MATERIALS.items() if member in kind.__struct_fields__)
+def material_reader(kind: type[Struct]) -> Callable[[Struct], tuple[Any, ...]]:
+    """Return the function that reads the ids of key materials out of a response of that type."""
+    return _reader(_material_members(kind))
+
+
+@cache
+def _material_members(kind: type[Struct]) -> list[str]:
+    return [member for member in _MATERIALS if member in kind.__struct_fields__]
 
 
 _MATERIALS: Final = {
@@ -247,6 +227,16 @@ _MATERIALS: Final = {
 }
 
 # -- the record ---------------------------------------------------------------------------------------------------
+
+
+class RecordedCall(Protocol):
+    """A request as the audit log records it, as far as the pipeline has processed it."""
+
+    operation: Operation
+    caller: Caller
+    now: datetime
+    resources: list[str]
+    material_id: str | None
 
 
 class Occasion(Struct, frozen=True):
@@ -276,6 +266,17 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 NOTHING: Final = Outcome()
+
+
+def event_of(call: RecordedCall, now: datetime, request: Struct, event_id: str) -> Event:
+    """Return what is recorded of a request, whatever its outcome."""
+    return Event(
+        name=call.operation,
+        at=now,
+        event_id=event_id,
+        shown=parameters(request),
+        arns=tuple(call.resources),
+    )
 
 
 def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcome) -> AuditRecord:

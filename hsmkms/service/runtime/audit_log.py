@@ -24,9 +24,9 @@ from hsmkms.process import ForkGuard
 from hsmkms.rules.audit import record as audit_record
 from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy
-from hsmkms.rules.audit.record import Event, Occasion, Outcome
+from hsmkms.rules.audit.record import Event, Occasion, Outcome, RecordedCall
 from hsmkms.service.runtime.audit_lane import Journal
-from hsmkms.service.runtime.ports import KnownEpoch, RecordedCall
+from hsmkms.service.runtime.ports import KnownEpoch
 from hsmkms.store import audit_files, changes, outbox
 from hsmkms.store.engine import Connection, Store
 
@@ -132,10 +132,10 @@ class AuditLog:
             return
         here = self._threads.state
         act, here.doing, here.act = here.act, None, None
-        event = _event_of(call, request, here.event_id)
-        used = audit_record.materials(response, call.material_id)
-        outcome = Outcome(response=response, used=used, error=error)
-        made = self._forms.encoded(call.caller, event, outcome)
+        if error is None:
+            made = self._forms.answered(call, call.now, request, response, here.event_id)
+        else:
+            made = self._refused(call.caller, audit_record.event_of(call, call.now, request, here.event_id), error)
         row_id = act.row_id if act is not None else None
         try:
             if row_id is None and self.held_back and self._recovered:
@@ -150,11 +150,14 @@ class AuditLog:
         if not self._on:
             return
         event = Event(name=name, at=self._clock(), event_id=uuids.new())
-        made = self._forms.encoded(caller, event, Outcome(error=error))
+        made = self._refused(caller, event, error)
         try:
             self._add(made, None)
         except StoreError as exc:
             self._missed(exc, "Get")
+
+    def _refused(self, caller: Caller, event: Event, error: HsmKmsError) -> bytes:
+        return audit_record.encode(audit_record.of_request(self._occasion, caller, event, Outcome(error=error)))
 
     def settle(self, operations: list[str]) -> dict[str, str]:
         """Wait until every record is on disk; for callers that delay responses.
@@ -279,7 +282,7 @@ class AuditLog:
 
     def _begun(self, call: RecordedCall, request: Struct, event_id: str) -> AuditRecord:
         """Build the preliminary record of a request."""
-        event = _event_of(call, request, event_id)
+        event = audit_record.event_of(call, call.now, request, event_id)
         outcome = Outcome(used=audit_record.materials(None, call.material_id))
         return audit_record.of_request(self._occasion, call.caller, event, outcome)
 
@@ -417,13 +420,3 @@ class AuditLog:
 
 def _unfinished(record: AuditRecord) -> AuditRecord:
     return replace(record, additional_event_data={"outcome": INTERRUPTED})
-
-
-def _event_of(call: RecordedCall, request: Struct, event_id: str) -> Event:
-    return Event(
-        name=call.operation,
-        at=call.now,
-        event_id=event_id,
-        shown=audit_record.parameters(request),
-        arns=tuple(call.resources),
-    )

@@ -15,7 +15,7 @@ from hsmkms.errors import HsmKmsError
 from hsmkms.model.enums import Operation, TrackedOperation
 from hsmkms.model.records import KeyRecord
 from hsmkms.process import ForkGuard
-from hsmkms.service.runtime.ports import RecordedCall
+from hsmkms.rules.audit.record import RecordedCall
 from hsmkms.service.runtime.record_cache import CachedKey
 from hsmkms.store import usage as stored
 from hsmkms.store.engine import Store

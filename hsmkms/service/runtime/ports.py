@@ -7,8 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from hsmkms.errors import HsmKmsError
-from hsmkms.model.caller import Caller
-from hsmkms.model.enums import Operation
+from hsmkms.rules.audit.record import RecordedCall
 from hsmkms.rules.iam.access import Decision
 from hsmkms.rules.iam.question import Question
 
@@ -27,16 +26,6 @@ class Authoriser(Protocol):
 
     def decide(self, question: Question) -> Decision:
         """Return the decision with its reason."""
-
-
-class RecordedCall(Protocol):
-    """A request as the audit log records it, as far as the pipeline has processed it."""
-
-    operation: Operation
-    caller: Caller
-    now: datetime
-    resources: list[str]
-    material_id: str | None
 
 
 class Recorder(Protocol):
