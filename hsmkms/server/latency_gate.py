@@ -43,6 +43,15 @@ QUICK: Final = frozenset(
 )
 """Operations that may run on the event loop: one or two calls to the token, and no write but their count."""
 
+WITH_TOKEN: Final = QUICK - {Operation.DESCRIBE_KEY, Operation.GET_KEY_ROTATION_STATUS} | {
+    Operation.CREATE_KEY,
+    Operation.GENERATE_DATA_KEY_PAIR,
+    Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+    Operation.IMPORT_KEY_MATERIAL,
+    Operation.SIGN,
+}
+"""Operations that cannot succeed while the token does not answer."""
+
 
 class LatencyGate:
     """Recent latencies of quick operations on a token or a disk, and whether it counts as slow.
