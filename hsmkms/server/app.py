@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
+from hsmkms.model.enums import Operation
 from hsmkms.server.audit_gate import AuditGate
 from hsmkms.server.latency_gate import QUICK, WITH_TOKEN
 from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
@@ -89,7 +90,7 @@ class Application:
             respond=respond,
             handled=Handled(request_id=self._request_ids.pop()),
         )
-        if operation in QUICK:
+        if operation in QUICK or operation is Operation.SIGN:
             self.turns.add(arrived)
         else:
             self._submit(arrived)
@@ -154,7 +155,7 @@ class Application:
         endpoint.perform(handled)
         endpoint.render(handled)
         self._state.observer.note(handled, arrived.seconds + time.perf_counter() - started, arrived.source.address)
-        self.turns.latency.note_in_thread()
+        self.turns.note_in_thread(arrived)
         return handled.response
 
     def _answer_page(self, render: Callable[[], Response], respond: Respond) -> None:

@@ -38,6 +38,8 @@ class Handled(Struct, kw_only=True):
     access_key_id: str | None = None
     call: Callable[[], Struct | None] | None = None
     """The call of the façade that answers an authenticated request. The pipeline writes its audit record."""
+    algorithm: str | None = None
+    """The algorithm that Sign names; it decides how long the call takes."""
     outcome: Struct | None = None
     """What that call has returned."""
 

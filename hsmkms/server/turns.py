@@ -14,13 +14,16 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.server.audit_gate import AuditGate
-from hsmkms.server.latency_gate import WITH_TOKEN, LatencyGate
+from hsmkms.server.latency_gate import QUICK, SIGNS_QUICKLY, WITH_TOKEN, LatencyGate
 from hsmkms.server.messages import RawRequest, Respond, Response
 from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.protocol import Endpoint, Failure, Handled, Source
 
 MOST_TOGETHER: Final = 64
 """Limit of requests that are answered together: the first response waits for the last of them."""
+
+SLOW_SIGNATURE_SECONDS: Final = 0.0005
+"""Signatures that take longer go to threads: what a thread costs, a tenth of a millisecond, is little beside them."""
 
 
 class Arrived(Struct, kw_only=True):
@@ -59,6 +62,11 @@ class Turns:
         self._to_thread = to_thread
         self._note_outcome = note_outcome
         self.latency = LatencyGate()
+        """That of all quick operations."""
+        self._of_signatures: dict[str | None, LatencyGate] = {
+            each: LatencyGate(slow_seconds=SLOW_SIGNATURE_SECONDS, quick_seconds=SLOW_SIGNATURE_SECONDS / 2)
+            for each in SIGNS_QUICKLY
+        }
         self.last_success = 0.0
         """When the token has last done something for a request that was answered here, by the monotonic clock."""
         self._arrived: list[Arrived] = []
@@ -72,6 +80,17 @@ class Turns:
         if not self._arrived:
             self._loop.call_soon(self._answer_all)  # not at once: the other requests of this turn join it
         self._arrived.append(arrived)
+
+    def note_in_thread(self, arrived: Arrived) -> None:
+        """Count a request that a thread has answered. May be called in that thread."""
+        self.latency.note_in_thread()
+        gate = self._of_signatures.get(arrived.handled.algorithm)
+        if gate is not None:
+            gate.note_in_thread()
+
+    def _gate_of(self, arrived: Arrived) -> LatencyGate | None:
+        """Return the latencies of calls like the request's; None if such calls always run in threads."""
+        return self.latency if arrived.operation in QUICK else self._of_signatures.get(arrived.handled.algorithm)
 
     def _answer_all(self) -> None:
         """Answer the requests of a turn, and send the responses of those that were answered together."""
@@ -101,10 +120,11 @@ class Turns:
 
     def _performed(self, together: list[Arrived]) -> list[Arrived]:
         """Call the façade for each, and return them; without those that were passed to a thread."""
-        performed, latency, now = [], self.latency, self._loop.time()
+        performed, now = [], self._loop.time()
         for each in together:
             if each.handled.response is None:
-                if (latency.slow and not latency.may_try(now)) or not self._free():
+                latency = self._gate_of(each)
+                if latency is None or (latency.slow and not latency.may_try(now)) or not self._free():
                     self._to_thread(each)
                     continue
                 began = perf_counter()

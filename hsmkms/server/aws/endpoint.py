@@ -13,6 +13,7 @@ from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import HsmKmsError, InvalidSignatureException
 from hsmkms.kms import Kms
 from hsmkms.model.caller import MAX_USER_AGENT, Caller
+from hsmkms.model.enums import Operation
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.model.sizes import largest_request
 from hsmkms.model.wire import decode_request, encode_response
@@ -27,6 +28,7 @@ log = logging.getLogger("hsmkms.http")
 
 UNEXPECTED: Final = "request %s failed by an unexpected exception"
 
+_SIGN: Final = Operation.SIGN
 NOTE_USE_EVERY_SECONDS: Final = 60.0
 
 
@@ -120,6 +122,8 @@ class Endpoint:
             self._quota.spend(plan.principal, plan.operation, time.monotonic())
         members: Any = decode_request(plan.operation, request.body)
         handled.key_id = getattr(members, "key_id", None)
+        if plan.operation is _SIGN:
+            handled.algorithm = members.signing_algorithm
         caller = Caller(
             principal=plan.principal,
             region=plan.region,
