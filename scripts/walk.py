@@ -238,7 +238,7 @@ async def follow(state: WorkerState, settings: Settings, credentials: Credential
     sys.setprofile(walk.note)
     threading.setprofile(walk.note)
     application = Application(state, loop, secure=False)
-    application.latency, application.audit_gate.latency = Quick(), Quick()
+    application.turns.latency, application.audit_gate.latency = Quick(), Quick()
     connections = connections_of(settings.serve)
     server = await loop.create_server(lambda: Connection(application, connections, loop.time), "127.0.0.1", 0)
     try:

@@ -152,7 +152,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/heartbeat", "server/latency_gate", "server/messages"),
     ("server/protocol",),
     ("server/audit_gate", "server/aws", "server/monitoring", "server/process"),
-    ("server/protocols",),
+    ("server/protocols", "server/turns"),
     ("server/unavailable_app", "server/worker_state"),
     ("server/app",),
     ("server/server",),

@@ -42,7 +42,7 @@ def test_an_encryption(scratch: Path) -> None:
     path = places(lines)
     order = [
         ("server/process/connection.py", "Connection.data_received"),
-        ("server/aws/sigv4.py", "verify"),
+        ("server/aws/sigv4.py", "Signing.check"),
         ("service/pipeline.py", "run_audited"),
         ("service/operations/crypto.py", "encrypt"),
         ("hsm/crypto/gcm.py", "seal"),

@@ -1,8 +1,8 @@
 """Answer a worker's requests: those of the protocols, and the pages for monitoring.
 
-Quick operations run on the event loop itself: handing one to a thread and back costs more than an encryption on a soft
-token or a local HSM. Operations that create keys or write rows, and all operations while the token is slow, run in
-threads.
+Quick operations run on the event loop itself (turns.py): handing one to a thread and back costs more than an encryption
+on a soft token or a local HSM. Operations that create keys or write rows, and all operations while the token is slow,
+run in threads.
 """
 
 import asyncio
@@ -21,10 +21,12 @@ from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.model.enums import Operation
 from hsmkms.server.audit_gate import AuditGate
-from hsmkms.server.latency_gate import QUICK, LatencyGate
+from hsmkms.server.latency_gate import QUICK, WITH_TOKEN
 from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
 from hsmkms.server.monitoring.pages import PAGES, READING, Findings, Page, respond_to
-from hsmkms.server.protocol import AWAY, Endpoint, Failure, Handled, ServedProtocol, Source
+from hsmkms.server.protocol import AWAY, Failure, Handled, Source
+from hsmkms.server.protocols import DEFAULT, protocol_of
+from hsmkms.server.turns import Arrived, Turns
 from hsmkms.server.worker_state import WorkerState
 
 Result = TypeVar("Result")
@@ -33,15 +35,6 @@ SLOW_FACTOR: Final = 3
 """Factor of the time limit for operations that are not quick: the generation of RSA keys, for example."""
 
 MONITOR_THREADS: Final = 2
-
-WITH_TOKEN: Final = QUICK - {Operation.DESCRIBE_KEY, Operation.GET_KEY_ROTATION_STATUS} | {
-    Operation.CREATE_KEY,
-    Operation.GENERATE_DATA_KEY_PAIR,
-    Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
-    Operation.IMPORT_KEY_MATERIAL,
-    Operation.SIGN,
-}
-"""Operations that cannot succeed while the token does not answer."""
 
 SERVER_ERROR: Final = 500
 """The lowest status of a response that is not the client's fault."""
@@ -66,7 +59,7 @@ class Application:
         self._state = state
         self._loop = loop
         self._secure = secure
-        self.latency = LatencyGate()
+        self._endpoints = state.endpoints
         self._threads = ThreadPoolExecutor(state.threads, thread_name_prefix="hsmkms")
         self._monitor = ThreadPoolExecutor(MONITOR_THREADS, thread_name_prefix="hsmkms pages")
         self._request_ids: list[str] = []
@@ -76,55 +69,43 @@ class Application:
         """Since when each busy thread has been working on its request, by the monotonic clock."""
         self._last_progress = self._last_success = self._last_failure = 0.0
         self.audit_gate = AuditGate(state.kms.operator.audit.log, loop)
-        *self._others, self._default = state.endpoints
+        self.turns = Turns(loop, self.audit_gate, state.observer, state.free, self._submit, self._note_outcome)
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
-        """Answer a request, now or later on the loop."""
+        """Answer a request, later on the loop."""
         if request.method in READING and request.path in PAGES:
             self._answer_page(partial(self._page, PAGES[request.path]), respond)
             return
-        protocol, endpoint = self._endpoint_of(request) if self._others else self._default
-        source = Source(address, self._secure)
+        protocol = protocol_of(request)
+        endpoint = self._endpoints[protocol.name]
         operation = endpoint.operation_of(request)
-        latency = self.latency
-        on_loop = operation in QUICK and (not latency.slow or latency.may_try(self._loop.time())) and self._state.free()
         if not self._request_ids:
             self._request_ids = uuids.block()
-        request_id = self._request_ids.pop()
-        if on_loop:
-            started = time.perf_counter()
-            handled = endpoint.answer(request, request_id, source, operation)
-            latency.note(self._state.observer.note(handled, started, address), self._loop.time())
-            response = handled.response or protocol.failure(RuntimeError(), request_id)
-            if response.error is None and operation in WITH_TOKEN:
-                self._last_success = time.monotonic()  # without a call: most requests come this way
-            else:
-                self._note_outcome(operation, response)
-            self.audit_gate.add(response, respond, operation or "", request_id, protocol.failure)
+        arrived = Arrived(
+            request=request,
+            source=Source(address, self._secure),
+            operation=operation,
+            endpoint=endpoint,
+            failure=protocol.failure,
+            respond=respond,
+            handled=Handled(request_id=self._request_ids.pop()),
+        )
+        if operation in QUICK or operation is Operation.SIGN:
+            self.turns.add(arrived)
         else:
-            ticket = next(self._tickets)
-            limit = self._state.hang_seconds * (1 if operation in QUICK else SLOW_FACTOR)
-            until = time.monotonic() + limit if limit else inf
-            self._waiting[ticket] = _Waiting(request_id, respond, until, protocol.failure)
-            self._submit(
-                partial(self._answer_in_thread, endpoint, request, request_id, source, operation),
-                partial(self._delay_response, operation, ticket),
-            )
+            self._submit(arrived)
 
     def largest_body(self, head: RawRequest) -> int:
         """Return the limit in bytes of a request's body; RefusedError if the head does not look authentic."""
-        protocol, endpoint = self._endpoint_of(head)
+        protocol = protocol_of(head)
         try:
-            return endpoint.largest_body(head)
+            return self._endpoints[protocol.name].largest_body(head)
         except HsmKmsError as exc:
             raise RefusedError(protocol.failure(exc, uuids.new(), head)) from exc
 
     def refusal(self, refused: Refusal) -> Response:
         """Render a refusal of the connection in the default protocol."""
-        return self._default[0].refusal(refused)
-
-    def _endpoint_of(self, head: RawRequest) -> tuple[ServedProtocol, Endpoint]:
-        return next((each for each in self._others if each[0].takes(head)), self._default)
+        return DEFAULT.refusal(refused)
 
     def begin(self) -> None:
         """Start the background work."""
@@ -148,7 +129,8 @@ class Application:
         if len(busy) >= self._state.threads and now - self._last_progress > limit:
             return False
         hangs = any(now - since > limit for since in busy)
-        return not (hangs and now - self._last_success > limit and now - self._last_failure < limit)
+        last_success = max(self._last_success, self.turns.last_success)
+        return not (hangs and now - last_success > limit and now - self._last_failure < limit)
 
     def end(self) -> None:
         """Wait for the threads, and close the installation."""
@@ -157,26 +139,32 @@ class Application:
         self.audit_gate.close()
         self._state.close()
 
-    def _answer_in_thread(
-        self, endpoint: Endpoint, request: RawRequest, request_id: str, source: Source, operation: str | None
-    ) -> Handled:
-        started = time.perf_counter()
-        handled = endpoint.answer(request, request_id, source, operation)
-        self._state.observer.note(handled, started, source.address)
-        self.latency.note_in_thread()
-        return handled
+    def _submit(self, arrived: Arrived) -> None:
+        """Answer a request in a thread, from the stage that it has not passed yet."""
+        ticket = next(self._tickets)
+        limit = self._state.hang_seconds * (1 if arrived.operation in QUICK else SLOW_FACTOR)
+        until = time.monotonic() + limit if limit else inf
+        self._waiting[ticket] = _Waiting(arrived.handled.request_id, arrived.respond, until, arrived.failure)
+        work = partial(self._counted, partial(self._answer_in_thread, arrived))
+        self._run(self._threads, work, partial(self._delay_response, arrived, ticket))
+
+    def _answer_in_thread(self, arrived: Arrived) -> Response | None:
+        started, endpoint, handled = time.perf_counter(), arrived.endpoint, arrived.handled
+        if handled.call is None:
+            endpoint.authenticate(arrived.request, arrived.source, arrived.operation, handled)
+        endpoint.perform(handled)
+        endpoint.render(handled)
+        self._state.observer.note(handled, arrived.seconds + time.perf_counter() - started, arrived.source.address)
+        self.turns.note_in_thread(arrived)
+        return handled.response
 
     def _answer_page(self, render: Callable[[], Response], respond: Respond) -> None:
         """Answer a page from a thread of its own pool, so that it does not wait for requests."""
         self._run(
             self._monitor,
             render,
-            lambda page: respond(page if page is not None else self._default[0].failure(RuntimeError(), "")),
+            lambda page: respond(page if page is not None else DEFAULT.failure(RuntimeError(), "")),
         )
-
-    def _submit(self, work: Callable[[], Result], use: Callable[[Result | None], None]) -> None:
-        """Run work for a request in a thread, and count it."""
-        self._run(self._threads, partial(self._counted, work), use)
 
     def _run(
         self, threads: ThreadPoolExecutor, work: Callable[[], Result], use: Callable[[Result | None], None]
@@ -190,6 +178,7 @@ class Application:
         threads.submit(work).add_done_callback(hand_over)
 
     def _counted(self, work: Callable[[], Result]) -> Result:
+        """Do work for a request in a thread, and count the thread as busy."""
         thread = threading.get_ident()
         self._busy_since[thread] = self._last_progress = time.monotonic()
         try:
@@ -205,15 +194,14 @@ class Application:
         elif response.error is None and operation in WITH_TOKEN:
             self._last_success = time.monotonic()
 
-    def _delay_response(self, operation: str | None, ticket: int, handled: Handled | None) -> None:
+    def _delay_response(self, arrived: Arrived, ticket: int, response: Response | None) -> None:
         """Pass a thread's response to the audit gate, on the loop."""
-        waiting = self._waiting.pop(ticket, None)
-        if waiting is None:
+        if self._waiting.pop(ticket, None) is None:
             return  # too late: the client was sent an error
-        response = handled.response if handled is not None else None
-        response = response or waiting.failure(RuntimeError(), waiting.request_id)
-        self._note_outcome(operation, response)
-        self.audit_gate.add(response, waiting.respond, operation or "", waiting.request_id, waiting.failure)
+        response = response or arrived.failure(RuntimeError(), arrived.handled.request_id)
+        self._note_outcome(arrived.operation, response)
+        request_id = arrived.handled.request_id
+        self.audit_gate.add(response, arrived.respond, arrived.operation or "", request_id, arrived.failure)
 
     # -- the pages ----------------------------------------------------------------------------------------------
 

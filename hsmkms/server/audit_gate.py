@@ -44,6 +44,9 @@ class AuditGate:
         self.latency = LatencyGate(decides=DECIDES, quick_seconds=QUICK_BATCH_SECONDS)
         self._batch: list[_Delayed] = []
         self._scheduled = False
+        """True while the batch will be sent by itself: soon, or after the one that a thread is fsyncing."""
+        self.gathers = False
+        """True while responses are added that ``send_gathered`` will send."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hsmkms audit")
         audit.held_back = audit.holds_answers
 
@@ -56,10 +59,17 @@ class AuditGate:
             respond(response)
             return
         self._batch.append(_Delayed(response, respond, operation, request_id, failure))
-        if not self._scheduled:
+        if not (self._scheduled or self.gathers):
             self._scheduled = True
             # Not at once: the other responses of this turn of the loop join the batch.
             self._loop.call_soon(self._send_batch)
+
+    def send_gathered(self) -> None:
+        """Send the responses that were added while ``gathers`` was true."""
+        self.gathers = False
+        if self._batch and not self._scheduled:
+            self._scheduled = True
+            self._send_batch()
 
     def close(self) -> None:
         """Wait for the batch that a thread is fsyncing."""

@@ -11,7 +11,7 @@ There the quickest tenth decides, since a wait for the disk includes the wait fo
 
 from typing import Final
 
-from hsmkms.model.enums import Operation
+from hsmkms.model.enums import Operation, SigningAlgorithm
 
 SLOW_SECONDS: Final = 0.001
 QUICK_SECONDS: Final = 0.0004
@@ -43,19 +43,35 @@ QUICK: Final = frozenset(
 )
 """Operations that may run on the event loop: one or two calls to the token, and no write but their count."""
 
+SIGNS_QUICKLY: Final = frozenset({each for each in SigningAlgorithm if not each.startswith("RSASSA")})
+"""Algorithms with which Sign may run on the event loop, each with latencies of its own; RSA takes too long."""
+
+WITH_TOKEN: Final = QUICK - {Operation.DESCRIBE_KEY, Operation.GET_KEY_ROTATION_STATUS} | {
+    Operation.CREATE_KEY,
+    Operation.GENERATE_DATA_KEY_PAIR,
+    Operation.GENERATE_DATA_KEY_PAIR_WITHOUT_PLAINTEXT,
+    Operation.IMPORT_KEY_MATERIAL,
+    Operation.SIGN,
+}
+"""Operations that cannot succeed while the token does not answer."""
+
 
 class LatencyGate:
     """Recent latencies of quick operations on a token or a disk, and whether it counts as slow.
 
-    ``decides``: the quantile of the latencies that decides; ``quick_seconds``: one operation within this time makes a
-    slow token count as quick again. All methods but ``note_in_thread`` are for the loop's own thread.
+    ``decides``: the quantile of the latencies that decides; longer than ``slow_seconds`` counts as slow;
+    ``quick_seconds``: one operation within this time makes a slow token count as quick again. All methods but
+    ``note_in_thread`` are for the loop's own thread.
     """
 
-    def __init__(self, decides: float = 0.5, quick_seconds: float = QUICK_SECONDS) -> None:
+    def __init__(
+        self, decides: float = 0.5, quick_seconds: float = QUICK_SECONDS, slow_seconds: float = SLOW_SECONDS
+    ) -> None:
         self.slow = False
         """While true, work goes to threads, unless ``may_try`` allows one operation on the loop."""
         self._decides = decides
         self._quick_seconds = quick_seconds
+        self._slow_seconds = slow_seconds
         self._latencies: list[float] = []
         self._sum = 0.0
         self._try_at = 0.0
@@ -80,7 +96,7 @@ class LatencyGate:
         count = len(self._latencies)
         if count == WINDOW or (count > 1 and self._sum > LONG_SECONDS):
             deciding = sorted(self._latencies)[int((count - 1) * self._decides)]
-            self.slow = deciding > SLOW_SECONDS
+            self.slow = deciding > self._slow_seconds
             self._start_over(deciding, now)
 
     def _start_over(self, seconds: float, now: float) -> None:

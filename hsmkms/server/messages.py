@@ -8,18 +8,16 @@ Headers = Sequence[tuple[str, str]]
 
 
 class RawRequest(Struct, frozen=True):
-    """A request as received. Header names are in lower case, each with its values in order; ``path`` is not decoded."""
+    """A request as received. Header names are in lower case, a repeated header's values joined by commas.
+
+    ``path`` is not decoded.
+    """
 
     method: str
     path: str
     query: str
-    headers: Mapping[str, Sequence[str]]
+    headers: Mapping[str, str]
     body: bytes
-
-    def header(self, name: str) -> str | None:
-        """Return the value of a header, or None; several values are joined by commas."""
-        values = self.headers.get(name)
-        return None if values is None else values[0] if len(values) == 1 else ",".join(values)
 
 
 class Response(Struct, frozen=True):

@@ -36,18 +36,32 @@ class Handled(Struct, kw_only=True):
     key_id: str | None = None
     response: Response | None = None
     access_key_id: str | None = None
-    admitted: bool = False
-    """True once the request was passed to the pipeline, which writes its audit record."""
+    call: Callable[[], Struct | None] | None = None
+    """The call of the façade that answers an authenticated request. The pipeline writes its audit record."""
+    algorithm: str | None = None
+    """The algorithm that Sign names; it decides how long the call takes."""
+    outcome: Struct | None = None
+    """What that call has returned."""
 
 
 class Endpoint(Protocol):
-    """Answers the requests of a protocol for an open installation. Thread-safe."""
+    """Answers the requests of a protocol for an open installation. Thread-safe.
+
+    A request passes three stages: ``authenticate``, ``perform`` and ``render``. Every error becomes the response, and
+    the later stages leave a request alone that has its response.
+    """
 
     def operation_of(self, request: RawRequest) -> str | None:
         """Return the operation that a request's head names; it decides whether the event loop or a thread answers."""
 
-    def answer(self, request: RawRequest, request_id: str, source: Source, operation: str | None) -> Handled:
-        """Answer a request; every error becomes a response. ``operation``: the result of ``operation_of``."""
+    def authenticate(self, request: RawRequest, source: Source, operation: str | None, handled: Handled) -> None:
+        """Check who sends the request and decode it. ``operation``: the result of ``operation_of``."""
+
+    def perform(self, handled: Handled) -> None:
+        """Call the façade."""
+
+    def render(self, handled: Handled) -> None:
+        """Encode what the façade has returned as the response."""
 
     def largest_body(self, head: RawRequest) -> int:
         """Return the limit in bytes of a request's body, or raise the error of a head that does not look authentic."""

@@ -14,4 +14,7 @@ PROTOCOLS: Final[tuple[ServedProtocol, ...]] = (AWS,)
 
 def protocol_of(request: RawRequest) -> ServedProtocol:
     """Return the protocol that answers a request."""
-    return next((each for each in OTHERS if each.takes(request)), DEFAULT)
+    for each in OTHERS:  # on the path of every request, where a generator takes longer
+        if each.takes(request):
+            return each
+    return DEFAULT

@@ -43,7 +43,7 @@ class WorkerState:
         self.kms = kms
         self.threads = settings.threads
         self.hang_seconds = settings.hang_seconds
-        self.endpoints = [(each, each.open(kms, settings)) for each in PROTOCOLS]
+        self.endpoints = {each.name: each.open(kms, settings) for each in PROTOCOLS}
         self.observer = Observer(RequestLog(settings.log_format) if settings.log_requests else None)
         self._watch = kms.operator.watch
         self.free = self._watch.free

@@ -281,15 +281,14 @@ class Call:
 
         Most callers use most keys under statements without conditions. This saves 5 µs for each request.
         """
-        cache = self.core.cache
-        cache.look()
-        self.admissions = cache.admissions
+        self.admissions = self.core.cache.look().admissions
         admission = self.admissions.get(what)
         if admission is None or self.ended_grant_token:
             return None
         key, self.identity = admission.key, admission.identity
-        self.resources.append(key.record.arn)
-        return key, self._permit(key.covers, key.record.version, LIFETIME_SECONDS)
+        record = key.record
+        self.resources.append(record.arn)
+        return key, Permit(self.operation, key.covers, record.version, time.monotonic() + LIFETIME_SECONDS)
 
     def _admit_named(
         self, what: AdmissionKey, key_id: str, *, aliases: bool, action: str | None

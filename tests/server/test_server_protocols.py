@@ -17,7 +17,7 @@ from hsmkms.server.messages import RawRequest, Response
 from hsmkms.server.unavailable_app import StandIn
 
 JSON = "application/x-amz-json-1.1"
-SIGNED = RawRequest("POST", "/", "", {"authorization": ["AWS4-HMAC-SHA256 x"]}, b"")
+SIGNED = RawRequest("POST", "/", "", {"authorization": "AWS4-HMAC-SHA256 x"}, b"")
 STRANGE = RawRequest("POST", "/other", "", {}, b"")
 
 

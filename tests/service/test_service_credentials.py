@@ -25,7 +25,7 @@ def request_of(access_key_id: str, stamp: str) -> RawRequest:
     """A request whose signature is wrong, by an access key."""
     credential = f"{access_key_id}/{stamp[:8]}/{REGION}/kms/aws4_request"
     authorization = f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={';'.join(SIGNED)}, Signature={'0' * 64}"
-    headers = {"authorization": [authorization], "host": ["h"], "x-amz-date": [stamp], "x-amz-target": ["T"]}
+    headers = {"authorization": authorization, "host": "h", "x-amz-date": stamp, "x-amz-target": "T"}
     return RawRequest(method="POST", path="/", query="", headers=headers, body=b"{}")
 
 

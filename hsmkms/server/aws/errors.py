@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from hsmkms.server.aws import other_services, protocol
-from hsmkms.server.aws.protocol import CONTENT_TYPE
+from hsmkms.server.aws.protocol import TYPE_HEADER
 from hsmkms.server.messages import RawRequest, Refusal, Response
 
 _CODES: Final[Mapping[int, str]] = {
@@ -30,4 +30,4 @@ def refusal(refused: Refusal) -> Response:
     body = msgspec.json.encode({"__type": code, "message": refused.message})
     retry = refused.retry_after_seconds
     further = (("Retry-After", str(retry)),) if retry is not None else ()
-    return Response(refused.status, (("Content-Type", CONTENT_TYPE), ("x-amzn-ErrorType", code), *further), body, code)
+    return Response(refused.status, (TYPE_HEADER, ("x-amzn-ErrorType", code), *further), body, code)

@@ -23,9 +23,9 @@ _find_service: Final = re.compile(r"/([^/, ]+)/aws4_request").search
 def failure(error: Exception, request_id: str, head: RawRequest) -> Response:
     """Render an error in the form that the client reads: JSON, or XML if it meant S3 or an older service."""
     response = protocol.failure(error, request_id)
-    scope = _find_service(head.header("authorization") or "")
+    scope = _find_service(head.headers.get("authorization", ""))
     service = scope[1] if scope is not None else SERVICE
-    form = (head.header("content-type") or "").startswith(FORM)
+    form = head.headers.get("content-type", "").startswith(FORM)
     if service != "s3" and (service == SERVICE or not form):
         return response
     headers = tuple((name, XML if name == "Content-Type" else value) for name, value in response.headers)

@@ -1,4 +1,4 @@
-"""AWS JSON 1.1: find the operation of a raw request, and render its outcome as a raw response.
+"""AWS JSON 1.1: find the operation of a raw request, and render errors as raw responses.
 
 The whole wire protocol is here but the signature. Only X-Amz-Target determines the operation; the Content-Type is
 ignored, so that curl needs nothing but a signature. Source: AWS KMS API Reference, "Common errors", and responses of
@@ -15,12 +15,15 @@ from hsmkms.model.operations import OPERATIONS
 from hsmkms.server.messages import RawRequest, Response
 
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
+TYPE_HEADER: Final = ("Content-Type", CONTENT_TYPE)
+REQUEST_ID: Final = "x-amzn-RequestId"
 TARGET: Final = "x-amz-target"
 
 _PREFIX: Final = "TrentService."
 _BY_TARGET: Final = {f"{_PREFIX}{operation}": operation for operation in OPERATIONS}
 """Implemented operations, by the whole value of X-Amz-Target."""
 
+OK: Final = 200
 _CLIENT: Final = 400
 _SERVER: Final = 500
 _STATUS: Final = {"DependencyTimeoutException": 503, "RequestEntityTooLargeException": 413}
@@ -28,16 +31,15 @@ _SILENT: Final = "Something failed inside hsmkms: look into its log for this req
 
 
 def built_operation(request: RawRequest) -> Operation | None:
-    """Return the operation that a request asks for, or None where ``operation_of`` raises or has to join headers."""
-    targets = request.headers.get(TARGET, ())
-    if len(targets) != 1 or request.method != "POST" or request.path != "/":
+    """Return the operation that a request asks for, or None where ``operation_of`` raises."""
+    if request.method != "POST" or request.path != "/":
         return None
-    return _BY_TARGET.get(targets[0])
+    return _BY_TARGET.get(request.headers.get(TARGET, ""))
 
 
 def named_operation(request: RawRequest) -> Operation | None:
     """Return the operation of AWS KMS that a request names, implemented or not."""
-    name = (request.header(TARGET) or "").removeprefix(_PREFIX)
+    name = request.headers.get(TARGET, "").removeprefix(_PREFIX)
     return Operation(name) if name in _NAMES else None
 
 
@@ -49,7 +51,7 @@ def operation_of(request: RawRequest) -> Operation:
     """
     if (request.method, request.path) != ("POST", "/"):
         raise UnknownOperationException("The API is POST / alone: set the endpoint URL without a path.")
-    target = request.header(TARGET) or ""
+    target = request.headers.get(TARGET, "")
     operation = _BY_TARGET.get(target)
     if operation is not None:
         return operation
@@ -61,17 +63,12 @@ def operation_of(request: RawRequest) -> Operation:
     raise UnsupportedOperationException(f"hsmkms does not have the operation {named}.")
 
 
-def success(body: bytes, request_id: str) -> Response:
-    """Render the response of an operation; the body is empty if the API returns nothing."""
-    return Response(200, (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id)), body)
-
-
 def failure(error: Exception, request_id: str) -> Response:
     """Render an error as AWS does; unexpected exceptions become KMSInternalException with a fixed message."""
     code = error.code if isinstance(error, HsmKmsError) else "KMSInternalException"
     client = isinstance(error, HsmKmsError) and error.fault == "client"
     status = _STATUS.get(code, _CLIENT if client else _SERVER)
-    headers = (("Content-Type", CONTENT_TYPE), ("x-amzn-RequestId", request_id), ("x-amzn-ErrorType", code))
+    headers = (TYPE_HEADER, (REQUEST_ID, request_id), ("x-amzn-ErrorType", code))
     members = {"__type": code}
     if not (isinstance(error, ApiError) and error.silent):
         members["message"] = words_of(error)

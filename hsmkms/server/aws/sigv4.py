@@ -11,13 +11,15 @@ AWS API request"; the errors are those of KMS.
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import quote, unquote
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from msgspec import Struct
 
 from hsmkms.errors import (
@@ -43,10 +45,11 @@ WRONG_SIGNATURE: Final = (
 NO_SESSION_TOKENS: Final = (
     "hsmkms has no session tokens: use the access key of a user, without aws_session_token (AWS_SESSION_TOKEN)."
 )
+BEFORE_SIGNATURE: Final = ", Signature="
 _NOBODY: Final = "nobody's secret, so that an unknown access key costs the same time"
 
-_match_front: Final = re.compile(
-    r"AWS4-HMAC-SHA256 +Credential=([^, ]{1,256}), *SignedHeaders=([^, ]{1,2048})"
+_match_usual: Final = re.compile(
+    r"AWS4-HMAC-SHA256 +Credential=([^, ]{1,256}), *SignedHeaders=([^, ]{1,2048}), Signature=((?:(?!, Signature=).)*)"
 ).fullmatch
 _match_date: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII).fullmatch
 _match_signature: Final = re.compile(r"[0-9a-f]{64}", re.ASCII).fullmatch
@@ -57,10 +60,7 @@ _RAW: Final = "latin-1"
 
 _PARTS: Final = ("Credential", "SignedHeaders", "Signature")
 _MAX_CREDENTIAL: Final = 256
-"""More than the longest access key id with every scope; longer ones would only fill the caches."""
-
-_MAX_KEPT_NAMES: Final = 1024
-"""Limit in bytes of cached header names, several times what clients send: a sender may have no credential."""
+"""More than the longest access key id with every scope."""
 
 
 class HasSecret(Protocol):
@@ -82,43 +82,67 @@ class Scope(Struct, frozen=True):
     region: str
 
 
-class _Front(Struct, frozen=True):
-    """Parsed Authorization header up to the signature: the same for all requests of a client on one day."""
-
-    scope: Scope
-    credential_scope: str
-    signed_headers: tuple[str, ...]
-
-
-class _Signed(Struct, frozen=True):
+class SignedHeaders(Struct, frozen=True):
     """Signed headers: their names in one line, the getter of their values, and the format of the usual lines."""
 
     names: str
-    read: Callable[[Mapping[str, Sequence[str]]], tuple[Sequence[str], ...]]
+    read: Callable[[Mapping[str, str]], Any]
     lines: str
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Self:
+        """Return those of these names, at least one."""
+        return cls(";".join(names), itemgetter(*names), "".join(f"{name.replace('%', '%%')}:%s\n" for name in names))
+
+
+class Signing(Struct, frozen=True):
+    """Common parts of the signatures of all requests of an access key with the same scope and signed headers.
+
+    ``key``: the state of HMAC-SHA-256 after the signing key, which is copied for each signature.
+    """
+
+    scope: Scope
+    credential_scope: str
+    headers: SignedHeaders
+    key: HMAC
+
+    def check(self, request: RawRequest, signature: str, now: datetime, skew: timedelta) -> None:
+        """Raise one of AWS's errors unless the request has this signature and was signed at about this time."""
+        _check_unsigned(request, self.scope, now, skew)
+        if not self.matches(request, signature):
+            _check_form(signature)
+            raise InvalidSignatureException(WRONG_SIGNATURE)
+
+    def matches(self, request: RawRequest, signature: str) -> bool:
+        """Return True if the request has this signature."""
+        canonical = canonical_request(request, self.headers)
+        digest = hashlib.sha256(canonical.encode(_RAW)).hexdigest()
+        to_sign = f"{ALGORITHM}\n{request.headers['x-amz-date']}\n{self.credential_scope}\n{digest}"
+        computation = self.key.copy()
+        computation.update(to_sign.encode(_RAW))
+        return hmac.compare_digest(computation.finalize().hex().encode(), signature.encode(_RAW))
 
 
 def verify(
     request: RawRequest, find: Callable[[str], Credential | None], now: datetime, skew: timedelta
-) -> tuple[Scope, Credential]:
-    """Verify a request's signature; return its scope and credential. Every failure is one of AWS's errors.
+) -> tuple[Signing, Credential]:
+    """Verify a request's signature; return its common parts and the credential. Every failure is an error of AWS's.
 
     ``find``: returns the credential of an active access key, or None.
     """
-    front, signature = _read(request)
-    scope = front.scope
-    stamp = ",".join(request.headers.get("x-amz-date", ()))
-    _check_date(stamp, scope, now, skew)
-    if "x-amz-content-sha256" in request.headers:
-        _check_payload_hash(request)
+    scope, signed_headers, signature = _read(request)
+    _check_unsigned(request, scope, now, skew)
     credential = find(scope.access_key_id)
-    expected = _signature(request, front, stamp, credential.secret if credential is not None else _NOBODY)
-    matches = hmac.compare_digest(expected, signature)
+    secret = credential.secret if credential is not None else _NOBODY
+    key = HMAC(signing_key(secret, scope.date, scope.region), SHA256())
+    credential_scope = f"{scope.date}/{scope.region}/{SERVICE}/{TERMINATOR}"
+    signing = Signing(scope, credential_scope, SignedHeaders.of(signed_headers), key)
+    matches = signing.matches(request, signature)
     if credential is None:
         raise UnrecognizedClientException(WRONG_CLIENT)
     if not matches:
         raise InvalidSignatureException(WRONG_SIGNATURE)
-    return scope, credential
+    return signing, credential
 
 
 def check_head(head: RawRequest, now: datetime, skew: timedelta) -> Scope:
@@ -126,57 +150,42 @@ def check_head(head: RawRequest, now: datetime, skew: timedelta) -> Scope:
 
     This proves nothing: it only refuses requests that do not look signed.
     """
-    front, _ = _read(head)
-    _check_date(head.header("x-amz-date") or "", front.scope, now, skew)
-    return front.scope
+    scope, _, _ = _read(head)
+    _check_date(head.headers["x-amz-date"], scope, now, skew)
+    return scope
+
+
+def is_usual(request: RawRequest) -> bool:
+    """Return True if the Authorization header has its parts in the usual order, with the signature at its end."""
+    return _match_usual(request.headers.get("authorization", "")) is not None
 
 
 # -- reading ----------------------------------------------------------------------------------------------------
 
 
-def _read(request: RawRequest) -> tuple[_Front, str]:
-    """Parse the Authorization header into the part before the signature, and the signature."""
+def _read(request: RawRequest) -> tuple[Scope, Sequence[str], str]:
+    """Parse the Authorization header into scope, names of the signed headers, and signature, and check them."""
     headers = request.headers
     if "authorization" not in headers:
         raise MissingAuthenticationTokenException(
             "Missing Authentication Token: sign the request (Signature Version 4)."
         )
-    header = ",".join(headers["authorization"])
-    front_text, _, signature = header.rpartition(", Signature=")
-    read = _usual_front if _are_kept(headers) else _usual_front.__wrapped__
-    try:
-        front = read(front_text, tuple(headers))
-    except ValueError:
-        credential, signed_headers, signature = _parts(header)
-        front = _front(credential, signed_headers, tuple(headers))
+    header = headers["authorization"]
+    match = _match_usual(header)
+    credential, names, signature = match.groups() if match is not None else _parts(header)
+    scope = _read_scope(credential)
+    if "x-amz-security-token" in headers:
+        raise UnrecognizedClientException(NO_SESSION_TOKENS)
+    if "x-amz-date" not in headers:
+        raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
+    signed_headers = _signed_headers(names, tuple(headers))
+    _check_form(signature)
+    return scope, signed_headers, signature
+
+
+def _check_form(signature: str) -> None:
     if not _match_signature(signature):
         raise IncompleteSignatureException("Signature must be 64 lower-case hex digits.")
-    return front, signature
-
-
-def _are_kept(names: Iterable[str]) -> bool:
-    """Return True if results for these header names may be cached."""
-    return sum(map(len, names)) <= _MAX_KEPT_NAMES
-
-
-@lru_cache(maxsize=256)
-def _usual_front(text: str, present: tuple[str, ...]) -> _Front:
-    """Parse the usual form; ValueError for any other form. ``present``: the names of all headers."""
-    match = _match_front(text)
-    if match is None:
-        raise ValueError(text)
-    return _front(match[1], match[2], present)
-
-
-def _front(credential: str, signed: str, present: tuple[str, ...]) -> _Front:
-    scope = _read_scope(credential)
-    if "x-amz-security-token" in present:
-        raise UnrecognizedClientException(NO_SESSION_TOKENS)
-    if "x-amz-date" not in present:
-        raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
-    signed_headers = _signed_headers(signed, present)
-    credential_scope = f"{scope.date}/{scope.region}/{SERVICE}/{TERMINATOR}"
-    return _Front(scope, credential_scope, signed_headers)
 
 
 def _parts(header: str) -> tuple[str, ...]:
@@ -234,6 +243,14 @@ def _signed_headers(names: str, present: tuple[str, ...]) -> tuple[str, ...]:
 # -- checking ---------------------------------------------------------------------------------------------------
 
 
+def _check_unsigned(request: RawRequest, scope: Scope, now: datetime, skew: timedelta) -> None:
+    """Check what needs no secret: the time of the request, and the hash of its body, if it states one."""
+    headers = request.headers
+    _check_date(headers["x-amz-date"], scope, now, skew)
+    if "x-amz-content-sha256" in headers:
+        _check_payload_hash(request)
+
+
 def _check_date(stamp: str, scope: Scope, now: datetime, skew: timedelta) -> None:
     signed_at = _read_date(stamp) if len(stamp) == _DATE_LENGTH else None
     if signed_at is None:
@@ -266,73 +283,41 @@ def _read_date(stamp: str) -> datetime | None:
 
 
 def _check_payload_hash(request: RawRequest) -> None:
-    stated = ",".join(request.headers["x-amz-content-sha256"])
+    stated = request.headers["x-amz-content-sha256"]
     if not hmac.compare_digest(stated.encode(_RAW), _hash(request.body).encode()):
         raise InvalidSignatureException(
             "X-Amz-Content-SHA256 is not the SHA-256 of the body: unsigned and streamed payloads are not taken."
         )
 
 
-def _signature(request: RawRequest, front: _Front, stamp: str, secret: str) -> str:
-    canonical = canonical_request(request, front.signed_headers)
-    digest = hashlib.sha256(canonical.encode(_RAW)).hexdigest()
-    to_sign = f"{ALGORITHM}\n{stamp}\n{front.credential_scope}\n{digest}"
-    key = signing_key(secret, front.scope.date, front.scope.region)
-    return hmac.digest(key, to_sign.encode(_RAW), "sha256").hex()
-
-
-@lru_cache(maxsize=1024)
 def signing_key(secret: str, date: str, region: str) -> bytes:
-    """Derive the signing key of a secret, day and region: four HMACs, cached since they are the same all day."""
+    """Derive the signing key of a secret, day and region: four HMACs."""
     key = hmac.digest(f"AWS4{secret}".encode(), date.encode(_RAW), "sha256")
     for part in (region, SERVICE, TERMINATOR):
         key = hmac.digest(key, part.encode(_RAW), "sha256")
     return key
 
 
-def canonical_request(request: RawRequest, signed_headers: Sequence[str]) -> str:
+def canonical_request(request: RawRequest, signed: SignedHeaders) -> str:
     """Return the canonical request, which both sides sign."""
-    path, query, names = request.path, request.query, tuple(signed_headers)
-    signed = _signed(names) if _are_kept(names) else _signed.__wrapped__(names)
+    path, query = request.path, request.query
+    lines = signed.lines % signed.read(request.headers)
+    if "\t" in lines or "  " in lines or ": " in lines or " \n" in lines:  # rare: nearly no client's values need it
+        lines = "".join(f"{name}:{_trimmed(request.headers[name])}\n" for name in signed.names.split(";"))
     return "\n".join(
         (
             request.method,
             "/" if path == "/" else _canonical_path(path),
             _canonical_query(query) if query else "",
-            _header_lines(request.headers, signed),
+            lines,
             signed.names,
             hashlib.sha256(request.body).hexdigest(),
         )
     )
 
 
-@lru_cache(maxsize=256)
-def _signed(names: tuple[str, ...]) -> _Signed:
-    """Return the values that all requests with the same signed headers share."""
-    lines = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
-    return _Signed(";".join(names), itemgetter(*names), lines)
-
-
-def _header_lines(headers: Mapping[str, Sequence[str]], signed: _Signed) -> str:
-    """Return the canonical header lines. Values of nearly all clients need no folding."""
-    values = signed.read(headers)
-    lines = signed.lines % tuple(map(_first, values)) if max(map(len, values)) == 1 else "\t"
-    if "\t" in lines or "  " in lines or ": " in lines or " \n" in lines:
-        return "".join(
-            [f"{name}:{_folded(each)}\n" for name, each in zip(signed.names.split(";"), values, strict=True)]
-        )
-    return lines
-
-
-_first: Final = itemgetter(0)
-
-
-def _folded(values: Sequence[str]) -> str:
-    """Trim values and collapse runs of blanks; values of a repeated header are joined by commas."""
-    return _trimmed(values[0]) if len(values) == 1 else ",".join(map(_trimmed, values))
-
-
 def _trimmed(value: str) -> str:
+    """Return a header's value without blanks at its ends, and with runs of blanks as one."""
     value = value.strip(" \t")
     return _SPACES.sub(" ", value) if "  " in value or "\t" in value else value
 

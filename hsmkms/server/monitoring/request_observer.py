@@ -1,7 +1,5 @@
 """Count and log every answered request."""
 
-from time import perf_counter
-
 from hsmkms.call_stats import Tally
 from hsmkms.server.monitoring.logs import RequestLine, RequestLog
 from hsmkms.server.protocol import Handled
@@ -17,9 +15,8 @@ class Observer:
         self.requests = Tally()
         self._log = log
 
-    def note(self, handled: Handled, started: float, address: str | None) -> float:
-        """Count a request, and log it; return its duration in seconds since ``started`` (of ``perf_counter``)."""
-        seconds = perf_counter() - started
+    def note(self, handled: Handled, seconds: float, address: str | None) -> None:
+        """Count a request that took so many seconds, and log it."""
         operation = handled.operation or NO_OPERATION
         outcome = (handled.response.error if handled.response is not None else None) or "ok"
         self.requests.note(operation, outcome, seconds)
@@ -35,4 +32,3 @@ class Observer:
                 source=address,
             )
             self._log.note(line)
-        return seconds

@@ -23,7 +23,7 @@ from hsmkms.server.process.limits import (
     MAX_HEADERS,
     REQUEST_BYTES,
     SLICE_BYTES,
-    check_encodings,
+    check_encoding,
     chunks_too_large,
     counts,
     frame_too_large,
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
     """The server's side of a connection. ``connections``: all connections of the worker, with their limits."""
 
     _url: bytes
-    _headers: dict[str, list[str]]
+    _headers: dict[str, str]
     _body: bytes | bytearray
     _fields: int
     _size: int
@@ -242,11 +242,8 @@ class Connection(asyncio.Protocol):
         self._fields += 1
         if self._head > MAX_HEAD_BYTES or self._fields > MAX_HEADERS:
             raise frame_too_large() if self._head > MAX_HEAD_BYTES else too_many_headers()
-        headers, known = self._headers, heads.header_name(name)
-        if known in headers:
-            headers[known].append(value.decode("latin-1"))
-        else:
-            headers[known] = [value.decode("latin-1")]
+        headers, known, text = self._headers, heads.header_name(name), value.decode("latin-1")
+        headers[known] = text if known not in headers else heads.joined(headers[known], text)
 
     def on_headers_complete(self) -> None:
         """Check the complete head."""
@@ -254,18 +251,18 @@ class Connection(asyncio.Protocol):
             return
         self.deadline = self._now() + BODY_SECONDS
         self._in_body = True
-        encodings = self._headers.get("transfer-encoding")
-        if encodings is not None:
-            check_encodings(encodings, chunks_known=self._parser.get_http_version() != heads.HTTP_1_0)
+        encoding = self._headers.get("transfer-encoding")
+        if encoding is not None:
+            check_encoding(encoding, chunks_known=self._parser.get_http_version() != heads.HTTP_1_0)
         if self._parser.should_upgrade():
             self._ignore_upgrade()
             return
         self._replay = b""
         length = self._headers.get("content-length")
-        if length is not None and int(length[0]) > SMALL_REQUEST_BYTES:
-            self._admit(int(length[0]))
+        if length is not None and int(length) > SMALL_REQUEST_BYTES:
+            self._admit(int(length))
         expected = self._headers.get("expect")
-        if expected is not None and expected[0].lower() == "100-continue":
+        if expected is not None and expected.lower() == "100-continue":
             self._let_continue()
 
     def _ignore_upgrade(self) -> None:

@@ -1,7 +1,7 @@
 """Parse and render heads of requests and responses as bytes of HTTP/1.1."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
@@ -23,6 +23,7 @@ CLOSED: Final = "Connection: close\r\n"
 """Connection headers of responses: HTTP/1.1 connections persist without one, HTTP/1.0 ones need one."""
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_BLANKS: Final = " \t"
 _FRAMING: Final = ("content-length", "transfer-encoding")
 _header_line: Final = "%s: %s\r\n".__mod__
 
@@ -36,7 +37,7 @@ def target(url: bytes) -> tuple[str, str]:
     return path.decode("latin-1"), query.decode("latin-1")
 
 
-def persistence_of(parser: Any, headers: Mapping[str, Sequence[str]]) -> str:  # noqa: ANN401 - httptools has no types
+def persistence_of(parser: Any, headers: Mapping[str, str]) -> str:  # noqa: ANN401 - httptools has no types
     """Return the connection header for a request's response; HTTP/1.0 persists only if requested and confirmed."""
     if not parser.should_keep_alive():
         return CLOSED
@@ -44,11 +45,11 @@ def persistence_of(parser: Any, headers: Mapping[str, Sequence[str]]) -> str:  #
     return KEPT_ALIVE if asked and parser.get_http_version() == HTTP_1_0 else PERSISTENT
 
 
-def same_frame(parser: Any, headers: Mapping[str, Sequence[str]]) -> bytes:  # noqa: ANN401 - httptools has no types
+def same_frame(parser: Any, headers: Mapping[str, str]) -> bytes:  # noqa: ANN401 - httptools has no types
     """Return a head with the same framing of the body as the one just parsed, and without an upgrade."""
     line = f"{parser.get_method().decode('latin-1')} / HTTP/{parser.get_http_version()}\r\n"
     persistence = KEPT_ALIVE if parser.should_keep_alive() else CLOSED
-    framing = [(name, value) for name in _FRAMING for value in headers.get(name, ())]
+    framing = [(name, headers[name]) for name in _FRAMING if name in headers]
     return f"{line}{persistence}{''.join(map(_header_line, framing))}\r\n".encode("latin-1")
 
 
@@ -61,6 +62,11 @@ def header_name(name: bytes) -> str:
     if len(name) > MAX_NAME_BYTES:
         raise head_too_large(f"The name of a header is longer than {MAX_NAME_BYTES} bytes.")
     return name.decode("latin-1").lower()
+
+
+def joined(before: str, value: str) -> str:
+    """Return the value of a header that comes again, without the blanks at the ends of its values (RFC 9110, 5.3)."""
+    return f"{before.strip(_BLANKS)},{value.strip(_BLANKS)}"
 
 
 def head_of(response: Response, connection: str) -> bytes:

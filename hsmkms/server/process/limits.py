@@ -45,7 +45,7 @@ def counts(received: int, fields: int, connections: int) -> bool:
     return received > UNCOUNTED_BYTES or fields > UNCOUNTED_HEADERS or connections > UNCOUNTED_CONNECTIONS
 
 
-def check_encodings(encodings: list[str], *, chunks_known: bool) -> None:
+def check_encoding(encoding: str, *, chunks_known: bool) -> None:
     """Accept the encoding ``chunked`` only; RefusedError (400, since no request may cause an error 5xx) for others.
 
     The parser accepts all encodings that end in ``chunked``, and would pass on a compressed body undecoded.
@@ -54,7 +54,7 @@ def check_encodings(encodings: list[str], *, chunks_known: bool) -> None:
     """
     if not chunks_known:
         raise RefusedError(bad_request("HTTP/1.0 has no Transfer-Encoding: send Content-Length, or HTTP/1.1."))
-    if [encoding.strip().lower() for encoding in encodings] != ["chunked"]:
+    if encoding.strip().lower() != "chunked":
         raise RefusedError(bad_request("Send Transfer-Encoding: chunked, or none."))
 
 

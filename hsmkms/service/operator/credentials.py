@@ -95,6 +95,8 @@ class Credentials:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.derived = core.cache.look
+        """Returns what was derived from credentials and other records since any of them changed, in any process."""
         self._opened: dict[str, tuple[bytes, Credential]] = {}
 
     # -- users --------------------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ change and would be kept after it is recognised by the epoch at which it was rea
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from hsmkms.errors import MalformedPolicyDocumentException, StoreError
 from hsmkms.model.cipher_format import format_of
@@ -145,6 +145,17 @@ class Admission(Struct, frozen=True):
     identity: Identity
 
 
+class Derived(Struct):
+    """What was derived from records, by all that it depends on; replaced as a whole after every change.
+
+    Take it before reading what an entry is made of: then an entry from before a change is put into the old one.
+    """
+
+    admissions: dict[AdmissionKey, Admission] = field(default_factory=dict)
+    plans: dict[Hashable, Any] = field(default_factory=dict)
+    """What the endpoints keep of verified requests for those that are like them."""
+
+
 class CachedIdentity(Struct, frozen=True):
     """A user, or the root, with the parsed policies of the user and their groups."""
 
@@ -168,9 +179,7 @@ class RecordCache:
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         self._access_keys: dict[str, AccessKeyRow] = {}
         self._identities: dict[str, CachedIdentity] = {}
-        self.admissions: dict[AdmissionKey, Admission] = {}
-        """Admissions since the last change, by all that they depend on. Take it before reading what they are made of:
-        a change replaces it, so that an admission from before the change is put into the old one."""
+        self._derived = Derived()
         try:
             with store.reading() as conn:
                 self.epoch = changes.latest(conn)
@@ -233,8 +242,8 @@ class RecordCache:
         with self._lock:
             self._signal.refuse(fault)
 
-    def look(self) -> None:
-        """Drop entries that were changed before this call, by any process."""
+    def look(self) -> Derived:
+        """Drop entries that were changed before this call, by any process; return what was derived since then."""
         if self._guard.foreign:
             self._guard.refuse()
         lock = self._lock
@@ -245,6 +254,7 @@ class RecordCache:
                 self._owed = True
                 self._drop_changed()
                 self._owed = False
+            return self._derived
         finally:
             lock.release()
 
@@ -261,7 +271,7 @@ class RecordCache:
                 if subject == installation.SUBJECT:
                     self._installation_changed()
                 self.epoch = epoch
-        self.admissions = {}  # after what they are made of
+        self._derived = Derived()  # after what it is made of
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:

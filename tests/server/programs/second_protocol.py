@@ -16,7 +16,7 @@ from raw_client import raw, signed
 from hsmkms.config import settings as config
 from hsmkms.errors import AccessDeniedException
 from hsmkms.kms import Kms
-from hsmkms.server import worker_state
+from hsmkms.server import protocols, worker_state
 from hsmkms.server.app import Application
 from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.messages import RawRequest, Refusal, Response
@@ -37,10 +37,16 @@ class Echo:
         """It has none."""
         del request
 
-    def answer(self, request: RawRequest, request_id: str, source: Source, operation: str | None) -> Handled:
+    def authenticate(self, request: RawRequest, source: Source, operation: str | None, handled: Handled) -> None:
         """Answer with the body."""
         del source, operation
-        return Handled(request_id=request_id, response=Response(200, TYPE, request.body))
+        handled.response = Response(200, TYPE, request.body)
+
+    def perform(self, handled: Handled) -> None:
+        """Do nothing: there is a response."""
+
+    def render(self, handled: Handled) -> None:
+        """Do nothing: there is a response."""
 
     def largest_body(self, head: RawRequest) -> int:
         """None."""
@@ -101,6 +107,7 @@ settings = config.load(Path(sys.argv[1]))
 url = "http://127.0.0.1:1"
 endpoint = Endpoint(url, settings.default_region, sys.argv[2], sys.argv[3])
 worker_state.PROTOCOLS = (OTHER, *worker_state.PROTOCOLS)
+protocols.OTHERS = [OTHER]
 with Kms(wiring.core_of(settings)) as kms, tempfile.TemporaryDirectory() as board:
     state = worker_state.WorkerState(kms, settings.serve, Path(board), Heartbeat())
     sys.stdout.write(json.dumps(uvloop.run(play(state, endpoint))))

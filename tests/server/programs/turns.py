@@ -1,7 +1,8 @@
 """Requests of one turn of the event loop, while their key is disabled: CONFIG ACCESS_KEY_ID SECRET [secure].
 
 A piece is what one connection has received when the turn begins. Prints, as JSON, the statuses of the answers: of a
-piece before the key is disabled, of one after, of one with two requests, and of one in the next turn.
+piece in an earlier turn, of one just before the key is disabled, of one after, of one with two requests, and of one in
+the next turn.
 """
 
 import asyncio
@@ -66,17 +67,19 @@ async def play(kms: Kms, state: WorkerState, endpoint: Endpoint, *, secure: bool
     """The statuses by piece."""
     loop = asyncio.get_running_loop()
     application = Application(state, loop, secure=secure)
-    application.latency = Quick()
+    application.turns.latency = Quick()
     key_id = kms.create_key(CreateKeyRequest()).key_metadata.key_id
     body = json.dumps({"KeyId": key_id, "Plaintext": "aGVsbG8="}).encode()
     request = raw("POST", "/", signed(endpoint, "Encrypt", body), body)
     all_of_them = Connections()
     answered = asyncio.Semaphore(0)
-    transports = [Transport(answered) for _ in range(4)]
+    transports = [Transport(answered) for _ in range(5)]
     connections = [Connection(application, all_of_them, loop.time) for _ in transports]
     for connection, transport in zip(connections, transports, strict=True):
         connection.connection_made(cast("asyncio.Transport", transport))
-    before, after, ahead, later = connections
+    earlier, before, after, ahead, later = connections
+    earlier.data_received(request)
+    await answered.acquire()
     before.data_received(request)
     kms.disable_key(DisableKeyRequest(key_id=key_id))
     after.data_received(request)
