@@ -2,16 +2,20 @@
 
 Importing takes most of the time of a command, and the suite runs more than a thousand. The process (warm_process.py)
 has imported all and does nothing else: no database, no token, no thread. A command gets its own streams, folder,
-arguments and environment. Where something acts before ``main`` (a preloaded library, a variable of Python's), the
-installed script is run instead; but what `faketime` runs can be forked from a warm process of its own.
+arguments and environment. Commands of the API that a test runs itself share a process, one after the other
+(warm_runner.py), until one leaves something open. Where something acts before ``main`` (a preloaded library, a variable
+of Python's), the installed script is run instead; but what `faketime` runs can be forked from a warm process of its
+own.
 """
 
 import atexit
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
@@ -19,6 +23,9 @@ from pathlib import Path
 from typing import Final
 
 import warm_client
+
+from hsmkms.cli.api.build import command_names
+from hsmkms.cli.arguments import command_of
 
 SCRIPT: Final = Path(sys.executable).parent / "hsmkms"
 EARLY: Final = ("LD_", "PYTHON", "FAKETIME", "LC_", "TZ", "MALLOC_", "OPENSSL_", "TYPER_", "_TYPER_")
@@ -32,6 +39,9 @@ AWS: Final = Path(sys.executable).parent / "aws"
 AWS_MODULES: Final = ("awscli.clidriver", "awscli.handlers")
 """What each command of the aws CLI imports: it takes most of its time."""
 AWS_SOCKET: Final = "aws-socket"
+
+RUNNER: Final = Path(__file__).with_name("warm_runner.py")
+HELP: Final = frozenset({"help", "--help", "-h"})
 
 FAKED: Final = ("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED")
 """The variables that `faketime` sets."""
@@ -73,6 +83,61 @@ def aws_kit() -> Path:
     _start(folder() / AWS_SOCKET, AWS, AWS_MODULES)
     _write_client(place / "bin" / "aws", AWS, folder() / AWS_SOCKET)
     return place
+
+
+class _Runner:
+    """A process (warm_runner.py) that runs one command after the other, and is replaced when it has ended."""
+
+    def __init__(self) -> None:
+        self._busy = threading.Lock()
+        self._control: socket.socket | None = None
+        self._server: socket.socket | None = None
+
+    def ask(
+        self, words: Sequence[str], cwd: str, environment: Mapping[str, str], streams: Sequence[int], seconds: float
+    ) -> int | None:
+        """Run a command there; its status. None while another thread's command runs: this one has not been begun."""
+        if not self._busy.acquire(blocking=False):
+            return None
+        try:
+            control = self._control or self._start()
+            control.settimeout(seconds)
+            warm_client.send(control, words, cwd, environment, streams)
+            answer = control.recv(16)
+            assert answer, f"the process that ran it has been killed: {words}"
+            status, goes_on = map(int, answer.split())
+            if not goes_on:
+                self.end()
+        except BaseException:
+            self.end()
+            raise
+        finally:
+            self._busy.release()
+        return status
+
+    def _start(self) -> socket.socket:
+        self._server = warm_client.connected(str(folder() / SOCKET))
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, warm_client.MOST_BYTES)
+        warm_client.send(self._server, [str(RUNNER)], "/", {}, (theirs.fileno(), 1, 2))
+        theirs.close()
+        return self._control
+
+    def end(self) -> None:
+        """End the process, if there is one: it is killed if it runs a command."""
+        for end in (self._control, self._server):
+            if end is not None:
+                end.close()
+        self._control = self._server = None
+
+
+_runner: Final = _Runner()
+atexit.register(_runner.end)
+
+
+def _is_simple(words: Sequence[str]) -> bool:
+    """Return True for a command of the API, but for its help: others change more in their process."""
+    return words[0] == str(SCRIPT) and command_of(words[1:]) in command_names() and HELP.isdisjoint(words)
 
 
 def _write_client(client: Path, script: Path, address: Path) -> None:
@@ -162,7 +227,9 @@ def _ask(
         os.write(writing, stdin)
         os.close(writing)
         streams = (reading, output.fileno(), errors.fileno())
-        status = warm_client.ask(address, words, str(cwd), environment, streams, seconds)
+        status = _runner.ask(words, str(cwd), environment, streams, seconds) if _is_simple(words) else None
+        if status is None:
+            status = warm_client.ask(address, words, str(cwd), environment, streams, seconds)
         for file in (output, errors):
             file.seek(0)
         return subprocess.CompletedProcess(words, status, output.read(), errors.read())

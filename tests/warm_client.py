@@ -19,11 +19,28 @@ def ask(
 
     TimeoutError after so many ``seconds``: the command is killed.
     """
+    with connected(address) as server:
+        server.settimeout(seconds)
+        send(server, arguments, folder, environment, streams)
+        return int(server.recv(16))
+
+
+def connected(address: str) -> socket.socket:
+    """Connect to the warm process: a command that it is sent is killed when the connection is closed before its end."""
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server.connect(address)
+    return server
+
+
+def send(
+    receiver: socket.socket,
+    arguments: Iterable[str],
+    folder: str,
+    environment: Mapping[str, str],
+    streams: Sequence[int],
+) -> None:
+    """Send a command to the process at the other end of a socket."""
     words = [*arguments]
     fields = [folder, str(len(words)), *words, *(f"{name}={value}" for name, value in environment.items())]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.settimeout(seconds)
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
-        server.connect(address)
-        socket.send_fds(server, [b"\0".join(map(os.fsencode, fields))], streams)
-        return int(server.recv(16))
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
+    socket.send_fds(receiver, [b"\0".join(map(os.fsencode, fields))], streams)

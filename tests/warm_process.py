@@ -112,7 +112,8 @@ class Server:
         sent, streams, _, _ = socket.recv_fds(client, MOST_BYTES, STREAMS)
         pid = os.fork()
         if pid == 0:
-            _become(sent.split(b"\0"), streams)
+            become(sent, streams)
+            keep_no_file()
             os.environ.update(self._variables)
             return True
         for stream in streams:
@@ -133,11 +134,12 @@ class Server:
         command.finish()
 
 
-def _become(fields: list[bytes], streams: list[int]) -> None:
-    """Take over the client's folder, arguments, environment and streams, and keep no other file open."""
+def become(sent: bytes, streams: list[int]) -> None:
+    """Take over the streams, folder, arguments and environment that a client has sent."""
+    fields = sent.split(b"\0")
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    os.closerange(STREAMS, max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1)
+        os.close(stream)
     os.chdir(fields[0])
     count = int(fields[1])
     sys.argv = [*map(os.fsdecode, fields[2 : count + 2])]
@@ -145,6 +147,16 @@ def _become(fields: list[bytes], streams: list[int]) -> None:
     for field in fields[count + 2 :]:
         name, _, value = field.partition(b"=")
         os.environb[name] = value
+
+
+def keep_no_file() -> None:
+    """Close all files but the standard streams."""
+    os.closerange(STREAMS, max(open_files()) + 1)
+
+
+def open_files() -> set[int]:
+    """Return the numbers of all open files; one of them was of the folder that lists them."""
+    return {int(path.name) for path in Path("/proc/self/fd").iterdir()}
 
 
 def _run_program() -> None:
@@ -184,7 +196,7 @@ def _run_commands() -> None:
 
     They leave nothing open: no thread and no file, and so no database and no session of a token.
     """
-    variables, descriptors = dict(os.environ), set(Path("/proc/self/fd").iterdir())
+    variables, files = dict(os.environ), open_files()
     with tempfile.TemporaryDirectory(prefix="hsmkms-warm-") as folder:
         os.environ["HSMKMS_CONFIG"] = f"{folder}/data/hsmkms.toml"
         _printed(f"init --data-dir {folder}/data --create-softhsm-token")
@@ -195,7 +207,7 @@ def _run_commands() -> None:
     os.environ.clear()
     os.environ.update(variables)
     assert threading.active_count() == 1
-    assert set(Path("/proc/self/fd").iterdir()) == descriptors
+    assert open_files() == files
 
 
 def _printed(line: str) -> str:

@@ -5,7 +5,6 @@ validator for each option takes a tenth of a short command's time.
 """
 
 import os
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -15,24 +14,24 @@ from typer import BadParameter, core
 PREFIX_OF_PYDANTIC: Final = "Value error, "
 """Stands before the sentence of a refusal that is typer's own."""
 
+_typers_own: Final[Any] = getattr(core, "build_runtime_param", None)
+"""Makes typer's conversion of an option; None in older releases, which do not use pydantic."""
+
 
 def avoid_pydantic() -> None:
-    """Let typer convert the values of options by ``Coercion``; older releases of it do not use pydantic."""
-    if hasattr(core, "build_runtime_param"):
-        build = core.build_runtime_param
-        core.build_runtime_param = lambda descriptor: Coercion(descriptor, build)
+    """Let typer convert the values of options by ``Coercion``."""
+    if _typers_own is not None:
+        core.build_runtime_param = Coercion  # type: ignore[assignment,attr-defined]
 
 
 class Coercion:
     """Converts strings, lists of strings, readable files and members of an enumeration as typer would.
 
-    Everything else, and each value that is refused, is left to typer: ``build`` makes its own conversion of an option
-    from typer's ``TypeDescriptor``.
+    Everything else, and each value that is refused, is left to typer. ``descriptor``: typer's own of the option.
     """
 
-    def __init__(self, descriptor: Any, build: Callable[[Any], Any]) -> None:  # noqa: ANN401 - typer's own types
+    def __init__(self, descriptor: Any) -> None:  # noqa: ANN401 - a type of typer's
         self._descriptor = descriptor
-        self._build = build
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401 - typer's names and types
         """Return the value in the type of the option's annotation."""
@@ -48,7 +47,7 @@ class Coercion:
         if isinstance(kind, type) and issubclass(kind, Enum) and value in (each.value for each in kind):
             return kind(value)
         try:
-            return self._build(self._descriptor).coerce(value, param=param, ctx=ctx)
+            return _typers_own(self._descriptor).coerce(value, param=param, ctx=ctx)
         except BadParameter as exc:
             exc.message = exc.message.removeprefix(PREFIX_OF_PYDANTIC)
             raise
