@@ -10,6 +10,7 @@ every other source itself.
 
 import asyncio
 import ipaddress
+import logging
 import multiprocessing
 import resource
 import signal
@@ -37,6 +38,7 @@ from hsmkms.server.process.ports import PortOwner
 from hsmkms.server.process.supervisor import (
     SIGNALS,
     START_AWAY,
+    START_FAULT,
     START_REFUSED,
     ChildArguments,
     ChildMains,
@@ -48,6 +50,8 @@ from hsmkms.server.unavailable_app import FAULT_FILE, StandIn
 from hsmkms.server.worker_state import WorkerState
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens
+
+log = logging.getLogger("hsmkms.server")
 
 Reread = Callable[[], Settings]
 
@@ -217,8 +221,16 @@ def _check_certificate(settings: ServeSettings) -> None:
 
 
 def _work(opener: Callable[[Heartbeat], Kms], shared: _Shared, arguments: ChildArguments) -> None:
-    """Run a worker."""
+    """Run a worker. A fault of hsmkms ends it with a status of its own, since another worker may meet it again."""
     _begin(arguments.others)
+    try:
+        _run_worker(opener, shared, arguments)
+    except Exception:
+        log.exception("a worker has ended by a fault of hsmkms")
+        sys.exit(START_FAULT)
+
+
+def _run_worker(opener: Callable[[Heartbeat], Kms], shared: _Shared, arguments: ChildArguments) -> None:
     settings, board = shared.settings, shared.board
     logs.set_up(settings.serve.log_format)
     try:
