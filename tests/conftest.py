@@ -21,8 +21,8 @@ from tokens import options
 from tokens.driver import Driver, NotPossibleError, Token
 from tokens.softhsm import SoftHsmDriver
 
-from hsmkms.cli.main import OBJECTS_BEFORE_COLLECTION
 from hsmkms.hsm.device import TokenDevice
+from hsmkms.process import collect_seldom
 
 examples.register_profiles()
 gc.disable()  # importing and collecting tests makes many objects and no garbage
@@ -75,7 +75,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError("pytest-xdist does not keep the groups of tests together with this release of pytest")
     gc.collect()
     gc.freeze()
-    gc.set_threshold(OBJECTS_BEFORE_COLLECTION)  # as in the command line
+    collect_seldom()
     gc.enable()
 
 
