@@ -1,11 +1,10 @@
-"""Guard objects against use after a fork, lock files across processes, and set how often garbage is collected.
+"""Guard objects against use after a fork, and lock files across processes.
 
 The behaviour of a PKCS#11 module in a forked child is undefined, and prefetched state (IVs, leases, connections) would
 be used twice: SoftHSM even continues to encrypt there, with the parent's IVs. So objects with such state create a
 ``ForkGuard`` and check it before each use.
 """
 
-import gc
 import os
 import threading
 import time
@@ -19,21 +18,6 @@ from hsmkms.errors import ConfigurationError, DependencyTimeoutException, Forked
 from hsmkms.file_lock import try_lock
 
 _PAUSE_SECONDS: Final = 0.01
-_USUAL_THRESHOLDS: Final = gc.get_threshold()
-_OBJECTS_OF_IMPORTS: Final = 50_000
-
-
-def collect_seldom() -> None:
-    """Collect garbage after 50,000 new objects instead of Python's 700: imports make many, and next to no garbage.
-
-    It takes a tenth of a short command's time otherwise.
-    """
-    gc.set_threshold(_OBJECTS_OF_IMPORTS, *_USUAL_THRESHOLDS[1:])
-
-
-def collect_as_usual() -> None:
-    """Collect garbage as often as Python does, for a process that stays and must not grow."""
-    gc.set_threshold(*_USUAL_THRESHOLDS)
 
 
 class ForkGuard:

@@ -21,8 +21,8 @@ from tokens import options
 from tokens.driver import Driver, NotPossibleError, Token
 from tokens.softhsm import SoftHsmDriver
 
+from hsmkms.garbage import collect_seldom
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.process import collect_seldom
 
 examples.register_profiles()
 gc.disable()  # importing and collecting tests makes many objects and no garbage

@@ -31,8 +31,8 @@ from hsmkms.cli.options import (
     runnable,
 )
 from hsmkms.errors import HsmKmsError
+from hsmkms.garbage import collect_seldom
 from hsmkms.hardening import keep_secrets
-from hsmkms.process import collect_seldom
 
 HELP_OPTIONS: Final = frozenset({"-h", "--help"})
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import uvloop
 
 from hsmkms.config.settings import ServeSettings
-from hsmkms.process import collect_as_usual
+from hsmkms.garbage import collect_as_usual
 from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.process import memory
 from hsmkms.server.process.acceptor import Acceptor
