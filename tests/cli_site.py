@@ -9,6 +9,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ ACCOUNT = "111122223333"
 REGION = "eu-central-1"
 OTHER_REGION = "us-east-1"
 WIDTH = "100"
+NewFolder = Callable[[], Path]
+"""Names a folder that is not there yet."""
 SECONDS = 240
 """After which a test gives up."""
 
@@ -51,14 +54,16 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class Site(Struct, frozen=True, kw_only=True):
-    """A folder to work in, with an installation in its subfolder ``data`` (which some tests still have to make)."""
+    """A folder to work in, with an installation in a subfolder (which some tests still have to make)."""
 
     folder: Path
+    name: str = "data"
+    """The name of the subfolder."""
 
     @property
     def data(self) -> Path:
         """The data folder of the installation."""
-        return self.folder / "data"
+        return self.folder / self.name
 
     @property
     def config(self) -> Path:
@@ -101,12 +106,12 @@ class Site(Struct, frozen=True, kw_only=True):
         }
 
     def copy(self, folder: Path) -> "Site":
-        """The same installation in another place."""
-        shutil.copytree(self.folder, folder)
-        for name in ("hsmkms.toml", "softhsm/softhsm2.conf"):
-            file = folder / "data" / name
+        """The same installation in another place, which may be an empty folder."""
+        shutil.copytree(self.folder, folder, symlinks=True, dirs_exist_ok=True)
+        copy = Site(folder=folder, name=self.name)
+        for file in (copy.config, copy.data / "softhsm" / "softhsm2.conf"):
             file.write_text(file.read_text().replace(str(self.folder), str(folder)))
-        return Site(folder=folder)
+        return copy
 
 
 def hide_rsa(configuration: Path) -> None:

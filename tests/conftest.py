@@ -21,9 +21,11 @@ from tokens import options
 from tokens.driver import Driver, NotPossibleError, Token
 from tokens.softhsm import SoftHsmDriver
 
+from hsmkms.garbage import collect_seldom
 from hsmkms.hsm.device import TokenDevice
 
 examples.register_profiles()
+gc.disable()  # importing and collecting tests makes many objects and no garbage
 
 SPY_PATHS = (
     "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",
@@ -79,6 +81,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError("pytest-xdist does not keep the groups of tests together with this release of pytest")
     gc.collect()
     gc.freeze()
+    collect_seldom()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -31,6 +31,7 @@ BELOW_CLI = {
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "file_lock": set(),
+    "garbage": set(),
     "token_bucket": set(),
     "atomic_write": {"file_lock"},
     "process": {"errors", "file_lock"},
@@ -77,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
         "atomic_write",
         "errors",
         "file_lock",
+        "garbage",
         "model",
         "call_stats",
         "uuids",
@@ -90,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "atomic_write",
         "errors",
+        "garbage",
         "hardening",
         "model",
         "ownership",
@@ -115,7 +118,7 @@ EXCEPTIONS = {
 """prctl, malloc_trim and memory that SQLite has mapped are in ctypes alone."""
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("call_stats", "errors", "file_lock", "hardening", "secret", "testing", "token_bucket", "uuids"),
+    ("call_stats", "errors", "file_lock", "garbage", "hardening", "secret", "testing", "token_bucket", "uuids"),
     ("atomic_write", "model", "ownership", "process"),
     ("config", "key_wrapping"),
     ("rules",),

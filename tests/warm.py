@@ -2,7 +2,7 @@
 
 Importing takes most of the time of a command, and the suite runs more than a thousand. The process (warm_process.py)
 has imported all and does nothing else: no database, no token, no thread. A command gets its own streams, folder,
-arguments and environment. Commands of the API that a test runs itself share a process, one after the other
+arguments and environment. Most commands that a test runs itself share a process, one after the other
 (warm_runner.py), until one leaves something open. Where something acts before ``main`` (a preloaded library, a variable
 of Python's), the installed script is run instead; but what `faketime` runs can be forked from a warm process of its
 own.
@@ -19,6 +19,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ import warm_client
 
 from hsmkms.cli.api.build import command_names
 from hsmkms.cli.arguments import command_of
+from hsmkms.cli.commands import MODULES
 
 SCRIPT: Final = Path(sys.executable).parent / "hsmkms"
 EARLY: Final = ("LD_", "PYTHON", "FAKETIME", "LC_", "TZ", "MALLOC_", "OPENSSL_", "TYPER_", "_TYPER_")
@@ -41,6 +43,8 @@ AWS_MODULES: Final = ("awscli.clidriver", "awscli.handlers")
 AWS_SOCKET: Final = "aws-socket"
 
 RUNNER: Final = Path(__file__).with_name("warm_runner.py")
+SHARING: Final = frozenset((*command_names(), *chain.from_iterable(MODULES.values()))) - {"serve", "guide"}
+"""The commands that may share a process: all but a server's, and one that starts a pager."""
 HELP: Final = frozenset({"help", "--help", "-h"})
 
 FAKED: Final = ("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED")
@@ -135,9 +139,9 @@ _runner: Final = _Runner()
 atexit.register(_runner.end)
 
 
-def _is_simple(words: Sequence[str]) -> bool:
-    """Return True for a command of the API, but for its help: others change more in their process."""
-    return words[0] == str(SCRIPT) and command_of(words[1:]) in command_names() and HELP.isdisjoint(words)
+def _may_share(words: Sequence[str]) -> bool:
+    """Return True for a command that does not change more in its process than what it leaves open."""
+    return words[0] == str(SCRIPT) and command_of(words[1:]) in SHARING and HELP.isdisjoint(words)
 
 
 def _write_client(client: Path, script: Path, address: Path) -> None:
@@ -186,16 +190,33 @@ def _start(address: Path, script: Path = SCRIPT, modules: Sequence[str] = (), **
 
 
 def run(
-    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], stdin: bytes, seconds: float
+    arguments: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    stdin: bytes,
+    seconds: float,
+    *,
+    one_output: bool = False,
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run `hsmkms` without a terminal, as ``subprocess.run`` would, but without a client's process."""
+    """Run `hsmkms` without a terminal, as ``subprocess.run`` would, but without a client's process.
+
+    ``one_output``: standard error goes where standard output goes.
+    """
     early = any(name.startswith(EARLY) for name in environment) or environment.get("LANG") != LANG
     if early or len(stdin) > PIPE_BYTES:
         command = [SCRIPT, *arguments]
+        errors = subprocess.STDOUT if one_output else subprocess.PIPE
         return subprocess.run(
-            command, input=stdin, capture_output=True, check=False, timeout=seconds, cwd=cwd, env=environment
+            command,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            check=False,
+            timeout=seconds,
+            cwd=cwd,
+            env=environment,
         )
-    return _ask([str(SCRIPT), *arguments], cwd, environment, stdin, seconds)
+    return _ask([str(SCRIPT), *arguments], cwd, environment, stdin, seconds, one_output=one_output)
 
 
 def run_program(
@@ -216,7 +237,13 @@ def run_program(
 
 
 def _ask(
-    words: Sequence[str], cwd: Path, environment: Mapping[str, str], stdin: bytes, seconds: float
+    words: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    stdin: bytes,
+    seconds: float,
+    *,
+    one_output: bool = False,
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run a command in a process that the warm one forks. Its output goes to files in memory."""
     address = str(folder() / SOCKET)
@@ -226,8 +253,8 @@ def _ask(
         files.callback(os.close, reading)
         os.write(writing, stdin)
         os.close(writing)
-        streams = (reading, output.fileno(), errors.fileno())
-        status = _runner.ask(words, str(cwd), environment, streams, seconds) if _is_simple(words) else None
+        streams = (reading, output.fileno(), (output if one_output else errors).fileno())
+        status = _runner.ask(words, str(cwd), environment, streams, seconds) if _may_share(words) else None
         if status is None:
             status = warm_client.ask(address, words, str(cwd), environment, streams, seconds)
         for file in (output, errors):

@@ -1,4 +1,4 @@
-"""Run one command of the API after the other, for warm.py: most of a short command's time is its fork's.
+"""Run one command after the other, for warm.py: most of a short command's time is its fork's.
 
 The kernel copies each page that a forked process writes to, and Python counts references in all that it looks at. The
 warm process runs it; standard input is the socket over which commands come and their statuses go. It ends after a
@@ -13,11 +13,15 @@ import os
 import socket
 import sys
 import threading
+from typing import Final
 
 from warm_client import MOST_BYTES
 from warm_process import STREAMS, become, open_files
 
 from hsmkms.cli.main import main
+
+UMASK: Final = 0o022
+"""The usual one, with which a command begins."""
 
 
 def serve(control: socket.socket) -> None:
@@ -38,6 +42,7 @@ def serve(control: socket.socket) -> None:
 def run() -> int:
     """Run a command as a fresh process would; return its status."""
     logging.getLogger("hsmkms").handlers.clear()  # of the command before
+    os.umask(UMASK)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), line_buffering=True)
     status: object = 0
     try:

@@ -14,6 +14,7 @@ from typer import BadParameter, core
 PREFIX_OF_PYDANTIC: Final = "Value error, "
 """Stands before the sentence of a refusal that is typer's own."""
 
+_MOST_DIGITS: Final = 18
 _typers_own: Final[Any] = getattr(core, "build_runtime_param", None)
 """Makes typer's conversion of an option; None in older releases, which do not use pydantic."""
 
@@ -25,7 +26,7 @@ def avoid_pydantic() -> None:
 
 
 class Coercion:
-    """Converts strings, lists of strings, readable files and members of an enumeration as typer would.
+    """Converts texts, numbers, lists of texts, readable files and members of an enumeration as typer would.
 
     Everything else, and each value that is refused, is left to typer. ``descriptor``: typer's own of the option.
     """
@@ -38,12 +39,10 @@ class Coercion:
         kind = self._descriptor.annotation
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
-        if kind is str and isinstance(value, str):
-            return value
+        if kind in (str, int, Path) and self._is_plain(value):
+            return kind(value)
         if kind == list[str] and isinstance(value, list | tuple):
             return [*map(str, value)]
-        if kind is Path and isinstance(value, str) and self._only_converts(value):
-            return Path(value)
         if isinstance(kind, type) and issubclass(kind, Enum) and value in (each.value for each in kind):
             return kind(value)
         try:
@@ -52,8 +51,15 @@ class Coercion:
             exc.message = exc.message.removeprefix(PREFIX_OF_PYDANTIC)
             raise
 
-    def _only_converts(self, path: str) -> bool:
-        """Return True if typer would convert this path and find nothing wrong with it."""
-        checks = self._descriptor.parameter_info
-        more = checks.exists or checks.resolve_path or checks.writable or not checks.file_okay or not checks.dir_okay
-        return not more and os.access(path, os.R_OK)
+    def _is_plain(self, value: object) -> bool:
+        """Return True if typer would convert this value and find nothing wrong with it."""
+        kind, checks = self._descriptor.annotation, self._descriptor.parameter_info
+        if kind is int:
+            digits = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _MOST_DIGITS
+            return (digits or type(value) is int) and checks.min is None and checks.max is None
+        if kind is Path:
+            more = (
+                checks.exists or checks.resolve_path or checks.writable or not checks.file_okay or not checks.dir_okay
+            )
+            return isinstance(value, str) and not more and os.access(value, os.R_OK)
+        return isinstance(value, str)

@@ -1,6 +1,5 @@
 """Define the command line's entry point: the application, its common options, and the only place that prints errors."""
 
-import gc
 import logging
 import os
 import re
@@ -32,12 +31,11 @@ from hsmkms.cli.options import (
     runnable,
 )
 from hsmkms.errors import HsmKmsError
+from hsmkms.garbage import collect_seldom
 from hsmkms.hardening import keep_secrets
 
 HELP_OPTIONS: Final = frozenset({"-h", "--help"})
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
-OBJECTS_BEFORE_COLLECTION: Final = 50_000
-"""Importing makes more objects than Python's 700, and next to no garbage: a tenth of a command's time went into it."""
 SETUP: Final = "setup"
 """The module after whose commands those of the API come in the help."""
 _MARKUP: Final = re.compile(r"(\[[a-z#/@][^\[]*?\])")
@@ -99,7 +97,7 @@ def application(name: str = "") -> typer.Typer:
 def main() -> None:
     """Run the command line: status 0, 1 for an error, 2 for wrong usage; of `audit verify` and `rotate` also 3."""
     keep_secrets()
-    gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
+    collect_seldom()
     _log_to_stderr()
     avoid_pydantic()
     try:

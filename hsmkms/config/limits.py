@@ -6,7 +6,8 @@ constructed in the program.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -49,12 +50,11 @@ def matching(expression: str, otherwise: str) -> Limit:
 
 def broken(settings: Struct, table: str = "") -> Iterator[str]:
     """Yield a sentence for each value that breaks its limit. ``table``: the name of the settings' table in the file."""
-    hints = get_type_hints(type(settings), include_extras=True)
-    for each in msgspec.structs.fields(settings):
-        value, path = getattr(settings, each.name), f"{table}.{each.encode_name}".lstrip(".")
+    for name, name_in_file, limits in _members(type(settings)):
+        value, path = getattr(settings, name), f"{table}.{name_in_file}".lstrip(".")
         if isinstance(value, Struct):
             yield from broken(value, path)
-        for limit in _limits_of(hints[each.name]) if value is not None else ():
+        for limit in limits if value is not None else ():
             if isinstance(value, tuple):
                 yield from (f"{path}: {item!r} {limit.otherwise}" for item in value if not limit.fits(item))
             elif isinstance(value, dict):
@@ -63,6 +63,13 @@ def broken(settings: Struct, table: str = "") -> Iterator[str]:
                 )
             elif not limit.fits(value):
                 yield f"{path} = {value!r} {limit.otherwise}"
+
+
+@cache
+def _members(kind: type[Struct]) -> Sequence[tuple[str, str, Sequence[Limit]]]:
+    """Return the members of a type of settings: the name, the name in the file, and the limits."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [(each.name, each.encode_name, [*_limits_of(hints[each.name])]) for each in msgspec.structs.fields(kind)]
 
 
 def _limits_of(hint: Any) -> Iterator[Limit]:  # noqa: ANN401 - a type of any kind

@@ -22,15 +22,18 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Secret, ServeSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenNotFoundError, TokenUnavailableError
+from hsmkms.kms import Kms
+from hsmkms.server.app import Application
 from hsmkms.server.heartbeat import Heartbeat
-from hsmkms.server.process import systemd
+from hsmkms.server.monitoring import logs
+from hsmkms.server.process import systemd, worker
 from hsmkms.server.process.ports import PortOwner
 from hsmkms.server.process.supervisor import (
     SIGNALS,
@@ -43,7 +46,8 @@ from hsmkms.server.process.supervisor import (
     Ready,
     Workers,
 )
-from hsmkms.server.unavailable_app import FAULT_FILE
+from hsmkms.server.unavailable_app import FAULT_FILE, StandIn
+from hsmkms.server.worker_state import WorkerState
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens
 
@@ -183,10 +187,8 @@ def _open(
     heartbeat: Heartbeat,
     *,
     proving: bool = False,
-) -> Any:  # noqa: ANN401 - Kms, imported in the process that needs it
+) -> Kms:
     """Open the installation. ``first`` beats once the PIN is proven, which this process does if it is ``proving``."""
-    from hsmkms.kms import Kms  # noqa: PLC0415 - not in the parent: it must not load the module
-
     turn = _at_once if proving else partial(_wait_for_first, first, heartbeat)
     try:
         kms = Kms(wiring.core_of(settings, monotonic=wiring.boot_time, pin=pin, reread=reread, before_login=turn))
@@ -212,15 +214,13 @@ def _wait_for_first(first: Heartbeat, heartbeat: Heartbeat) -> None:
 
 
 def _check_certificate(settings: ServeSettings) -> None:
-    from hsmkms.server.process.worker import tls_context  # noqa: PLC0415
-
     try:
-        tls_context(settings)
+        worker.tls_context(settings)
     except OSError as exc:
         raise ConfigurationError(f"serve.certificate or serve.private_key cannot be used: {exc}") from exc
 
 
-def _work(opener: Callable[[Heartbeat], Any], shared: _Shared, arguments: ChildArguments) -> None:
+def _work(opener: Callable[[Heartbeat], Kms], shared: _Shared, arguments: ChildArguments) -> None:
     """Run a worker. A fault of hsmkms ends it with a status of its own, since another worker may meet it again."""
     _begin(arguments.others)
     try:
@@ -230,12 +230,7 @@ def _work(opener: Callable[[Heartbeat], Any], shared: _Shared, arguments: ChildA
         sys.exit(START_FAULT)
 
 
-def _run_worker(opener: Callable[[Heartbeat], Any], shared: _Shared, arguments: ChildArguments) -> None:
-    from hsmkms.server.app import Application  # noqa: PLC0415 - in the worker only
-    from hsmkms.server.monitoring import logs  # noqa: PLC0415
-    from hsmkms.server.process import worker  # noqa: PLC0415
-    from hsmkms.server.worker_state import WorkerState  # noqa: PLC0415
-
+def _run_worker(opener: Callable[[Heartbeat], Kms], shared: _Shared, arguments: ChildArguments) -> None:
     settings, board = shared.settings, shared.board
     logs.set_up(settings.serve.log_format)
     try:
@@ -267,10 +262,6 @@ def _complain_of_token(error: HsmKmsError, settings: Settings, board: Path) -> N
 def _stand_in(shared: _Shared, arguments: ChildArguments) -> None:
     """Run a stand-in, which answers while a worker cannot open the token."""
     _begin(arguments.others)
-
-    from hsmkms.server.process import worker  # noqa: PLC0415
-    from hsmkms.server.unavailable_app import StandIn  # noqa: PLC0415
-
     application = StandIn(shared.board, shared.replaced)
     ready = partial(_report_ready, arguments.ready, "")
     worker.run(lambda *_: application, shared.settings.serve, arguments.listener, ready, arguments.heartbeat)

@@ -18,6 +18,7 @@ from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.monitoring.worker_counts import PUBLISH_SECONDS, Board, Snapshot, Sweeps
 from hsmkms.server.protocols import PROTOCOLS
 from hsmkms.service.operator.monitoring import StepOutcome
+from hsmkms.service.operator.operator import Operator
 
 log = logging.getLogger("hsmkms.http")
 
@@ -45,7 +46,8 @@ class WorkerState:
         self.hang_seconds = settings.hang_seconds
         self.endpoints = {each.name: each.open(kms, settings) for each in PROTOCOLS}
         self.observer = Observer(RequestLog(settings.log_format) if settings.log_requests else None)
-        self._watch = kms.operator.watch
+        self._operator: Operator = kms.operator
+        self._watch = self._operator.watch
         self.free = self._watch.free
         self.health = Health(self._watch)
         self._metrics = Metrics(self._watch, self.health, replaced, settings)
@@ -99,7 +101,7 @@ class WorkerState:
     def sweep(self) -> None:
         """Sweep: do what is due, unless another process is sweeping."""
         try:
-            report = self.kms.operator.maintain()
+            report = self._operator.maintain()
         except HsmKmsError:
             self._sweeps.note("failed", (), time.time())
             raise
@@ -109,7 +111,7 @@ class WorkerState:
 
     def seal(self) -> None:
         """Seal the audit log, and recover the records of processes that died."""
-        self.kms.operator.audit.look_after()
+        self._operator.audit.look_after()
 
     def check_files(self) -> None:
         """Check that the databases are still those that were opened."""

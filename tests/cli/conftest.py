@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_site import ACCOUNT, OTHER_REGION, REGION, Site
+from cli_site import ACCOUNT, OTHER_REGION, REGION, NewFolder, Site
 
-NewFolder = Callable[[], Path]
 NewSite = Callable[[], Site]
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import pages
 import pytest
 import warm
-from cli_site import BIN, Site
+from cli_site import BIN, NewFolder, Site
 from devices import SoftHsm
 from msgspec import Struct, field
 from tokens.nss import FOLDER_VARIABLE
@@ -34,32 +34,38 @@ class Reader(Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def installed(site: Site) -> Reader:
-    """The installation of the README's tour, with its key and its file."""
-    data = site.folder / "hsmkms-data"
-    config = {"HSMKMS_CONFIG": str(data / "hsmkms.toml")}
-    assert site.run("init", "--data-dir", data, "--create-softhsm-token", *REGIONS).status == 0
-    key = site.run("create-key", "--description", "holiday photos", **config).json["KeyMetadata"]["KeyId"]
-    assert site.run("create-alias", "--alias-name", "photos", "--target-key-id", key, **config).status == 0
-    (site.folder / "secret.txt").write_text("a secret of ours\n")
-    (site.folder / "conf").symlink_to(pages.ROOT / "conf")
-    return Reader(environment=config)
+@pytest.fixture(scope="module")
+def tour(new_folder: NewFolder) -> Site:
+    """The installation of the README's tour, with its key and its file: what most pages begin with a copy of."""
+    tour = Site(folder=new_folder(), name="hsmkms-data")
+    tour.folder.mkdir()
+    assert tour.run("init", "--data-dir", tour.data, "--create-softhsm-token", *REGIONS).status == 0
+    key = tour.new_key("--description", "holiday photos")
+    assert tour.run("create-alias", "--alias-name", "photos", "--target-key-id", key).status == 0
+    (tour.folder / "secret.txt").write_text("a secret of ours\n")
+    (tour.folder / "conf").symlink_to(pages.ROOT / "conf")
+    return tour
 
 
-def served(site: Site) -> Reader:
+def installed(site: Site, tour: Site) -> Reader:
+    """A copy of the tour's installation."""
+    return Reader(environment={"HSMKMS_CONFIG": str(tour.copy(site.folder).config)})
+
+
+def served(site: Site, tour: Site) -> Reader:
     """The same on a free port, with servers that are the processes which the shell knows (see warm.py)."""
-    return Reader(places=_free_port(), environment={**installed(site).environment, **_own_servers(site)})
+    return Reader(places=_free_port(), environment={**installed(site, tour).environment, **_own_servers(site)})
 
 
-def toured(site: Site) -> Reader:
+def toured(site: Site, _tour: Site) -> Reader:
     """Link the samples alone: the README creates everything else."""
     (site.folder / "conf").symlink_to(pages.ROOT / "conf")
     return Reader(places=_free_port(), environment=_own_servers(site))
 
 
-def on_a_bad_day(site: Site) -> Reader:
+def on_a_bad_day(site: Site, tour: Site) -> Reader:
     """The tour's installation with the backup and the operator's key that the page of operations makes."""
-    reader = installed(site)
+    reader = installed(site, tour)
     making = [
         command
         for command in pages.commands((pages.GUIDE / "operations.md").read_text())
@@ -71,7 +77,7 @@ def on_a_bad_day(site: Site) -> Reader:
     return reader
 
 
-def at_an_hsm(site: Site) -> Reader:
+def at_an_hsm(site: Site, _tour: Site) -> Reader:
     """A token with its PIN file, and no installation: SoftHSM in the place of a vendor's module."""
     token = SoftHsm.make(site.folder, "production")
     pin = site.folder / "pin"
@@ -86,7 +92,7 @@ def at_an_hsm(site: Site) -> Reader:
     return Reader(places=places, environment=token.environment)
 
 
-def with_nss(_site: Site) -> Reader:
+def with_nss(_site: Site, _tour: Site) -> Reader:
     """A machine with certutil and a new NSS softokn, whose other libraries the loader finds."""
     folder = Path(os.environ.get(FOLDER_VARIABLE, "/usr/lib/x86_64-linux-gnu"))
     module = folder / "libsoftokn3.so"
@@ -97,10 +103,10 @@ def with_nss(_site: Site) -> Reader:
     return Reader(places={"/usr/lib/x86_64-linux-gnu/libsoftokn3.so": str(module)}, environment=environment)
 
 
-def with_quick_imports(site: Site) -> Reader:
+def with_quick_imports(site: Site, tour: Site) -> Reader:
     """The tour's installation; wrapping keys have 2048 bits: generating one of 4096 takes ten times as long."""
     quick = {"RSA_4096": "RSA_2048", "hsmkms import-key ": "hsmkms import-key --wrapping-key-spec RSA_2048 "}
-    return Reader(places=quick, environment=installed(site).environment)
+    return Reader(places=quick, environment=installed(site, tour).environment)
 
 
 def _free_port() -> dict[str, str]:
@@ -121,7 +127,7 @@ def _own_servers(site: Site) -> dict[str, str]:
     return {"PATH": f"{script.parent}:{BIN}:{os.environ['PATH']}"}
 
 
-PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
+PREPARATIONS: Final[Mapping[str, Callable[[Site, Site], Reader]]] = {
     "README": toured,
     "bad-days": on_a_bad_day,
     "endpoint": served,
@@ -137,13 +143,13 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site], Reader]]] = {
 @pytest.mark.parametrize(
     "page", [page for page in pages.PAGES if pages.steps(page.read_text())], ids=lambda page: page.stem
 )
-def test_page_runs_as_printed(bare: Site, page: Path) -> None:
+def test_page_runs_as_printed(bare: Site, tour: Site, page: Path) -> None:
     """Each command ends as the page says and prints what it shows."""
     steps = pages.steps(page.read_text())
     commands = "\n".join(step.command for step in steps)
     needed = [tool for tool in TOOLS if re.search(rf"(?m)(?:^|[|&(] *){tool} ", commands)]
     assert [tool for tool in needed if shutil.which(tool) is None] == [], "scripts/test installs these"
-    reader = PREPARATIONS.get(page.stem, installed)(bare)
+    reader = PREPARATIONS.get(page.stem, installed)(bare, tour)
     printed = pages.run(bare, steps, reader.places, reader.environment)
     assert len(printed) == len(steps), (steps[len(printed)].command, printed[-1:])
     for step, done in zip(steps, printed, strict=True):

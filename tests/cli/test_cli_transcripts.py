@@ -1,12 +1,13 @@
 """Transcripts: each command, and everything that it prints.
 
 A transcript is a file of lines ``$ COMMAND``, each followed by what the command prints on both streams and, unless it
-is 0, ``[status N]``. ``#`` starts a comment. Commands go through a shell in a folder of their own. ``<UUID>`` and the
-other names of PATTERNS stand for what differs from run to run; ``<NAME:UUID>`` remembers it, and ``<NAME>`` in a later
-line, or in a command, is what was remembered.
+is 0, ``[status N]``. ``#`` starts a comment. Commands run in a folder of their own, in a shell if they need one.
+``<UUID>`` and the other names of PATTERNS stand for what differs from run to run; ``<NAME:UUID>`` remembers it, and
+``<NAME>`` in a later line, or in a command, is what was remembered.
 """
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -32,6 +33,8 @@ PATTERNS = {
     "BASE64": r"[A-Za-z0-9+/]+={0,2}",
 }
 PLACEHOLDER = re.compile(r"<([A-Z0-9_]+)(?::([A-Z0-9]+))?>")
+FOR_A_SHELL = frozenset("|&;<>()$`*?[~#\\\n")
+"""What a shell would read in a command, outside quotes."""
 LETTER = "Dear Ada,\n\nthe engine\x00 is yours. \N{SNOWMAN}\n".encode()
 
 
@@ -111,7 +114,12 @@ def _parts(expected: str) -> list[tuple[int, str, str | None]]:
 
 
 def run(site: Site, command: str) -> tuple[list[str], int]:
-    """Run one command in the work folder; all its lines, and its status."""
+    """Run one command in the work folder, by a shell if it needs one; all its lines, and its status."""
+    unquoted = re.sub("'[^']*'", "", command)
+    if command.startswith("hsmkms ") and FOR_A_SHELL.isdisjoint(unquoted):
+        words = shlex.split(command)[1:]
+        done = warm.run(words, site.folder, site.environment(), b"", SECONDS, one_output=True)
+        return done.stdout.decode().splitlines(), done.returncode
     done = subprocess.run(
         ["sh", "-c", command],
         stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import uvloop
 
 from hsmkms.config.settings import ServeSettings
+from hsmkms.garbage import collect_as_usual
 from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.process import memory
 from hsmkms.server.process.acceptor import Acceptor
@@ -94,6 +95,7 @@ async def _serve(
     memory.keep_heap_small()
     gc.collect()
     gc.freeze()  # long-lived objects: later collections skip them, and pages shared with the supervisor stay shared
+    collect_as_usual()
     ready()
     watching = [
         asyncio.create_task(_watch(connections, loop.time, answering, heartbeat)),
