@@ -31,20 +31,19 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.allowed_acts import MAY_CHANGE_PIN
 from hsmkms.hsm.calls.function_list import session_handle
+from hsmkms.hsm.checks.messages import Job
 from hsmkms.hsm.faults import BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.objects.attributes import SecretTemplate
 from hsmkms.hsm.objects.objects import find, handle_of, make_secret, read_back_secret
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.probing.profile import mechanism_name
 from hsmkms.hsm.serials import serial_of
-from hsmkms.hsm.session.check_jobs import job_for
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.replicated_login import ReplicatedLogin
 from hsmkms.hsm.session.token_login import DeviceSettings
 from hsmkms.hsm.session.write_lock import WriteLock
-from hsmkms.hsm.token_check import OPTIONAL, Job, run_checks
 from hsmkms.model.permit import Permit
 from hsmkms.model.token_check import CheckReport
 from hsmkms.secret import Secret
@@ -263,11 +262,15 @@ class Connection(ReplicatedLogin):
 
         ``needed_only``: leave out what a token can lack.
         """
+        from hsmkms.hsm.token_check import OPTIONAL, run_checks  # noqa: PLC0415 - no other process needs the checks
+
         job = self.check_job()
         return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
 
     def check_job(self) -> Job:
         """Return what a process needs to check this token, once it answers."""
+        from hsmkms.hsm.session.check_jobs import job_for  # noqa: PLC0415 - see above
+
         self.ready()
         token, settings, pin = self.token, self.settings, self._read_pin()
         choice = replace(settings.choice, label=token.label, serial=serial_of(token))

@@ -261,7 +261,7 @@ class Workers:
         place.worker = None
 
     def _end_if_hopeless(self, place: _Place, status: int) -> None:
-        """End the server if its first worker was refused or did not prove the PIN, or if faults keep ending workers.
+        """End the server if its first worker was refused or has not proven the PIN, or if fault follows fault.
 
         A token that is away is waited for.
         """
