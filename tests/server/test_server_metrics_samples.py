@@ -42,6 +42,7 @@ class Quiet:
             budget_used=0,
             half_spent=0,
             nearly_spent=0,
+            unreplicated=0,
         )
 
 
