@@ -13,9 +13,8 @@ from msgspec.structs import replace
 
 from hsmkms import atomic_write
 from hsmkms.errors import HsmKmsError
-from hsmkms.hsm.checks.refused import NAME
 from hsmkms.hsm.session.connection import Connection
-from hsmkms.hsm.token_check import ALL, Outcome, run_checks
+from hsmkms.model.token_check import Outcome
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -55,6 +54,9 @@ def crashes(connection: Connection) -> bool:
 
 def _try(connection: Connection) -> bool | None:
     """Let a process of its own unwrap what cannot be unwrapped; None if it came to no result."""
+    from hsmkms.hsm.checks.refused import NAME  # noqa: PLC0415 - only a process that tries it needs the checks
+    from hsmkms.hsm.token_check import ALL, run_checks  # noqa: PLC0415 - see above
+
     try:
         job = connection.check_job()
         (check,) = run_checks(replace(job, done=tuple(each for each in ALL if each != NAME)), SECONDS).checks

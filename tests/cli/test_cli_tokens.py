@@ -238,7 +238,8 @@ def test_init_on_a_group(site: Site) -> None:
         *("--token-serial", "absent", "--token-serial", token.serial, "--pin-file", site.data / "pin"),
         **token.environment,
     )
-    assert made.json["TokenSerial"] == ["absent", token.serial]
+    assert json.loads(made.stdout)["TokenSerial"] == ["absent", token.serial]
+    assert made.stderr.count("is made without the HA member with serial absent") == 1
     assert config.load(site.folder / "group/hsmkms.toml").token.serial == ("absent", token.serial)
     assert site.run("create-key", "--config", site.folder / "group/hsmkms.toml").status == 0
 

@@ -76,6 +76,23 @@ def test_recorded_until_the_member_has_it(behind: Grouped, kms: Kms, caplog: pyt
     assert list((behind.settings.data_dir / unreplicated.FOLDER).iterdir()) == []
 
 
+def test_member_that_is_seen_only_by_a_new_process(behind: Grouped, kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member whose return the module does not notice is asked again: the module is initialised anew for it."""
+    second, connection = behind.group.second, kms._core.device.connection
+    assert is_refused(kms), "it is asked, and lacks the key"
+    second.fail()
+    sealed = seal(kms, new_key(kms).key_id)
+    second.come_back()
+    assert recorded(kms), "it is not seen"
+    monkeypatch.setattr(connection, "_next_look", 0.0)
+    new_key(kms)
+    until(lambda: is_refused(kms), PATIENCE)
+    assert in_use(kms) == behind.group.first.serial
+    replicate(*folders(behind))
+    assert recorded(kms) == []
+    assert unseal(kms, sealed) == b"secret"
+
+
 def test_member_that_lacks_recorded_keys_takes_over(
     behind: Grouped, kms: Kms, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,48 +1,84 @@
 """Check that a module survives material that it cannot unwrap: any caller of ImportKeyMaterial can send such material.
 
-Some module crashes at it (opencryptoki 3.27), so this is never tried in a process that serves.
+Some module corrupts its memory at it and aborts, now or later (opencryptoki 3.27), so it is sent many kinds of such
+material, by every algorithm that the token can do, as an import sends it, and good material in between. This is never
+tried in a process that serves.
 """
 
 import os
+from collections.abc import Iterator
 from typing import Final
 
-from pkcs11.constants import MechanismFlag
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from pkcs11.exceptions import PKCS11Error
-from pkcs11.mechanisms import KeyType, Mechanism
 
+from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
-from hsmkms.hsm.ckr_names import ckr_of
-from hsmkms.hsm.crypto.oaep_params import OAEP_SHA_1, OAEP_SHA_256
-from hsmkms.hsm.imports.unwrapping import Source
-from hsmkms.hsm.imports.wrapping import make_pair
+from hsmkms.hsm.imports.probe import probe_import
+from hsmkms.hsm.imports.unwrapping import Unwrapping
+from hsmkms.hsm.imports.wrapping import ALGORITHMS, MATERIAL_BYTES, ImportProfile, make_pair
 from hsmkms.hsm.objects.attributes import WRAPPING_KEY
-from hsmkms.hsm.objects.handle_keys import HandleUnwrapper
-from hsmkms.hsm.objects.objects import handle_of
+from hsmkms.hsm.objects.key_specs import public_half
+from hsmkms.key_wrapping import wrap
+from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.token_check import Outcome
 
 NAME: Final = "refused material"
 
 _BITS: Final = 2048
+_BYTES: Final = _BITS // 8
+_ROUNDS: Final = 3
 _ID: Final = b"hsmkms refused 1"
+_MESSAGE: Final = b"hsmkms token-check"
 
 
 def material(bench: Bench) -> Finding:
-    """Unwrap random blocks with a session key pair by each OAEP hash; the token must refuse them, and go on."""
+    """Import what cannot be imported, with a session key pair; the token must refuse it, and go on."""
+    profile = probe_import(bench.token, bench.session, bench.support, host_unwrap=False)
+    algorithms = profile.algorithms()
+    if not algorithms:
+        return Finding(Outcome.WORKS, "nothing is sent to it, since it can do no wrapping algorithm")
     public, private = make_pair(bench.session, WRAPPING_KEY, _BITS, _ID, CHECK_LABEL, bench.support, store=False)
+    half, taken = public_half(private), 0
     try:
-        key = HandleUnwrapper(bench.session, handle_of(private), KeyType.RSA)
-        codes = set()
-        for oaep in (OAEP_SHA_1, OAEP_SHA_256):
-            block = b"\0" + os.urandom(_BITS // 8 - 1)  # less than the modulus, as every real one
-            try:
-                Source(key, Mechanism.RSA_PKCS_OAEP, oaep.parameters, block).unwrap(
-                    KeyType.GENERIC_SECRET, MechanismFlag.SIGN
-                ).destroy()
-            except PKCS11Error as exc:
-                codes.add(ckr_of(exc))
-            else:
-                return Finding(Outcome.LIMITED, f"the token unwrapped a random block by {oaep}")
+        for algorithm in algorithms * _ROUNDS:
+            unwrapping = Unwrapping(bench.session, private, profile, algorithm, public=half)
+            taken += sum(_is_taken(unwrapping, each) for each in _refusable(half, algorithm, profile))
+            unwrapping.prove(wrap(half, algorithm, os.urandom(MATERIAL_BYTES)))
     finally:
         public.destroy()
         private.destroy()
-    return Finding(Outcome.WORKS, f"random blocks are refused ({', '.join(sorted(codes))}), and the module goes on")
+    if taken:
+        return Finding(Outcome.LIMITED, f"{taken} of the samples that cannot be unwrapped were unwrapped")
+    return Finding(Outcome.WORKS, "it is refused, and the module goes on")
+
+
+def _is_taken(unwrapping: Unwrapping, ciphertext: bytes) -> bool:
+    """Return whether the token unwraps this to 32 bytes."""
+    try:
+        unwrapping.fingerprints(ciphertext, _MESSAGE)
+    except (HsmKmsError, PKCS11Error):
+        return False
+    return True
+
+
+def _refusable(public: RSAPublicKey, algorithm: WrappingAlgorithm, profile: ImportProfile) -> Iterator[bytes]:
+    """Yield ciphertexts that cannot be unwrapped: of damaged RSA blocks, and of what AES-KWP cannot unwrap."""
+    good, modulus = wrap(public, algorithm, os.urandom(MATERIAL_BYTES)), public.public_numbers().n
+    block, rest = good[:_BYTES], good[_BYTES:]
+    damaged = [bytes(_BYTES), b"\xff" * _BYTES, *(each.to_bytes(_BYTES) for each in (1, modulus - 1, modulus))]
+    damaged += [os.urandom(_BYTES) for _ in range(4)]
+    damaged += [_flipped(block, at) for at in (0, 1, 128, 254, 255)]
+    damaged += [
+        wrap(public, each, os.urandom(MATERIAL_BYTES))[:_BYTES]
+        for each, steps in ALGORITHMS.items()
+        if steps.oaep != ALGORITHMS[algorithm].oaep
+    ]
+    yield from (each + rest for each in damaged)
+    if rest and profile.key_wrap is not None:
+        yield from (block + os.urandom(length) for length in (16, 24, 40, 296))
+        yield from (block + _flipped(rest, at) for at in range(0, len(rest), 5))
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]

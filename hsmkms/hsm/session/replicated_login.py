@@ -6,18 +6,29 @@ What a member could not be asked for is recorded (unreplicated.py), and asked fo
 import logging
 import time
 from collections.abc import Container, Sequence
+from functools import cached_property
 from typing import Final
+
+from pkcs11.exceptions import PKCS11Error
 
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.hsm.faults import translated
 from hsmkms.hsm.objects.objects import find
 from hsmkms.hsm.session.group_login import GroupLogin
+from hsmkms.hsm.session.reconnect import Reconnector
 from hsmkms.hsm.session.replicas import Answers
+from hsmkms.hsm.session.returned_member import is_listed_anew
+from hsmkms.hsm.session.token_login import DRAIN_SECONDS
 
 log = logging.getLogger("hsmkms.hsm")
 
 REPLICA_PAUSE_SECONDS: Final = 0.05
 """Pause between two looks whether the other members have a new object."""
+
+LOOK_SECONDS: Final = 60.0
+LONGEST_LOOK_SECONDS: Final = 3600.0
+"""Pause before a member that could not be asked is looked for in a new process, and before the next time. It doubles if
+the module, initialised anew, does not list it all the same."""
 
 BATCH: Final = 100
 """How many recorded objects a member is asked for at once, within its time limit."""
@@ -25,6 +36,12 @@ BATCH: Final = 100
 
 class ReplicatedLogin(GroupLogin):
     """The login with a token, or with one member of an HA group, whose new objects are sought on the other ones."""
+
+    _sought: tuple[str, ...] = ()
+    """Serials of the members that could not be asked, which are looked for."""
+    _next_look: float | None = None
+    """When they are looked for again; None as long as all could be asked."""
+    _look_pause: float = LOOK_SECONDS
 
     def require_replicated(self, cka_ids: Sequence[bytes], takeovers: int) -> None:
         """Wait until every other member of the group that could take over has these new objects.
@@ -45,6 +62,7 @@ class ReplicatedLogin(GroupLogin):
                 )
             time.sleep(REPLICA_PAUSE_SECONDS)
         if answers.silent:
+            self._look_for(answers.silent)
             self._unreplicated.add(answers.silent, cka_ids)
             log.warning(
                 "the key with CKA_ID %s is made without the HA member with serial %s, which cannot be asked for it: "
@@ -53,6 +71,59 @@ class ReplicatedLogin(GroupLogin):
                 ", ".join(answers.silent),
             )
         self.require_no_takeover(takeovers)
+
+    # -- members that came back ------------------------------------------------------------------------------------
+
+    def _look_for(self, silent: list[str]) -> None:
+        """From time to time find out, in a thread, whether a member is back that this process does not see.
+
+        Some modules list a token that was away only once they are initialised anew.
+        """
+        now = time.monotonic()
+        if self._next_look is None:
+            self._next_look = now + LOOK_SECONDS
+        if now >= self._next_look:
+            self._next_look, self._sought = now + self._look_pause, tuple(silent)
+            self._seeker.begin()
+
+    @cached_property
+    def _seeker(self) -> Reconnector:
+        return Reconnector(self._bring_back)
+
+    def _bring_back(self, _: int) -> bool:
+        """Initialise the module anew if another process sees a sought member that this one does not.
+
+        Return True: there is no second attempt before ``_look_for`` orders one.
+        """
+        try:
+            unseen = [each for each in self._sought if not self._is_listed(each)]
+            back = [each for each in unseen if is_listed_anew(self.settings, each)]
+            if back:
+                self._renew_for(back)
+        except (HsmKmsError, PKCS11Error) as exc:
+            log.warning("members of the HA group that may be back could not be looked for: %s", exc)
+        return True
+
+    def _renew_for(self, back: list[str]) -> None:
+        log.warning("the HA member with serial %s is back: the module is initialised anew to see it", ", ".join(back))
+        with self.alone(), self.pool.held(), self._else_away():
+            if self.pool.drain(DRAIN_SECONDS) and self.module.renew(self):
+                self.login_died()
+                self._log_in_again()
+        self._begin_notifying()
+        helped = any(map(self._is_listed, back))
+        self._look_pause = LOOK_SECONDS if helped else min(2 * self._look_pause, LONGEST_LOOK_SECONDS)
+
+    def _is_listed(self, serial: str) -> bool:
+        return next(each.present for each in self.member_states() if each.serial == serial)
+
+    def close_sessions(self) -> None:
+        """Log out, and close all that is open."""
+        if not self.guard.foreign:
+            self._seeker.stop()
+        super().close_sessions()
+
+    # -- asking and recording --------------------------------------------------------------------------------------
 
     def _is_replicated(self) -> bool:
         return self.settings.choice.is_group and self.settings.replication_seconds > 0
