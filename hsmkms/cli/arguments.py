@@ -60,7 +60,7 @@ def rewritten(arguments: Sequence[str], commands: frozenset[str]) -> list[str]:
 def is_sample(arguments: Sequence[str]) -> bool:
     """Return True if the members of the request are not all in options: then no option is required."""
     given = (each.partition("=")[0] for each in arguments)
-    return api.is_operation(command_of(arguments)) and not {"--cli-input-json", _SKELETON}.isdisjoint(given)
+    return command_of(arguments) in api.command_names() and not {"--cli-input-json", _SKELETON}.isdisjoint(given)
 
 
 def _place_of_command(arguments: Sequence[str]) -> int | None:
