@@ -59,7 +59,8 @@ def rewritten(arguments: Sequence[str], commands: frozenset[str]) -> list[str]:
 
 def is_sample(arguments: Sequence[str]) -> bool:
     """Return True if the members of the request are not all in options: then no option is required."""
-    return any(each.partition("=")[0] in ("--cli-input-json", _SKELETON) for each in arguments)
+    given = (each.partition("=")[0] for each in arguments)
+    return command_of(arguments) in api.command_names() and not {"--cli-input-json", _SKELETON}.isdisjoint(given)
 
 
 def _place_of_command(arguments: Sequence[str]) -> int | None:

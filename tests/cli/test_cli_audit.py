@@ -29,6 +29,9 @@ def test_reading_needs_no_pin(site: Site) -> None:
     site.new_key()
     (site.data / "pin").unlink()
     assert site.run("audit", "tail", "--query", "Records[].eventName").json == ["CreateKey"]
+    too_many = site.run("audit", "tail", "-n", 10**20)
+    assert (too_many.status, too_many.stdout) == (2, "")
+    assert "Invalid value for '--lines' / '-n'" in too_many.stderr
 
 
 def test_verify_and_accept(site: Site) -> None:

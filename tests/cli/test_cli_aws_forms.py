@@ -159,6 +159,14 @@ def test_samples(bare: Site) -> None:
     assert (metadata["KeyId"], metadata["Enabled"], metadata["KeyState"]) == ("", True, "Creating")
 
 
+def test_name_of_the_option_as_a_value(bare: Site) -> None:
+    """A command that has no --cli-input-json keeps what it requires, whatever stands where a value is expected."""
+    for option in ("--cli-input-json", "--generate-cli-skeleton"):
+        refused = bare.run("restore", "--data-dir", option)
+        assert (refused.status, refused.stdout) == (2, "")
+        assert "Missing argument 'FILE'" in refused.stderr
+
+
 # -- options of the aws CLI -------------------------------------------------------------------------------------
 
 

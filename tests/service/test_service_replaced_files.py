@@ -36,7 +36,7 @@ def test_nothing_cached_is_used(site: Site) -> None:
         sealed = seal(kms, key_id)
         kms.operator.watch.check_files()
         replace_databases(site)
-        for check in (kms.operator.watch.check_files, kms.operator.watch.check_database):
+        for check in (kms.operator.maintain, kms.operator.watch.check_files, kms.operator.watch.check_database):
             with pytest.raises(StoreError, match=REPLACED):
                 check()
         for act in (lambda: seal(kms, key_id), lambda: unseal(kms, sealed), lambda: new_key(kms)):
@@ -61,13 +61,18 @@ def open_several(stack: ExitStack, kms: Kms) -> None:
 
 
 def test_missing_database(site: Site) -> None:
-    """One that was moved away is reported in the same way, and its return ends that for processes that start then."""
+    """One that was moved away is reported in the same way; its return ends that only for processes that start then."""
     with site.open() as kms:
         database = site.folder / "log.db"
         database.rename(site.folder / "aside")
         with pytest.raises(StoreError, match=f"log.db {REPLACED}"):
             kms.operator.watch.check_files()
         (site.folder / "aside").rename(database)
+        for check in (kms.operator.watch.check_files, kms.operator.watch.check_database, kms.operator.maintain):
+            with pytest.raises(StoreError, match=f"log.db {REPLACED}"):
+                check()  # requests are refused, so it is not ready either
+    with site.open() as kms:
+        kms.operator.watch.check_database()
 
 
 def test_restore_beside_a_running_process(site: Site) -> None:

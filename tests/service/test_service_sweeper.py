@@ -132,7 +132,10 @@ def test_older_databases_destroy_nothing(site: Site, clock: StoppedClock) -> Non
         assert described(kms, key_id).deletion_date == clock.now + timedelta(days=7)
         cancel(kms, key_id)
         enable(kms, key_id)
+        before = material_of(kms, key_id)
         assert unseal(kms, sealed) == b"secret"
+        seal(kms, key_id)
+        assert material_of(kms, key_id) != before, "how often it has encrypted since is not known"
         schedule(kms, key_id, 7)
         clock.now += timedelta(days=7)
         assert sweep(kms) == [(DELETION, key_id, DONE)]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PANEL: Final = "Audit log"
 NOT_PROVEN_STATUS: Final = 3
 """Status of `audit verify` if no fault was detected, but the token is away or could not prove each seal."""
+_MOST_LINES: Final = 100_000
+"""Records that `audit tail` shows at most, since it holds them in memory."""
 _BAR_STEP_BYTES: Final = 1 << 20
 """The progress bar moves after so many bytes, and at the end."""
 
@@ -56,7 +58,7 @@ def tail(
     common: Common,
     *,
     filters: Filters,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of records.")] = 10,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=_MOST_LINES, help="Number of records.")] = 10,
 ) -> None:
     """Show the newest records, or the newest that match; needs neither PIN nor token.
 

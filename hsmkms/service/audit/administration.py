@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from hsmkms import atomic_write
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.model.audit import Fault, Head
@@ -23,7 +25,7 @@ from hsmkms.service.operations import deletion
 from hsmkms.service.runtime.audit_log import AuditLog
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.seal_checks import RowFault
-from hsmkms.store import audit_files
+from hsmkms.store import audit_files, installation
 from hsmkms.store.audit_files import Segment
 from hsmkms.token_bucket import TokenBucket
 
@@ -150,8 +152,20 @@ class AuditAdministration:
         self._freshness.accept()
         core.seals.seal_all(again=True)
         deletion.postpone(core)
+        if any(each.kind == audit_chain.ROLLED_BACK for each in verdict.faults):
+            self._note_older_state()
         self._sealer.accept((*verdict.accepted, *verdict.faults, *verdict.unproven))
         return verdict
+
+    def _note_older_state(self) -> None:
+        """Record that these databases came back: what happened since is not known, as after the restore of a backup.
+
+        Counts of encryptions may be too low, and keys without a row may be in use.
+        """
+        core, now = self._core, self._core.clock()
+        with core.store.atomic() as tx:
+            installation.set_restored(tx, now)
+        core.installation = replace(core.installation, restored_at=now)
 
     def archive(self, place: Path) -> list[str]:
         """Move all segments except the newest of each lane to a folder; return their names.

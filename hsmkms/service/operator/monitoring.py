@@ -94,13 +94,15 @@ class Watch:
     def check_files(self) -> None:
         """Raise StoreError if a database was moved away or replaced; no request is answered any more then.
 
-        What this process has cached is of the old one, and no change of the new one would reach it.
+        What this process has cached is of the old one, and no change of the new one would reach it. So it is also
+        raised once the old one is back in its place.
         """
         try:
             self._core.store.check_in_place()
         except StoreError as exc:
             self._core.cache.refuse(exc)
             raise
+        self._core.cache.look()
 
     def check_disk(self) -> None:
         """Raise StoreError if nothing can be written to the data folder: it is full, failing or read-only."""

@@ -118,7 +118,13 @@ _DESTROYS: Final = _HOLDS - {StepKind.ROTATION}
 
 
 def maintain(core: Core, *, dry_run: bool = False) -> Report:
-    """Run due work, or only list it. Only the holder of the sweeper lease works."""
+    """Run due work, or only list it. Only the holder of the sweeper lease works.
+
+    StoreError if the databases are not the ones that were opened: what is due by a database that was moved away may be
+    a key in use by the one in its place.
+    """
+    core.store.check_in_place()
+    core.cache.look()
     if dry_run:
         return Report(steps=[_step(each, StepOutcome.DUE) for each in _all_due(core)], doubt=clock.doubt(core))
     holder = uuid.uuid4().hex
