@@ -4,6 +4,7 @@ typer gives each form of an option (long, short, negative) a column of its own, 
 ellipsis. Here all forms stand in one column that is never wrapped, and other cells are folded.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -41,6 +42,17 @@ class _Table(Table):
 def _joined(forms: Iterable[RenderableType | None]) -> Text:
     """Join the long and the short form of an option."""
     return Text(", ").join(each if isinstance(each, Text) else Text(str(each)) for each in forms if each)
+
+
+def join_lines(command: Any) -> None:  # noqa: ANN401 - a command of the click that typer contains
+    """Make one line of each paragraph of a command's help text, which would else break where its source does."""
+    if isinstance(command.help, str):
+        paragraphs = command.help.split("\n\n")
+        command.help = "\n\n".join(
+            each if each.startswith("Example") else re.sub(r"\n(?=\S)(?!- )", " ", each) for each in paragraphs
+        )
+    for below in getattr(command, "commands", {}).values():
+        join_lines(below)
 
 
 def never_cut_options() -> None:

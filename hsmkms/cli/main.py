@@ -106,9 +106,10 @@ def main() -> None:
             command = get_command(application(arguments.command_of(words)))
             keep_brackets(command)
             if not HELP_OPTIONS.isdisjoint(words):
-                from hsmkms.cli.help_layout import never_cut_options  # noqa: PLC0415 - other commands do not need Rich
+                from hsmkms.cli import help_layout  # noqa: PLC0415 - other commands do not need Rich
 
-                never_cut_options()
+                help_layout.never_cut_options()
+                help_layout.join_lines(command)
             if arguments.is_sample(words):
                 _require_nothing(command)
             command(args=words, prog_name="hsmkms")

@@ -3,7 +3,7 @@
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -133,6 +133,14 @@ def named(value: Struct) -> dict[str, Any]:
     return {"".join(word.capitalize() for word in name.split("_")): member for name, member in members.items()}
 
 
+def _refuse_unknown(outer: Any, names: Sequence[str], context: typer.Context) -> None:  # noqa: ANN401 - of typer
+    """Raise UsageError for an option before the command's name that would change nothing; --config never does harm."""
+    given = [name for name in COMMON_OPTIONS if name != "config" and getattr(outer, name, None) is not None]
+    unknown = [f"--{'as' if name == 'user' else name}" for name in given if name not in names]
+    if unknown:
+        raise typer.BadParameter(f"{context.info_name} does not take {', '.join(unknown)}", ctx=context)
+
+
 def with_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the named common options to a command, and pass it their values as ``common``, its first argument.
 
@@ -147,6 +155,7 @@ def with_common(*names: str) -> Callable[[Callable[..., None]], Callable[..., No
         def command(context: typer.Context, **given: Any) -> None:  # noqa: ANN401 - typer reads the signature below
             near = Common(**{name: given.pop(name) for name in names})
             outer: Any = context.obj
+            _refuse_unknown(outer, names, context)
             if "context" in parameters:
                 given["context"] = context
             function(near.over(outer if isinstance(outer, Common) else Common()), **given)

@@ -110,7 +110,8 @@ def named_token(settings: Settings, name: str | None) -> TokenSettings:
     if len(fitting) == 1:
         return fitting[0]
     names = ", ".join(_shown(choice) for _, choice in known)
-    raise ConfigurationError(f"name one [[token]] of the configuration by its label or serial: {names}")
+    advice = "" if name is None or fitting else f"; {name!r} is none of them: `hsmkms guide move-hsm` adds a token"
+    raise ConfigurationError(f"name one [[token]] of the configuration by its label or serial: {names}{advice}")
 
 
 class UnusedToken(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from typer.main import get_command
 from hsmkms.cli.api.build import option_name
 from hsmkms.cli.api.table import COMMANDS
 from hsmkms.cli.commands import MODULES
+from hsmkms.cli.help_layout import join_lines
 from hsmkms.cli.main import application, keep_brackets
 from hsmkms.model.constraints import required_members
 from hsmkms.model.operations import OPERATIONS
@@ -271,6 +272,18 @@ def test_no_bracket_is_lost(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         root.main(args=[*names, "--help"], prog_name="hsmkms", standalone_mode=False)
         shown = capsys.readouterr().out
         assert [word for word in words[names] if word not in shown] == [], names
+
+
+def test_paragraphs_are_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paragraph of a help text is broken where the terminal ends, and not where its source is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    root = get_command(application("rotate"))
+    join_lines(root)
+    root.main(args=["rotate", "--help"], prog_name="hsmkms", standalone_mode=False)
+    shown = [line.strip() for line in capsys.readouterr().out.split("Example:")[0].splitlines()]
+    begin, end = (next(n for n, line in enumerate(shown) if each in line) for each in ("At the end", "Status 1"))
+    assert end > begin
+    assert min(map(len, shown[begin:end])) > 60
 
 
 def leaves(command: TyperCommand, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], TyperCommand]]:

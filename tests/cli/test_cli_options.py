@@ -217,3 +217,18 @@ def test_wrong_choice(shared: Site, arguments: tuple[str, ...]) -> None:
     refused = shared.run(*arguments)
     assert refused.status == 2
     assert re.search(r"Invalid value for '--(output|by|format)': 'xml' is not one of '", refused.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--output", "json", "usage"), "usage does not take --output"),
+        (("--as", "alice", "--region", OTHER_REGION, "report"), "report does not take --as"),
+        (("--region", OTHER_REGION, "audit", "verify"), "verify does not take --region"),
+    ],
+)
+def test_options_that_would_change_nothing(shared: Site, arguments: tuple[str, ...], named: str) -> None:
+    """An option before the name of a command that does not take it is refused, and not ignored."""
+    refused = shared.run(*arguments)
+    assert refused.status == 2
+    assert f"Invalid value: {named}" in refused.stderr

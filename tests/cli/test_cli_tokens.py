@@ -91,7 +91,7 @@ def test_older_material(two: Site) -> None:
     assert (found[unused]["LastUse"], found[used]["LastUse"] is None) == (None, False)
 
     command = ("forget-token", "--token", old, "--abandon-older-material")
-    assert "still needed: keys (2: " in two.run("forget-token", "--token", old, "--yes").error
+    assert "still needed: objects of keys (2: " in two.run("forget-token", "--token", old, "--yes").error
     assert "run it there, or with --yes" in two.run(*command).error
     output, status = at_terminal(two, *command, answer="n\n")
     assert status == 1

@@ -47,7 +47,9 @@ def test_needed(apart: Settings) -> None:
         with pytest.raises(ConfigurationError, match=f"name one token .*{old}"):
             kms.operator.find_forgettable("no such")
         migrate(kms, apart)
-        with pytest.raises(ConfigurationError, match=r"is still needed: keys \(6: .*; wrapping keys of imports \(1: "):
+        with pytest.raises(
+            ConfigurationError, match=r"is still needed: objects of keys \(6: .*; wrapping keys of imports \(1: "
+        ):
             kms.operator.find_forgettable(str(old))
         assert len(kms.operator.tokens()) == 2
 
@@ -86,7 +88,7 @@ def test_needed_again_meanwhile(apart: Settings) -> None:
                     other.replicate_key(ReplicateKeyRequest(key_id=key_id, replica_region=OTHER_REGION))
 
         kms._core.reached = replicate
-        with pytest.raises(ConfigurationError, match=r"is still needed: keys \(1: "):
+        with pytest.raises(ConfigurationError, match=r"is still needed: objects of keys \(1: "):
             kms.operator.forget_token(found, abandoning=True)
         kms._core.reached = lambda _: None
         assert row.token_id in {each.token_id for each in kms.operator.tokens()}
@@ -129,7 +131,7 @@ def test_forgotten(apart: Settings) -> None:
         access_key = kms.operator.credentials.create_access_key("alice")
         migrate(kms, apart)
         delete_material(kms, imported)
-        with pytest.raises(ConfigurationError, match=r"still needed: keys \("):
+        with pytest.raises(ConfigurationError, match=r"still needed: objects of keys \("):
             kms.operator.find_forgettable(old)
     with Kms(wiring.core_of(apart, lambda: wiring.utc_now() + timedelta(days=8))) as kms:
         kms.operator.maintain()

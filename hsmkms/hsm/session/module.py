@@ -236,12 +236,12 @@ class _Registry:
             if module.environment != environment:
                 raise ConfigurationError(
                     f"{path} is already open in this process with another token.environment: "
-                    "a module has one state per process, so use a process for each"
+                    "a module has one state per process, so give all its tokens the same one"
                 )
             if module.reserved != reserved:
                 raise ConfigurationError(
                     f"{path} is already open in this process with another token.init_reserved: "
-                    "a module is initialised once per process, so use a process for each"
+                    "a module is initialised once per process, so give all its tokens the same one"
                 )
             module.users += 1
             return module

@@ -38,7 +38,7 @@ _NOT_MIGRATED: Final = (
 _Object = tuple[ObjectPurpose, ObjectStatus]
 _KEYS, _WRAPPING = ObjectPurpose.BACKING_KEY, ObjectPurpose.WRAPPING_KEY
 _NEEDED_BY: Final = {
-    (_KEYS, ObjectStatus.PRESENT): "keys ({}: `hsmkms list-tokens` shows which, and what can be done)",
+    (_KEYS, ObjectStatus.PRESENT): "objects of keys ({}: `hsmkms list-tokens` shows which keys, and what can be done)",
     (_KEYS, ObjectStatus.INTENDED): "interrupted changes ({}: run `hsmkms reconcile`)",
     (_KEYS, ObjectStatus.DESTROYING): "keys that are to be destroyed ({}: run `hsmkms maintain`)",
     (_WRAPPING, ObjectStatus.PRESENT): "wrapping keys of imports ({}: run `hsmkms maintain` after 24 hours)",
