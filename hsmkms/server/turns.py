@@ -6,6 +6,7 @@ quarters of the processor time that they take one by one. A request that arrives
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from time import perf_counter
@@ -18,6 +19,8 @@ from hsmkms.server.latency_gate import QUICK, SIGNS_QUICKLY, WITH_TOKEN, Latency
 from hsmkms.server.messages import RawRequest, Respond, Response
 from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.protocol import Endpoint, Failure, Handled, Source
+
+log = logging.getLogger("hsmkms.http")
 
 MOST_TOGETHER: Final = 64
 """Limit of requests that are answered together: the first response waits for the last of them."""
@@ -109,13 +112,17 @@ class Turns:
             each.seconds, began = ended - began, ended
         for each in self._performed(together):
             handled, operation = each.handled, each.operation
-            each.endpoint.render(handled)
-            self._observer.note(handled, each.seconds, each.source.address)
-            response = handled.response or each.failure(RuntimeError(), handled.request_id)
-            if response.error is None and operation in WITH_TOKEN:
-                self.last_success = time.monotonic()  # without a call: most requests come this way
-            else:
-                self._note_outcome(operation, response)
+            try:
+                each.endpoint.render(handled)
+                self._observer.note(handled, each.seconds, each.source.address)
+                response = handled.response or each.failure(RuntimeError(), handled.request_id)
+                if response.error is None and operation in WITH_TOKEN:
+                    self.last_success = time.monotonic()  # without a call: most requests come this way
+                else:
+                    self._note_outcome(operation, response)
+            except Exception as exc:  # a bug, which must not keep the others of the turn from their responses
+                log.exception("request %s failed by an unexpected exception", handled.request_id)
+                response = each.failure(exc, handled.request_id)
             self._gate.add(response, each.respond, operation or "", handled.request_id, each.failure)
 
     def _performed(self, together: list[Arrived]) -> list[Arrived]:

@@ -35,6 +35,7 @@ from hsmkms.model.policies import PutKeyPolicyRequest
 from hsmkms.model.records import GrantRecord
 from hsmkms.model.shapes import Tag
 from hsmkms.model.tags import TagResourceRequest, UntagResourceRequest
+from hsmkms.rules.iam import patterns
 from hsmkms.rules.iam.access import Decision, Outcome, decide_retiring, keeps_control, refusal
 from hsmkms.rules.iam.question import Question
 
@@ -71,6 +72,18 @@ def test_account_allows_only_what_it_says() -> None:
     assert not decided(ask(), reading, EVERYTHING).allowed
     spec = {"StringEquals": {"kms:KeySpec": "RSA_2048"}}
     assert not decided(ask(), key_policy(allow({"AWS": ROOT}, Condition=spec)), EVERYTHING).allowed
+
+
+@pytest.mark.parametrize("most", [1, patterns.MAX_KNOWN])
+def test_a_resource_is_matched_again(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """What a pattern of resources has matched before decides nothing about other resources, however many there are."""
+    monkeypatch.setattr(patterns, "MAX_KNOWN", most)
+    policies = own(mine(Resource=f"{KEY_ARN[:-1]}?", Condition={"Bool": {"aws:SecureTransport": "true"}}))
+    for _ in range(2):
+        for last in "0123456789abcdefX":
+            allowed = decided(ask(resource=f"{KEY_ARN[:-1]}{last}"), DELEGATING, policies).allowed
+            assert allowed, last
+            assert not decided(ask(resource=f"{KEY_ARN}{last}"), DELEGATING, policies).allowed
 
 
 @pytest.mark.parametrize("principal", [{"AWS": ALICE}, {"AWS": [BOB, ALICE]}, "*", {"AWS": "*"}])

@@ -67,7 +67,9 @@ class Steps:
         self.now += self._seconds.get(handled.key_id or "", 0.0)
 
     def render(self, handled: Handled) -> None:
-        """Answer what was performed."""
+        """Answer what was performed; a bug in "broken"."""
+        if handled.key_id == "broken":
+            raise RuntimeError("a bug")
         handled.response = handled.response or Response(200, (), b"")
 
 
@@ -128,6 +130,13 @@ def test_stage_by_stage() -> None:
         *("authenticate a", "authenticate bad", "authenticate b", "perform a", "perform b"),
         *("write 3", "respond 200 to a", "respond 400 to bad", "respond 200 to b"),
         *("authenticate c", "perform c", "write 1", "respond 200 to c"),
+    ]
+
+
+def test_a_bug_answers_one_request_with_an_error() -> None:
+    """An exception that nobody expects keeps the other requests of the turn from nothing."""
+    assert Site().turns([encryptions("a", "broken", "b")])[-3:] == [
+        *("respond 200 to a", "respond 500 to broken", "respond 200 to b"),
     ]
 
 

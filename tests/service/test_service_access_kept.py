@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from service_sites import ACCOUNT, REGION, new_alias, new_key, seal
 
-from hsmkms.errors import AccessDeniedException, NotFoundException
+from hsmkms.errors import AccessDeniedException, DisabledException, NotFoundException
 from hsmkms.kms import Kms
 from hsmkms.model import crypto, grants, policies
 from hsmkms.model.aliases import DeleteAliasRequest, UpdateAliasRequest
 from hsmkms.model.caller import Caller
 from hsmkms.model.ids import root_arn
+from hsmkms.model.keys import DisableKeyRequest
 from hsmkms.rules.iam import access as rules
 from hsmkms.service import pipeline
 from hsmkms.service.runtime import authoriser as module
@@ -112,21 +114,62 @@ def test_any_change_ends_it(kms: Kms, may: Caller, change: Change) -> None:
 
 
 def test_what_asks_more_is_decided_every_time(kms: Kms, may: Caller, decided: list[str]) -> None:
-    """A condition, or a resource, in any statement about the action makes every request be decided by itself."""
+    """A condition, or a resource with a variable, in a statement on the action has every request decided by itself."""
     key = new_key(kms)
     only_a = {"StringEquals": {"kms:EncryptionContext:a": "b"}}
-    for conditional in (ALLOW | {"Condition": only_a}, ALLOW | {"Resource": key.arn}):
+    named = ALLOW | {"Resource": [key.arn, f"{key.arn}/${{aws:SourceIp}}"]}
+    for conditional in (ALLOW | {"Condition": only_a}, named):
         kms.operator.identities.put_user_policy("dora", "all", document(conditional))
         decided.clear()
         for _ in range(3):
             seal(kms, key.key_id, caller=may, encryption_context={"a": "b"})
         assert decided == ["kms:Encrypt"] * 3
+    for _ in range(2):
+        assert_denied(lambda: seal(kms, new_key(kms).key_id, caller=may))
     kms.operator.identities.put_user_policy("dora", "all", document(ALLOW, DENY | {"Condition": only_a}))
     seal(kms, key.key_id, caller=may)
     assert_denied(lambda: seal(kms, key.key_id, caller=may, encryption_context={"a": "b"}))
     put_key_policy(kms, key.key_id, DELEGATE, DENY | {"Principal": "*", "Condition": only_a, "Action": "kms:Encrypt"})
     seal(kms, key.key_id)
     assert_denied(lambda: seal(kms, key.key_id, encryption_context={"a": "b"}))
+
+
+def test_resources_are_decided_once(kms: Kms, may: Caller, decided: list[str]) -> None:
+    """A statement on some resources decides once about each key: what it allows and what it denies."""
+    one, two, three = (new_key(kms) for _ in range(3))
+    allowing, denying = ALLOW | {"Resource": [one.arn, two.arn]}, DENY | {"Resource": two.arn}
+    kms.operator.identities.put_user_policy("dora", "all", document(allowing, denying))
+    decided.clear()
+    for _ in range(3):
+        seal(kms, one.key_id, caller=may)
+    assert decided == ["kms:Encrypt"]
+    for key in (two, three):
+        assert_denied(lambda key=key: seal(kms, key.key_id, caller=may))  # type: ignore[misc]  # bound now
+    seal(kms, one.key_id, caller=may)
+
+
+def test_a_condition_of_time_is_decided_every_time(kms: Kms, may: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was allowed until an instant is refused after it, though nothing has changed."""
+    key = new_key(kms)
+    now = kms._core.clock()
+    until = {"DateLessThan": {"aws:CurrentTime": (now + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")}}
+    kms.operator.identities.put_user_policy("dora", "all", document(ALLOW | {"Condition": until}))
+    for _ in range(2):
+        seal(kms, key.key_id, caller=may)
+    monkeypatch.setattr(kms._core, "clock", lambda: now + timedelta(hours=2))
+    assert_denied(lambda: seal(kms, key.key_id, caller=may))
+
+
+def test_a_state_ends_what_conditions_allow(kms: Kms, may: Caller) -> None:
+    """A disabled key is refused, whether conditions decide or not."""
+    key = new_key(kms)
+    condition = {"StringEquals": {"kms:EncryptionContext:a": "b"}}
+    kms.operator.identities.put_user_policy("dora", "all", document(ALLOW | {"Condition": condition}))
+    for _ in range(2):
+        seal(kms, key.key_id, caller=may, encryption_context={"a": "b"})
+    kms.disable_key(DisableKeyRequest(key_id=key.key_id))
+    with pytest.raises(DisabledException):
+        seal(kms, key.key_id, caller=may, encryption_context={"a": "b"})
 
 
 def test_a_grant_is_asked_every_time(kms: Kms, dora: Caller) -> None:

@@ -49,7 +49,7 @@ from hsmkms.service.pipeline import Call
 from hsmkms.store import changes
 
 PACKAGE = Path(hsmkms.__file__).parent
-NO_OPERATION = {"open", "close", "caller"}
+NO_OPERATION = {"open", "close", "caller", "operator"}
 UNKNOWN = "12345678-1234-4123-8123-123456789012"
 
 Heard = list[tuple[str, str]]

@@ -186,22 +186,24 @@ class Connection(ReplicatedLogin):
     def once(self, attempt: Callable[[Session], Result], call: str = OTHER) -> Result:
         """Run a call, and repeat it in no case; errors are translated."""
         session = self.pool.take()
-        started = perf_counter()
+        started, login = perf_counter(), self.login
         try:
-            with self._classified_losses(session):
-                self.messages.end(session)
-                result = attempt(session)
-        except BaseException as exc:
-            self._give_back(session, exc, call, started)
-            raise
+            self.messages.end(session)
+            result = attempt(session)
+        except BaseException:  # noqa: BLE001 - raised again below, as what it means
+            try:
+                with self._classified_losses(session, login):  # only now: entering it takes as long as a quick call
+                    raise
+            except BaseException as exc:
+                self._give_back(session, exc, call, started)
+                raise
         self.calls.note(call, OK, perf_counter() - started)
         self.pool.put(session)
         return result
 
     @contextmanager
-    def _classified_losses(self, session: Session) -> Iterator[None]:
-        """Translate PKCS#11 errors; a handle that became invalid with a lost login counts as a lost session."""
-        login = self.login
+    def _classified_losses(self, session: Session, login: object) -> Iterator[None]:
+        """Translate PKCS#11 errors; a handle that became invalid since this login was lost counts as a lost session."""
         try:
             with translated():
                 yield

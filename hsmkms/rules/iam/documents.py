@@ -54,32 +54,38 @@ class PolicyKind(Enum):
 class Statement(Struct, frozen=True):
     """One statement. ``name``: its Sid or its number. ``resource``: None for all resources.
 
-    ``notes``: a sentence for each part of it that no caller or request of hsmkms can match.
+    ``asks_more``: whether its effect on a caller and a resource depends on more than these two: it has conditions, or
+    variables in its resources. ``notes``: a sentence for each part of it that no caller or request of hsmkms can match.
     """
 
     name: str
     resource: Matcher | None
     conditions: tuple[Condition, ...]
     principals: Principals | None
+    asks_more: bool
     notes: tuple[str, ...] = ()
 
     def fits(self, question: Question) -> bool:
         """Return True if resource and conditions match; the action was matched already."""
         if self.resource is not None and not self.resource(question.resource, question):
             return False
-        return all(condition(question) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110 - for every request: a generator takes longer
+            if not condition(question):
+                return False
+        return True
 
 
 class Policy(Struct, frozen=True):
-    """A policy's statements by action (``kms:Encrypt``). ``users``: the ARNs and unique ids of its user principals.
+    """A policy's statements by action (``kms:Encrypt``), and the actions on which one of them asks more.
 
-    ``roles``: the account's roles that it names, and sessions of such. ``without_effect``: a sentence for each part of
-    a stored policy that has no effect and would be refused today. ``notes``: one for each part that no caller or
-    request of hsmkms can match.
+    ``users``: the ARNs and unique ids of its user principals. ``roles``: the account's roles that it names, and
+    sessions of such. ``without_effect``: a sentence for each part of a stored policy that has no effect and would be
+    refused today. ``notes``: one for each part that no caller or request of hsmkms can match.
     """
 
     denies: Mapping[str, tuple[Statement, ...]]
     allows: Mapping[str, tuple[Statement, ...]]
+    asks_more: frozenset[str]
     users: frozenset[str]
     roles: frozenset[str] = frozenset()
     without_effect: tuple[str, ...] = ()
@@ -140,6 +146,12 @@ class _Reader:
         return Policy(
             denies=denies,
             allows=allows,
+            asks_more=frozenset(
+                action
+                for each in (allows, denies)
+                for action, statements in each.items()
+                if any(statement.asks_more for statement in statements)
+            ),
             users=frozenset(self._users),
             roles=frozenset(self._roles),
             without_effect=tuple(self._without_effect),
@@ -167,7 +179,8 @@ class _Reader:
         resource, has_resource = self._resource(statement, deny=deny)
         conditions = self._conditions(statement.get("Condition", {}), deny=deny)
         notes = tuple(dict.fromkeys(self._notes[noted:]))
-        read = Statement(name, resource, conditions, principals, notes)
+        variables = self._variables and "${" in str([statement.get(each) for each in ("Resource", "NotResource")])
+        read = Statement(name, resource, conditions, principals, bool(conditions) or variables, notes)
         if deny and not (has_resource and {"Action", "NotAction"} & statement.keys()):
             self._no_effect("a Deny without Action or without Resource denies nothing: write both, Resource as *.")
         if deny and not actions and "NotAction" in statement:

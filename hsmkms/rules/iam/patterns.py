@@ -44,6 +44,9 @@ class _Variable(Struct, frozen=True):
 _Part = str | _Plain | _Variable
 """A plain string may contain wildcards."""
 
+MAX_KNOWN: Final = 256
+"""Cache limit, for each pattern of ARNs, in values that were matched; when it is reached the cache is cleared."""
+
 
 class Template(Struct, frozen=True):
     """A text of a policy, split into text, literals and variables."""
@@ -133,7 +136,8 @@ def arn_like(text: str, *, variables: bool) -> Matcher:
     pieces = _split(text)
     if len(pieces) != _ARN_PARTS or not _could_be("arn", pieces[0]):
         raise MalformedPolicyDocumentException(f"{text!r} is no ARN: six parts with colons between them, or *.")
-    matchers = [like(Template.read(each, variables=variables)) for each in pieces]
+    templates = [Template.read(each, variables=variables) for each in pieces]
+    matchers = [like(each) for each in templates]
 
     def match(value: str, question: Question) -> bool:
         parts = value.split(":", _ARN_PARTS - 1)
@@ -141,7 +145,20 @@ def arn_like(text: str, *, variables: bool) -> Matcher:
             matches(part, question) for matches, part in zip(matchers, parts, strict=True)
         )
 
-    return match
+    if not all(each.fixed for each in templates):
+        return match
+    known: dict[str, bool] = {}
+
+    def match_once(value: str, question: Question) -> bool:
+        """Match a value as before: the result does not depend on the question."""
+        result = known.get(value)
+        if result is None:
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            result = known[value] = match(value, question)
+        return result
+
+    return match_once
 
 
 def settled(match: Matcher, *, deny: bool) -> Matcher:

@@ -56,9 +56,12 @@ class Endpoint:
     def authenticate(self, request: RawRequest, source: Source, operation: str | None, handled: Handled) -> None:
         """Verify the signature, spend the quota, and decode the request. ``operation``: that of ``operation_of``."""
         try:
-            self._authenticate(request, source, operation, handled)
+            try:
+                self._authenticate(request, source, operation, handled)
+            except HsmKmsError as exc:
+                self._record_refusal(request, source, handled, exc)
+                raise
         except HsmKmsError as exc:
-            self._record_refusal(request, source, handled, exc)
             _log_server_fault(handled.request_id, exc)
             handled.response = other_services.failure(exc, handled.request_id, request)
         except Exception as exc:

@@ -139,10 +139,17 @@ class CachedKey:
 
 
 class Admission(Struct, frozen=True):
-    """A key that a caller may use for an operation, whatever the rest of the request is and whenever it comes."""
+    """A key that a caller may use for an operation.
+
+    ``is_general``: whatever the rest of the request is and whenever it comes. Otherwise ``action`` must be authorised
+    again for each request; ``shown`` is the key as errors name it.
+    """
 
     key: CachedKey
     identity: Identity
+    is_general: bool
+    action: str
+    shown: str
 
 
 class Derived(Struct):
