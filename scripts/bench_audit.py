@@ -1,7 +1,6 @@
-"""What the audit log costs: Encrypt with it off, on interval and on commit, beside the disk's own fdatasync.
+"""How long it takes to verify the audit log. What writing it costs is measured by bench_durability.py.
 
-The contenders take turns, and the median of the rounds is printed. Folders are made in the current one: in /tmp there
-may be memory instead of a disk.
+Folders are made in the current one: in /tmp there may be memory instead of a disk.
 """
 
 import argparse
@@ -9,23 +8,17 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import msgspec
-from bench import PLAINTEXT, make_installation, medians, rate
+from bench import make_installation
 
 from hsmkms import Kms
 from hsmkms.config.settings import AuditSettings, Settings
-from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, DescribeKeyRequest
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.store import audit_files
 from hsmkms.wiring import core as wiring
-
-MODES = ("off", "interval", "commit")
 
 
 def fdatasync_milliseconds(folder: Path, size: int = 1000, rounds: int = 200) -> float:
@@ -38,21 +31,6 @@ def fdatasync_milliseconds(folder: Path, size: int = 1000, rounds: int = 200) ->
             os.fdatasync(file.fileno())
             taken.append(time.perf_counter() - started)
     return statistics.median(taken) * 1000
-
-
-def bench_modes(settings: Settings, seconds: float) -> None:
-    """Encrypt of 64 bytes through the façade."""
-    print("| threads | audit off/s | interval/s | commit/s |\n|---|---|---|---|")
-    with ExitStack() as open_until_here:
-        acts: dict[str, Callable[[], object]] = {}
-        for mode in MODES:
-            varied = msgspec.structs.replace(settings, audit=AuditSettings(durability=mode))
-            kms = open_until_here.enter_context(Kms(wiring.core_of(varied)))
-            key_id = kms.create_key(CreateKeyRequest()).key_metadata.key_id
-            acts[mode] = partial(kms.encrypt, EncryptRequest(key_id=key_id, plaintext=PLAINTEXT))
-        for threads in (1, 8, 32):
-            found = medians({mode: partial(rate, act, threads, seconds) for mode, act in acts.items()})
-            print(f"| {threads} | " + " | ".join(f"{found[mode]:,.0f}" for mode in MODES) + " |")
 
 
 def bench_verify(settings: Settings, count: int) -> None:
@@ -82,15 +60,10 @@ def bench_verify(settings: Settings, count: int) -> None:
 def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of one measurement")
-    parser.add_argument("--records", type=int, default=1_000_000, help="records to verify; 0 leaves it out")
+    parser.add_argument("--records", type=int, default=1_000_000, help="records to verify")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix=".hsmkms-bench-", dir=Path.cwd()) as folder:
-        settings = make_installation(Path(folder))
-        print(f"fdatasync of a record here: {fdatasync_milliseconds(Path(folder)):.2f} ms\n")
-        bench_modes(settings, arguments.seconds)
-        if arguments.records:
-            bench_verify(settings, arguments.records)
+        bench_verify(make_installation(Path(folder)), arguments.records)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,40 @@ def test_generated_parts_are_current() -> None:
     assert script.rewritten(readme, "topics", script.index()) == readme
 
 
+def test_tables_of_numbers_say_how_old_they_are() -> None:
+    """The page says of each table at which revision it was measured, and whether what it measures has changed since."""
+    script = load_script("readme")
+    if not script.measured.has_history():
+        pytest.skip("without the history of the repository nobody can say what has changed: clone all of it")
+    text = TEXTS[script.NUMBERS]
+    assert text.count("Measured at revision") == len(script.measured.TABLES)
+    assert script.numbers(text) == text, "run scripts/readme"
+
+
+def test_a_table_is_as_old_as_the_code_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of this very revision is up to date; one of the first revision is not, since all the code came later."""
+    measured = load_script("readme").measured
+    if not measured.has_history():
+        pytest.skip("without the history of the repository nobody can say what has changed: clone all of it")
+    first = measured._git("rev-list", "--max-parents=0", "--max-count=1", "HEAD")
+    for revision, changed in (("HEAD", False), (first, True)):
+        table = measured.Measured(revision, "the package", ("hsmkms",))
+        monkeypatch.setitem(measured.TABLES, "facade", table)
+        expected = "has changed since then" if changed else "has not changed since then"
+        assert measured.sentence("facade").endswith(f"; the package {expected}.")
+
+
+def test_numbers_of_readme_are_on_the_page_of_numbers() -> None:
+    """README claims no number that the page does not have, with a date that the page has as well."""
+    table = TEXTS[README].partition("## Numbers\n")[2].partition("\n## ")[0]
+    rows = [row for row in table.splitlines() if row.startswith("| ") and not row.startswith("| What")]
+    numbers = (GUIDE / "numbers.md").read_text()
+    assert len(rows) > 3
+    for row in rows:
+        for number in re.findall(r"\d+(?:,\d{3})+|\d+\.\d+|\d{4}-\d\d-\d\d", row):
+            assert re.search(rf"(?<![\d,.]){re.escape(number)}(?![\d]|,\d|\.\d)", numbers), f"{number} in {row}"
+
+
 def test_the_readme_is_short() -> None:
     """The README has at most 250 lines; everything else is in the guide."""
     assert len(TEXTS[README].splitlines()) <= MOST_LINES

@@ -5,7 +5,9 @@ a DryRun stops, and then the device acts under the permit. A DryRun with a ciphe
 Source: AWS KMS API Reference, operation by operation.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from hsmkms.errors import (
     DryRunOperationException,
@@ -182,7 +184,7 @@ def _data_key(
     return plaintext, cipher.seal(call, by, plaintext, bound)
 
 
-class _Source(NamedTuple):
+class _Source(Struct, frozen=True):
     """A ciphertext with the request's key, algorithm and context, and the action to authorise on its key."""
 
     ciphertext: bytes | None
@@ -192,7 +194,7 @@ class _Source(NamedTuple):
     action: str
 
 
-class _SourceKey(NamedTuple):
+class _SourceKey(Struct, frozen=True):
     """The key of a ciphertext, the permit to use it, and the ciphertext, raw and parsed (None for RSA)."""
 
     key: CachedKey
