@@ -19,7 +19,7 @@ from sqlalchemy.util import LRUCache
 
 from hsmkms.errors import ClosedError, MisuseError, StoreError
 from hsmkms.process import ForkGuard
-from hsmkms.store import audit_files, faults, files, sealed_rows, sqlite_schema
+from hsmkms.store import audit_files, faults, files, seal_engine, sqlite_capture, sqlite_schema, sqlite_seals
 
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
@@ -180,7 +180,7 @@ def _engine(connect: Callable[[], sqlite3.Connection], idle: int, begin: Callabl
         poolclass=QueuePool,
         pool_size=idle,
         max_overflow=-1,
-        execution_options={"compiled_cache": _COMPILED},
+        execution_options={"compiled_cache": _COMPILED, seal_engine.OPTION: sqlite_seals.ENGINE},
     )
     engine.dialect = _dialect()
     event.listen(engine, "begin", begin)
@@ -265,8 +265,8 @@ class Store:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # The guard triggers of a sealed database call a function of this program; the schema comparison covers them.
         connection.execute("PRAGMA trusted_schema=ON")
-        sealed_rows.capture(connection)
-        for name in sealed_rows.GUARDS:
+        sqlite_capture.capture(connection)
+        for name in sqlite_capture.GUARDS:
             connection.create_function(name, 0, self._must_seal)
 
     def _must_seal(self) -> None:
