@@ -229,14 +229,16 @@ class Store:
         self.log = Database(folder / files.LOG.name, busy_timeout_seconds=busy_timeout_seconds)
 
     @classmethod
-    def open(cls, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> Self:
-        """Open the databases in ``folder``.
+    def open(
+        cls, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS, older: bool = False
+    ) -> Self:
+        """Open the databases in ``folder``; with ``older`` also older ones, to announce their migration.
 
         Raises StoreError (missing, damaged, open to other users; also for an audit log that others can change) or
-        MigrationError (older or newer than this program).
+        MigrationError (older than this program, or newer without an announcement that this program works with them).
         """
         for database in files.DATABASES:
-            files.check(folder, database)
+            files.check(folder, database, older=older)
         audit_files.check_own(folder / audit_files.FOLDER)
         return cls(folder, busy_timeout_seconds=busy_timeout_seconds)
 

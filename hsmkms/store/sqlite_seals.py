@@ -1,7 +1,7 @@
 """SQLite's part of sealing: see ``seal_engine.py``."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -42,6 +42,14 @@ class SqliteSeals:
     def differences(self, conn: Connection) -> tuple[str, ...]:
         """Return how the schema differs from the one expected."""
         return sqlite_schema.differences(conn)
+
+    def expected_objects(self) -> Iterable[tuple[str, ...]]:
+        """Return the objects of this program's own schema."""
+        return sqlite_schema.OBJECTS
+
+    def accept(self, conn: Connection, objects: Iterable[tuple[str, ...]]) -> bool:
+        """Expect these objects instead, if they are exactly what is there."""
+        return sqlite_schema.accept(conn, objects)
 
     def compare_again(self, conn: Connection) -> tuple[str, ...]:
         """Compare the schema now."""
