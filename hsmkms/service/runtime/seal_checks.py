@@ -196,7 +196,8 @@ def _announced(conn: Connection, key: bytes) -> list[Announcement]:
         require(conn, key, _tree(conn, key, [SCHEMA]), [SCHEMA], proven)
     except AlteredError:
         return []
-    return announcements.usable(announcements.read(ProvenRows(proven)))
+    older = bool(conn.info.get(seal_engine.OLDER))
+    return announcements.usable(announcements.read(ProvenRows(proven)), older=older)
 
 
 def _whole_tree(conn: Connection, key: bytes, *, trusted: bool) -> dict[bytes, bytes]:
