@@ -19,7 +19,7 @@ from sqlalchemy.util import LRUCache
 
 from hsmkms.errors import ClosedError, MisuseError, StoreError
 from hsmkms.process import ForkGuard
-from hsmkms.store import audit_files, faults, files, sealed_rows, sqlite_schema
+from hsmkms.store import audit_files, faults, files, seal_engine, sqlite_capture, sqlite_schema, sqlite_seals
 
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
@@ -180,7 +180,7 @@ def _engine(connect: Callable[[], sqlite3.Connection], idle: int, begin: Callabl
         poolclass=QueuePool,
         pool_size=idle,
         max_overflow=-1,
-        execution_options={"compiled_cache": _COMPILED},
+        execution_options={"compiled_cache": _COMPILED, seal_engine.OPTION: sqlite_seals.ENGINE},
     )
     engine.dialect = _dialect()
     event.listen(engine, "begin", begin)
@@ -229,14 +229,16 @@ class Store:
         self.log = Database(folder / files.LOG.name, busy_timeout_seconds=busy_timeout_seconds)
 
     @classmethod
-    def open(cls, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> Self:
-        """Open the databases in ``folder``.
+    def open(
+        cls, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS, older: bool = False
+    ) -> Self:
+        """Open the databases in ``folder``; with ``older`` also older ones, to announce their migration.
 
         Raises StoreError (missing, damaged, open to other users; also for an audit log that others can change) or
-        MigrationError (older or newer than this program).
+        MigrationError (older than this program, or newer without an announcement that this program works with them).
         """
         for database in files.DATABASES:
-            files.check(folder, database)
+            files.check(folder, database, older=older)
         audit_files.check_own(folder / audit_files.FOLDER)
         return cls(folder, busy_timeout_seconds=busy_timeout_seconds)
 
@@ -265,8 +267,8 @@ class Store:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # The guard triggers of a sealed database call a function of this program; the schema comparison covers them.
         connection.execute("PRAGMA trusted_schema=ON")
-        sealed_rows.capture(connection)
-        for name in sealed_rows.GUARDS:
+        sqlite_capture.capture(connection)
+        for name in sqlite_capture.GUARDS:
             connection.create_function(name, 0, self._must_seal)
 
     def _must_seal(self) -> None:

@@ -21,6 +21,7 @@ from hsmkms.store.files import DatabaseFile
 if TYPE_CHECKING:
     from alembic.config import Config
 
+_FIRST_ANNOUNCING: Final = schema.META_REVISIONS.index("meta_0009")
 _METADATA: Final = {files.META.name: schema.meta, files.LOG.name: schema.log}
 
 
@@ -49,6 +50,14 @@ def upgrade(folder: Path) -> list[str]:
         files.check_private(path)
         applied += _upgrade(path, database)
     return applied
+
+
+def must_announce(folder: Path) -> bool:
+    """Return True if a migration of the databases must be announced first: older programs could work on beside it."""
+    revisions = current(folder)
+    known = {database.name: database.revisions for database in files.DATABASES}
+    announcing = revisions[files.META.name] in known[files.META.name][_FIRST_ANNOUNCING:]
+    return announcing and any(revision in known[name][:-1] for name, revision in revisions.items())
 
 
 def current(folder: Path) -> dict[str, str]:
@@ -89,6 +98,8 @@ def _make(folder: Path, database: DatabaseFile) -> None:
 def _upgrade(path: Path, database: DatabaseFile) -> Sequence[str]:
     with faults.translated(path), closing(files.connect(path)) as connection:
         revision = files.read_revision(connection, path)
+    if files.works_with(path.parent, database, revision):
+        return []
     files.check_known(path, revision, database.revisions)
     missing = database.revisions[database.revisions.index(revision) + 1 :]
     if missing:

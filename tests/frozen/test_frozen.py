@@ -17,8 +17,9 @@ from cli_site import SECONDS, Site
 
 from hsmkms.config import settings as config
 from hsmkms.rules import blob
+from hsmkms.store import migrate
 from hsmkms.store.files import META
-from hsmkms.wiring import core as wiring
+from hsmkms.wiring import databases
 
 HERE = Path(__file__).parent
 FROZEN = sorted(each.name for each in HERE.glob("meta_*"))
@@ -27,7 +28,7 @@ FROZEN = sorted(each.name for each in HERE.glob("meta_*"))
 @pytest.fixture(params=FROZEN)
 def thawed(request: pytest.FixtureRequest, scratch: Path) -> Site:
     """One of them, in a folder of its own."""
-    folder = scratch / f"thawed-{request.param}"
+    folder = scratch / f"{request.node.originalname}-{request.param}"
     shutil.copytree(HERE / request.param, folder)
     site = Site(folder=folder)
     for each in site.data.rglob("*"):
@@ -50,7 +51,7 @@ def test_every_revision_is_kept() -> None:
 def test_it_works(thawed: Site) -> None:
     """Migrated, every ciphertext opens; aliases, states and users are as they were; nothing differs."""
     parsed = json.loads((thawed.folder / "expected.json").read_text())
-    wiring.migrate_databases(config.load(thawed.config))
+    databases.migrate_databases(config.load(thawed.config))
     arguments = [str(thawed.config), str(thawed.folder / "expected.json")]
     done = warm.run_program(HERE / "programs/look.py", arguments, thawed.environment(), SECONDS)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -62,6 +63,34 @@ def test_it_works(thawed: Site) -> None:
         "differences": 0,
         "faults": 0,
     }
+
+
+@pytest.mark.parametrize("thawed", ["meta_0007", "meta_0008"], indirect=True)
+def test_an_edit_of_before_is_not_sealed(thawed: Site) -> None:
+    """Rows that were edited before the upgrade are not sealed in the new form: each is named, and all are refused."""
+    (disabled,) = json.loads((thawed.folder / "expected.json").read_text())["disabled"]
+    with closing(sqlite3.connect(thawed.data / "meta.db")) as connection, connection:
+        connection.execute("UPDATE regional_key SET state = 'Enabled' WHERE key_id = ?", (disabled,))
+    databases.migrate_databases(config.load(thawed.config))
+    done = warm.run_program(HERE / "programs/verify.py", [str(thawed.config), disabled], thawed.environment(), SECONDS)
+    assert (done.returncode, done.stderr.count(b"verify-store")) == (0, 1)
+    found = json.loads(done.stdout)
+    assert f"key/{disabled}" in found.pop("faults")
+    assert found == {"state": "KMSInternalException", "accepted": [], "then": "Enabled"}
+
+
+@pytest.mark.parametrize("thawed", ["meta_0008"], indirect=True)
+def test_an_interrupted_migration_goes_on(thawed: Site) -> None:
+    """Tables that were migrated without sealing the rows again are sealed by the next `migrate`, in the audit log."""
+    assert migrate.upgrade(thawed.data) == ["meta_0009"]
+    rows = "SELECT count(subject) FROM row_seal WHERE subject = 'schema'"
+    with closing(sqlite3.connect(thawed.data / "meta.db")) as connection:
+        assert connection.execute(rows).fetchone() == (0,)
+        assert thawed.run("migrate").json["Applied"] == []
+        assert connection.execute(rows).fetchone() == (1,)
+    logged = b"".join(path.read_bytes() for path in (thawed.data / "audit").glob("lane-*.jsonl"))
+    assert logged.count(b'"SealStore"') == 1
+    assert thawed.run("verify-store").json["Faults"] == []
 
 
 @pytest.mark.parametrize("name", FROZEN)
