@@ -149,6 +149,8 @@ class Messages:
 
     def end(self, session: Session) -> None:
         """End the operation that is active in a session, before the session does anything else."""
+        if not self._uses:  # as on every token without PKCS#11 3: each of its calls comes through here
+            return
         use = self._uses.get(session_handle(session))
         if use is None or use.session is not session:
             return

@@ -116,7 +116,9 @@ def operate(  # noqa: PLR0913 - a call of two steps, and its buffer
     out, length = scratch.out, scratch.length
     if not exact:
         room = ROOM
-    length[0], size, used = room, len(data), ROOM
+    length[0] = room
+    size = len(data)
+    used = ROOM
     try:
         code = finish(session, data, size, out, length)
         written = length[0]
@@ -124,7 +126,8 @@ def operate(  # noqa: PLR0913 - a call of two steps, and its buffer
             if written > room:
                 raise BufferTooSmallError
             output: bytes = scratch.written[:written]
-            used = min(max(written, size), ROOM)
+            if wipe and size <= ROOM:
+                used = max(size, written)
             return output
     finally:
         if wipe:
