@@ -13,10 +13,12 @@ from pathlib import Path
 
 import examples
 import groups
+import postgresql_cluster
 import pytest
 import shims
 import trials
 from devices import MakeToken, close_everything
+from postgresql_cluster import Cluster, NotInstalledError
 from tokens import options
 from tokens.driver import Driver, NotPossibleError, Token
 from tokens.softhsm import SoftHsmDriver
@@ -96,6 +98,16 @@ def scratch() -> Iterator[Path]:
 def driver(pytestconfig: pytest.Config) -> Driver:
     """The module under test, and how its tokens are made."""
     return options.driver_of(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """This worker's PostgreSQL server (Debian: postgresql)."""
+    try:
+        with postgresql_cluster.running_cluster() as running:
+            yield running
+    except NotInstalledError as exc:
+        pytest.skip(str(exc))
 
 
 @pytest.fixture(scope="session")
