@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import exists, func, select, update
-from sqlalchemy.dialects.sqlite import insert
 
-from hsmkms.store import files
+from hsmkms.store import files, upserts
 from hsmkms.store.engine import Database, Store
 from hsmkms.store.schema import encryption_count
 
@@ -22,8 +21,9 @@ def reserve(store: Store, material_id: str, count_of: Callable[[int], int]) -> t
         used = tx.execute(select(_reserved).where(encryption_count.c.material_id == material_id)).scalar() or 0
         granted = count_of(used)
         if granted:
-            added = insert(encryption_count).values(material_id=material_id, reserved=granted)
-            tx.execute(added.on_conflict_do_update(set_={_reserved: _reserved + granted}))
+            added = upserts.insert(tx, encryption_count).values(material_id=material_id, reserved=granted)
+            more = {_reserved: _reserved + granted}
+            tx.execute(added.on_conflict_do_update(index_elements=[encryption_count.c.material_id], set_=more))
     return used, granted
 
 

@@ -71,11 +71,12 @@ def note(tx: Connection, subject: str, *, gone: bool = False) -> int:
 
 def newest_changes(conn: Connection) -> dict[str, Change]:
     """Return the last recorded change of each subject."""
-    query = (
-        select(func.max(change_log.c.epoch).label("epoch"), change_log.c.region, change_log.c.subject)
+    newest = (
+        select(func.max(change_log.c.epoch))
         .where(change_log.c.subject >= NOTED, change_log.c.subject < f"{NOTED}\U0010ffff")
         .group_by(change_log.c.subject)
-    )  # SQLite takes the region from the row that has the maximum
+    )
+    query = select(change_log.c.epoch, change_log.c.region, change_log.c.subject).where(change_log.c.epoch.in_(newest))
     return {row.subject.removeprefix(NOTED): Change(row.epoch, row.region == _GONE) for row in conn.execute(query)}
 
 

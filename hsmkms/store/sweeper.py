@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 
+from hsmkms.store import upserts
 from hsmkms.store.engine import Store
 from hsmkms.store.schema import sweeper
 
@@ -18,8 +18,7 @@ def acquire_lease(store: Store, holder: str, now: datetime, duration: timedelta)
         lease = tx.execute(select(sweeper.c.holder, sweeper.c.until)).one_or_none()
         if lease is not None and lease.holder != holder and now < lease.until <= now + duration:
             return False
-        mine = {"holder": holder, "until": now + duration}
-        tx.execute(insert(sweeper).values(only=1, **mine).on_conflict_do_update(set_=mine))
+        upserts.put(tx, sweeper, [{"only": 1, "holder": holder, "until": now + duration}])
     return True
 
 
