@@ -26,8 +26,7 @@ def note(store: Store, uses: Sequence[LastUse]) -> None:
     """Store uses, unless later ones are stored already."""
     # In the order of their keys: two nodes that store many at once must not wait for each other.
     rows = [structs.asdict(each) for each in sorted(uses, key=lambda use: (use.key_id, use.region))]
-    with store.log.atomic() as tx:
-        upserts.put(tx, last_use, rows, unless_newer=last_use.c.used_at)
+    store.log.run(lambda tx: upserts.put(tx, last_use, rows, unless_newer=last_use.c.used_at))
 
 
 def fetch(store: Store, key_id: str, region: str) -> LastUse | None:

@@ -135,8 +135,7 @@ def delete_access_key(tx: Connection, access_key_id: str) -> bool:
 def note_use(store: Store, access_key_id: str, region: str, now: datetime) -> None:
     """Store when and for which region an access key was last used, in log.db."""
     row = {"access_key_id": access_key_id, "region": region, "used_at": now}
-    with store.log.atomic() as tx:
-        upserts.put(tx, access_key_use, [row])
+    store.log.run(lambda tx: upserts.put(tx, access_key_use, [row]))
 
 
 def last_uses(store: Store) -> dict[str, tuple[datetime, str]]:

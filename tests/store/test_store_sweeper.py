@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hsmkms.store import changes, sweeper
+from hsmkms.store import sweeper
 from hsmkms.store.engine import Store
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -46,7 +46,7 @@ def test_turn_of_a_wrong_clock(store: Store) -> None:
 
 def test_turns_are_no_change_of_keys(store: Store) -> None:
     """The change signal stays quiet: turns are in log.db."""
-    signal = changes.ChangeSignal(store)
+    signal = store.change_signal()
     assert take(store, "one", timedelta())
     sweeper.release_lease(store, "one")
     assert not signal.moved()

@@ -29,7 +29,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import files, installation, objects, snapshot
 from hsmkms.store.archive import Member
-from hsmkms.store.engine import Connection, Database
+from hsmkms.store.engine import Connection, FileDatabase
 from hsmkms.store.sealed_stream import KEY_BYTES, SealedWriter
 
 CONFIGURATION: Final = "hsmkms.toml"
@@ -240,7 +240,7 @@ def _digest(file: BinaryIO) -> str:
 
 def _inventory(core: Core, place: Path) -> list[NeededObject]:
     """List the objects that the copy needs, which may differ from what the database needs by now."""
-    copy = Database(place / files.META.name)
+    copy = FileDatabase(place / files.META.name)
     try:
         with copy.reading() as conn:
             return needed_objects(core, conn)
