@@ -49,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Find the module under test, and keep the order of FOLDERS: pytest-xdist would begin with the longest files."""
     options.configure(config)
+    config.addinivalue_line("markers", "both_engines: tests with a store that run on SQLite and on PostgreSQL")
     config.option.loadscopereorder = False
 
 
@@ -98,6 +99,18 @@ def scratch() -> Iterator[Path]:
 def driver(pytestconfig: pytest.Config) -> Driver:
     """The module under test, and how its tokens are made."""
     return options.driver_of(pytestconfig)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests of modules that are marked so on both engines of the store."""
+    if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
+        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine of the test's store."""
+    return str(getattr(request, "param", "sqlite"))
 
 
 @pytest.fixture(scope="session")

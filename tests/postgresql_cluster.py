@@ -53,9 +53,11 @@ class Cluster:
         language = ("--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US")
         access = ("--username", SUPERUSER, "--auth", "trust")
         self._run("initdb", "--pgdata", str(folder / "data"), "--no-sync", *access, *language)
+        rules = folder / "data/pg_hba.conf"
+        rules.write_text(f"local all guarded scram-sha-256\n{rules.read_text()}")
         self.server = self.start()
-        with self.connect() as admin:
-            admin.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'correct horse'")
+        self.admin = self.connect()
+        self.admin.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'correct horse'")
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server, which dies with this process, and wait until it answers."""
@@ -83,6 +85,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop the server at once, as a crash would."""
+        self.admin.close()
         self.server.send_signal(3)  # SIGQUIT: without a checkpoint
         self.server.wait(START_SECONDS)
 
@@ -97,8 +100,7 @@ class Cluster:
     def create(self, template: str = "template1") -> str:
         """Make a new database from a template, to which nobody may be connected; return its name."""
         name = f"made_{next(self._numbers)}"
-        with self.connect() as admin:
-            admin.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {template} STRATEGY file_copy")
+        self.admin.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {template} STRATEGY file_copy")
         return name
 
     @contextmanager
@@ -108,8 +110,7 @@ class Cluster:
         try:
             yield self.url(name)
         finally:
-            with self.connect() as admin:
-                admin.execute(f"DROP DATABASE {name} (FORCE)")
+            self.admin.execute(f"DROP DATABASE {name} (FORCE)")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._unprivileged(), self._programs / program, *arguments]

@@ -179,6 +179,7 @@ OWNERS = {
     "sqlalchemy": "store",
     "alembic": "store",
     "sqlite3": "store",
+    "psycopg": "store",
     "typer": "cli",
     "rich": "cli",
     "jmespath": "cli",

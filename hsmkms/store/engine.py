@@ -1,11 +1,11 @@
-"""Open the store of an installation: on SQLite files in its data folder."""
+"""Open the store of an installation: on SQLite files in its data folder, or on PostgreSQL."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import Connection
 
@@ -15,35 +15,64 @@ from hsmkms.store.database import ChangeSignal, Companion, Database
 from hsmkms.store.sqlite_database import FileDatabase
 from hsmkms.store.sqlite_signal import FileSignal
 
+if TYPE_CHECKING:
+    from hsmkms.store.postgresql.target import Target
+
 
 class Store:
     """Both databases of an installation: ``meta`` for the control plane, ``log`` for data that changes under load."""
 
-    def __init__(self, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> None:
+    meta: Database
+    log: Database
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        target: "Target | None" = None,
+        busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+    ) -> None:
         self.folder = folder
         self.sealing = False
         """True once this process seals its writes to the control plane."""
+        if target is not None:
+            from hsmkms.store.postgresql.store import open_parts  # noqa: PLC0415 - its driver is an extra
+
+            parts = open_parts(target, busy_timeout_seconds)
+            self.meta, self.log, self._signal = parts.meta, parts.log, parts.change_signal
+            return
         meta = folder / files.META.name
-        self.meta: Database = FileDatabase(
+        self.meta = FileDatabase(
             meta,
             busy_timeout_seconds=busy_timeout_seconds,
             prepare=self._prepare,
             compare_schema=True,
         )
-        self.log: Database = FileDatabase(folder / files.LOG.name, busy_timeout_seconds=busy_timeout_seconds)
+        self.log = FileDatabase(folder / files.LOG.name, busy_timeout_seconds=busy_timeout_seconds)
         self._signal = partial(FileSignal, meta)
 
     @classmethod
-    def open(cls, folder: Path, *, busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS) -> Self:
-        """Open the databases in ``folder``.
+    def open(
+        cls,
+        folder: Path,
+        *,
+        target: "Target | None" = None,
+        busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+    ) -> Self:
+        """Open the databases: in ``folder``, where the audit log is in any case, or at ``target``.
 
-        Raises StoreError (missing, damaged, open to other users; also for an audit log that others can change) or
-        MigrationError (older or newer than this program).
+        Raises StoreError (missing, damaged, open to other users; also for an audit log that others can change),
+        MigrationError (older or newer than this program) or DependencyTimeoutException (the server does not answer).
         """
-        for database in files.DATABASES:
-            files.check(folder, database)
+        if target is not None:
+            from hsmkms.store.postgresql import creation  # noqa: PLC0415 - its driver is an extra
+
+            creation.check(target)
+        else:
+            for database in files.DATABASES:
+                files.check(folder, database)
         audit_files.check_own(folder / audit_files.FOLDER)
-        return cls(folder, busy_timeout_seconds=busy_timeout_seconds)
+        return cls(folder, target=target, busy_timeout_seconds=busy_timeout_seconds)
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:

@@ -89,7 +89,7 @@ def _make(folder: Path, database: DatabaseFile) -> None:
 def _upgrade(path: Path, database: DatabaseFile) -> Sequence[str]:
     with faults.translated(path), closing(files.connect(path)) as connection:
         revision = files.read_revision(connection, path)
-    files.check_known(path, revision, database.revisions)
+    files.check_known(f"the database {path}", revision, database.revisions)
     missing = database.revisions[database.revisions.index(revision) + 1 :]
     if missing:
         _run(path, database, missing)

@@ -22,7 +22,7 @@ def acquire_lease(store: Store, holder: str, now: datetime, duration: timedelta)
         free = (sweeper.c.holder == holder) | (sweeper.c.until <= time) | (sweeper.c.until > time + duration)
         taken = upserts.insert(tx, sweeper).values(only=1, **mine)
         taken = taken.on_conflict_do_update(index_elements=[sweeper.c.only], set_=mine, where=free)
-        return bool(tx.execute(taken).rowcount)
+        return upserts.count(tx, taken) > 0
 
     return store.log.run(take)
 

@@ -37,4 +37,9 @@ def put(
 def put_new(tx: Connection, table: Table, row: Mapping[str, object]) -> bool:
     """Insert a row; False if there is one with the same primary key, which stays as it is."""
     statement = insert(tx, table).values(**row).on_conflict_do_nothing(index_elements=list(table.primary_key))
-    return bool(tx.execute(statement).rowcount)
+    return count(tx, statement) > 0
+
+
+def count(tx: Connection, statement: Insert) -> int:
+    """Execute an INSERT; return how many rows it inserted or replaced, which not every driver tells unasked."""
+    return tx.execute(statement, execution_options={"preserve_rowcount": True}).rowcount

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ def test_one_at_a_time(store: Store) -> None:
     assert not take(store, "one", 2 * LEASE)
 
 
+@pytest.mark.both_engines
 def test_ended_turn(store: Store) -> None:
     """The next process begins at once; a process without the lease cannot end it."""
     assert take(store, "one", timedelta())
@@ -44,6 +46,7 @@ def test_turn_of_a_wrong_clock(store: Store) -> None:
     assert not take(store, "one", TICK)
 
 
+@pytest.mark.both_engines
 def test_turns_are_no_change_of_keys(store: Store) -> None:
     """The change signal stays quiet: turns are in log.db."""
     signal = store.change_signal()

@@ -11,6 +11,8 @@ from hsmkms.store import usage
 from hsmkms.store.engine import Store
 from hsmkms.store.usage import LastUse
 
+pytestmark = pytest.mark.both_engines
+
 TICK = timedelta(microseconds=1)
 USE = LastUse(
     key_id="1234abcd-12ab-34cd-56ef-1234567890ab",

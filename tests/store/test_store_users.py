@@ -14,6 +14,8 @@ from hsmkms.store.engine import Store
 from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
+pytestmark = pytest.mark.both_engines
+
 ACTIVE, INACTIVE = AccessKeyStatus.ACTIVE, AccessKeyStatus.INACTIVE
 
 
