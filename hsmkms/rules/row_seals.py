@@ -12,8 +12,11 @@ from typing import Final
 
 from msgspec import Struct
 
-KEY_LABEL: Final = b"hsmkms row seals v1\0"
+KEY_LABEL: Final = b"hsmkms row seals v2\0"
 """Input, with the installation's id, of the token's HMAC whose output is the key of all seals."""
+
+KEY_LABEL_UNTIL_0008: Final = b"hsmkms row seals v1\0"
+"""The same for seals over the form of rows that programs up to schema meta_0008 computed."""
 
 NONCE_BYTES: Final = 16
 _BYTES: Final = 32
@@ -32,14 +35,14 @@ class Root(Struct, frozen=True, kw_only=True):
     value: bytes
 
 
-def total(key: bytes, rows: Iterable[tuple[str, str]]) -> int:
-    """Return the sum of the hashes of rows, each given as (table, canonical text)."""
-    return sum(row_hash(key, table, text) for table, text in rows) % _MODULUS
+def total(key: bytes, rows: Iterable[tuple[str, bytes]]) -> int:
+    """Return the sum of the hashes of rows, each given as (table, canonical form)."""
+    return sum(row_hash(key, table, form) for table, form in rows) % _MODULUS
 
 
-def row_hash(key: bytes, table: str, text: str) -> int:
-    """Return the keyed hash of one row, given its canonical text."""
-    return _number(key, _ROW + table.encode() + b"\0" + text.encode())
+def row_hash(key: bytes, table: str, form: bytes) -> int:
+    """Return the keyed hash of one row, given its canonical form."""
+    return _number(key, _ROW + table.encode() + b"\0" + form)
 
 
 def subject_mac(key: bytes, subject: str, epoch: int, rows_total: int) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from sqlalchemy import Connection
 
 from hsmkms.errors import MisuseError
-from hsmkms.store import audit_files, files, sealed_rows
+from hsmkms.store import audit_files, files, sqlite_capture
 from hsmkms.store.database import ChangeSignal, Companion, Database
 from hsmkms.store.sqlite_database import FileDatabase
 from hsmkms.store.sqlite_signal import FileSignal
@@ -103,8 +103,8 @@ class Store:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # The guard triggers of a sealed database call a function of this program; the schema comparison covers them.
         connection.execute("PRAGMA trusted_schema=ON")
-        sealed_rows.capture(connection)
-        for name in sealed_rows.GUARDS:
+        sqlite_capture.capture(connection)
+        for name in sqlite_capture.GUARDS:
             connection.create_function(name, 0, self._must_seal)
 
     def _must_seal(self) -> None:

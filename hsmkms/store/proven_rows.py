@@ -1,4 +1,4 @@
-"""Parse rows from the canonical text whose seal was verified.
+"""Give access to the rows whose seal was verified, with the values that were sealed.
 
 Decisions are made on these rows. A second query for the same rows could use another index, and a forged index can omit
 rows or return other ones.
@@ -10,20 +10,14 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from sqlalchemy import Table
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine.default import DefaultDialect
 
-from hsmkms.store.sealed_rows import Entry
+from hsmkms.store.seal_layout import Entry
 
-_DIALECT: Final = sqlite.dialect()
-_READERS: Final[dict[str, Callable[[bytes], object]]] = {
-    "text": bytes.decode,
-    "integer": int,
-    "real": float,
-    "blob": bytes,
-}
-"""Decoders by SQLite type name: ``hex()`` returned the bytes of the value's text, or of a blob itself."""
+_DIALECT: Final = DefaultDialect()
+"""Canonical values are the same with every engine, so types convert them as for none in particular."""
 
-_Column = tuple[str, object, Callable[[Any], Any] | None]
+_Processor = tuple[str, Callable[[Any], Any]]
 
 
 class ProvenRows:
@@ -34,33 +28,19 @@ class ProvenRows:
 
     def of(self, table: Table) -> list[Any]:
         """Return the rows of a table, unordered. A row can occur twice, if several subjects or indexes contain it."""
-        columns = _columns(table)
-        return [_row(columns, each.text) for each in self._entries if each.table == table.name]
+        processors, name = _processors(table), table.name
+        return [_row(processors, each) for each in self._entries if each.table.name == name]
 
 
-def _row(columns: Sequence[_Column], text: str) -> SimpleNamespace:
-    values = dict(each.split("=") for each in text.split(";")[:-1])
-    row = SimpleNamespace()
-    for name, absent, process in columns:
-        value = _value(values[name]) if name in values else absent
-        setattr(row, name, value if process is None else process(value))
+def _row(processors: Sequence[_Processor], entry: Entry) -> SimpleNamespace:
+    row = SimpleNamespace(**entry.values)
+    for name, process in processors:
+        setattr(row, name, process(entry.values[name]))
     return row
 
 
-def _value(text: str) -> object:
-    """Decode a value from ``type+hex``: types are in lower case, hex digits in upper case."""
-    kind = text.rstrip("0123456789ABCDEF")
-    return _READERS[kind](bytes.fromhex(text[len(kind) :]))
-
-
 @lru_cache
-def _columns(table: Table) -> list[_Column]:
-    """Return each column's name, its value if the text omits it, and its result processor."""
-    return [
-        (
-            column.name,
-            None if column.server_default is None else int(str(getattr(column.server_default, "arg", ""))),
-            column.type.result_processor(_DIALECT, None),
-        )
-        for column in table.c
-    ]
+def _processors(table: Table) -> list[_Processor]:
+    """Return the columns whose stored values are converted, and how."""
+    processors = [(column.name, column.type.result_processor(_DIALECT, None)) for column in table.c]
+    return [(name, process) for name, process in processors if process is not None]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, select
 
-from hsmkms.store import changes
+from hsmkms.store import changes, seal_engine
 from hsmkms.store.schema import change_log, row_seal, store_root
 
 NOTED: Final = "seal:"
@@ -15,16 +15,15 @@ NOTED: Final = "seal:"
 _GONE: Final = "gone"
 """Stored in place of a region: after that change the subject has no rows left."""
 
-# SQL text: it runs at each read of a record, and SQLAlchemy's expressions would take most of the time.
-_SEAL: Final = "SELECT epoch, mac FROM row_seal WHERE subject = ?"
-
-# Built once: building a statement takes longer than SQLite takes to run it, and each change runs these twice.
-_DROP: Final = delete(row_seal).where(row_seal.c.subject == bindparam("of"))
-_PUT: Final = insert(row_seal)
-_PUT_ROOT: Final = insert(store_root)
-_NEWEST_ROOT: Final = (
-    select(store_root.c.number, store_root.c.nonce, store_root.c.value).order_by(store_root.c.number.desc()).limit(1)
+# SQL text: these run at each read or change of a record, and SQLAlchemy's expressions would take most of the time.
+_SEAL: Final = "SELECT epoch, mac FROM row_seal WHERE subject = :subject"
+_DROP: Final = "DELETE FROM row_seal WHERE subject = :subject"
+_PUT: Final = (
+    "INSERT INTO row_seal (subject, epoch, mac) VALUES (:subject, :epoch, :mac) "
+    "ON CONFLICT (subject) DO UPDATE SET epoch = excluded.epoch, mac = excluded.mac"
 )
+_PUT_ROOT: Final = "INSERT INTO store_root (number, nonce, value) VALUES (:number, :nonce, :value)"
+_NEWEST_ROOT: Final = "SELECT number, nonce, value FROM store_root ORDER BY number DESC LIMIT 1"
 
 _KEPT_ROOTS: Final = 4096
 _PRUNE_EVERY: Final = 256
@@ -54,7 +53,7 @@ class RootRow(Struct, frozen=True):
 
 def fetch(conn: Connection, subject: str) -> SealRow | None:
     """Return the seal of a subject, or None."""
-    row = conn.exec_driver_sql(_SEAL, (subject,)).one_or_none()
+    row = seal_engine.of(conn).run(conn, _SEAL, {"subject": subject}).one_or_none()
     return None if row is None else SealRow(row[0], row[1])
 
 
@@ -81,15 +80,15 @@ def newest_changes(conn: Connection) -> dict[str, Change]:
 
 
 def put(tx: Connection, seals: Mapping[str, SealRow]) -> None:
-    """Insert the seals of subjects that have none (any more)."""
+    """Store the seals of subjects, in the place of those that they have."""
     rows = [{"subject": subject, "epoch": each.epoch, "mac": each.mac} for subject, each in seals.items()]
     if rows:
-        tx.execute(_PUT, rows)
+        seal_engine.of(tx).run(tx, _PUT, rows)
 
 
 def drop(tx: Connection, subject: str) -> None:
     """Remove the seal of a subject."""
-    tx.execute(_DROP, {"of": subject})
+    seal_engine.of(tx).run(tx, _DROP, {"subject": subject})
 
 
 def drop_all(tx: Connection) -> None:
@@ -99,8 +98,8 @@ def drop_all(tx: Connection) -> None:
 
 def newest_root(conn: Connection) -> RootRow | None:
     """Return the root over the store's present state, or None if it was never sealed."""
-    row = conn.execute(_NEWEST_ROOT).one_or_none()
-    return None if row is None else RootRow(row.number, row.nonce, row.value)
+    row = seal_engine.of(conn).run(conn, _NEWEST_ROOT).one_or_none()
+    return None if row is None else RootRow(row[0], row[1], row[2])
 
 
 def root(conn: Connection, number: int) -> RootRow | None:
@@ -117,6 +116,6 @@ def oldest_root(conn: Connection) -> int:
 
 def put_root(tx: Connection, row: RootRow) -> None:
     """Insert the root over the store's present state; the last few thousand roots are kept."""
-    tx.execute(_PUT_ROOT, {"number": row.number, "nonce": row.nonce, "value": row.value})
+    seal_engine.of(tx).run(tx, _PUT_ROOT, {"number": row.number, "nonce": row.nonce, "value": row.value})
     if row.number % _PRUNE_EVERY == 0:
         tx.execute(delete(store_root).where(store_root.c.number <= row.number - _KEPT_ROOTS))

@@ -18,7 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import LRUCache
 
 from hsmkms.errors import StoreError
-from hsmkms.store import faults, files, sqlite_schema
+from hsmkms.store import faults, files, seal_engine, sqlite_schema, sqlite_seals
 from hsmkms.store.database import Database
 
 _WRITES: Final = "hsmkms_writes"
@@ -130,7 +130,7 @@ def _engine(connect: Callable[[], sqlite3.Connection], idle: int, begin: Callabl
         poolclass=QueuePool,
         pool_size=idle,
         max_overflow=-1,
-        execution_options={"compiled_cache": _COMPILED},
+        execution_options={"compiled_cache": _COMPILED, seal_engine.OPTION: sqlite_seals.ENGINE},
     )
     engine.dialect = _dialect()
     event.listen(engine, "begin", begin)

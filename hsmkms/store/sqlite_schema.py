@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from hsmkms.store import sealed_rows
+from hsmkms.store import sqlite_capture
 
 # NOT INDEXED: an index on this very table could hide rows of it.
 _LISTING: Final = "SELECT type, name, tbl_name, sql FROM main.sqlite_master NOT INDEXED"
@@ -96,7 +96,7 @@ OBJECTS: Final[frozenset[Object]] = frozenset(
 """Objects that the migrations create, up to the newest. A test creates a database and compares; on a difference it
 prints the right table.
 
-The triggers that guard a sealed database are not among them: see ``sealed_rows.guards``."""
+The triggers that guard a sealed database are not among them: see ``sqlite_capture.guards``."""
 
 
 class Compared(Struct, frozen=True):
@@ -156,7 +156,7 @@ def objects(connection: sqlite3.Connection) -> list[Object]:
 def _differences(connection: sqlite3.Connection) -> tuple[str, ...]:
     actual = Counter(objects(connection))
     sealed = any(row[:2] == ("table", "store_root") for row in actual) and connection.execute(_SEALED).fetchone()[0]
-    guards = [_guards(function) for function in sealed_rows.GUARDS]
+    guards = [_guards(function) for function in sqlite_capture.GUARDS]
     choices = [Counter(OBJECTS | each) for each in (guards if sealed else [frozenset(), *guards])]
     expected = min(choices, key=lambda choice: (actual - choice).total() + (choice - actual).total())
     return tuple(_phrases(actual - expected, expected - actual))
@@ -173,7 +173,7 @@ def _phrases(added: Counter[Object], missing: Counter[Object]) -> Iterable[str]:
 def _guards(function: str) -> frozenset[Object]:
     return frozenset(
         _object("trigger", name, statement.partition(" ON ")[2].partition(" ")[0], statement)
-        for name, statement in sealed_rows.guards(function).items()
+        for name, statement in sqlite_capture.guards(function).items()
     )
 
 

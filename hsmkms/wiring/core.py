@@ -191,7 +191,7 @@ def _core(
     monotonic: Monotonic | None,
 ) -> Core:
     rotation, imports = settings.rotation, settings.imports
-    seals = RowSeals(store, lambda conn: row_seals.keys_from(tokens, installation, conn))
+    seals = RowSeals(store, partial(row_seals.keys_from, tokens, installation))
     cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
     occasion = Occasion(installation.account, _agent())
     policy = audit_policy(settings)

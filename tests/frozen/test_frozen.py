@@ -27,7 +27,7 @@ FROZEN = sorted(each.name for each in HERE.glob("meta_*"))
 @pytest.fixture(params=FROZEN)
 def thawed(request: pytest.FixtureRequest, scratch: Path) -> Site:
     """One of them, in a folder of its own."""
-    folder = scratch / f"thawed-{request.param}"
+    folder = scratch / f"{request.node.originalname}-{request.param}"
     shutil.copytree(HERE / request.param, folder)
     site = Site(folder=folder)
     for each in site.data.rglob("*"):
@@ -62,6 +62,20 @@ def test_it_works(thawed: Site) -> None:
         "differences": 0,
         "faults": 0,
     }
+
+
+@pytest.mark.parametrize("thawed", ["meta_0007", "meta_0008"], indirect=True)
+def test_an_edit_of_before_is_not_sealed(thawed: Site) -> None:
+    """Rows that were edited before the upgrade are not sealed in the new form: each is named, and all are refused."""
+    (disabled,) = json.loads((thawed.folder / "expected.json").read_text())["disabled"]
+    with closing(sqlite3.connect(thawed.data / "meta.db")) as connection, connection:
+        connection.execute("UPDATE regional_key SET state = 'Enabled' WHERE key_id = ?", (disabled,))
+    wiring.migrate_databases(config.load(thawed.config))
+    done = warm.run_program(HERE / "programs/verify.py", [str(thawed.config), disabled], thawed.environment(), SECONDS)
+    assert (done.returncode, done.stderr.count(b"verify-store")) == (0, 1)
+    found = json.loads(done.stdout)
+    assert f"key/{disabled}" in found.pop("faults")
+    assert found == {"state": "KMSInternalException", "accepted": [], "then": "Enabled"}
 
 
 @pytest.mark.parametrize("name", FROZEN)

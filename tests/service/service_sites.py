@@ -216,7 +216,7 @@ NewSite = Callable[..., Site]
 def store_beside(kms: Kms) -> Store:
     """The databases of an open installation on connections of their own; what is written there is sealed as well."""
     store = Store.open(kms._core.store.folder)
-    store.meta.companions.append(RowSeals(store, lambda conn: [kms._core.seals.key(conn)]))
+    store.meta.companions.append(RowSeals(store, lambda conn, _: [kms._core.seals.key(conn)]))
     return store
 
 

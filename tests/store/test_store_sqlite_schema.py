@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsmkms.store import files, migrate, sealed_rows, sqlite_schema
+from hsmkms.store import files, migrate, sqlite_capture, sqlite_schema
 from hsmkms.store.engine import Store
 
 FROZEN = sorted((Path(__file__).parent.parent / "frozen").glob("meta_*"))
@@ -62,21 +62,21 @@ def test_of_every_revision(tmp_path: Path, frozen: Path) -> None:
     assert differences(tmp_path) == ()
 
 
-@pytest.mark.parametrize("function", sealed_rows.GUARDS)
+@pytest.mark.parametrize("function", sqlite_capture.GUARDS)
 def test_guards(folder: Path, function: str) -> None:
     """The guards are all there or none; those of a sealed database must be there."""
     with closing(sqlite3.connect(folder / files.META.name)) as connection, connection:
-        for statement in sealed_rows.guards(function).values():
+        for statement in sqlite_capture.guards(function).values():
             connection.execute(statement)
         assert differences(folder) == ()
         connection.execute("DROP TRIGGER guard_token_object_delete")
         assert differences(folder) == ("trigger 'guard_token_object_delete' was removed",)
-        for name in sealed_rows.guards(function).keys() - {"guard_token_object_delete"}:
+        for name in sqlite_capture.guards(function).keys() - {"guard_token_object_delete"}:
             connection.execute(f"DROP TRIGGER {name}")
         assert differences(folder) == ()
         connection.execute("INSERT INTO store_root VALUES (1, x'00', x'00')")
         connection.commit()
-        assert len(differences(folder)) == len(sealed_rows.guards(function))
+        assert len(differences(folder)) == len(sqlite_capture.guards(function))
 
 
 def test_index_on_the_schema(folder: Path) -> None:

@@ -330,11 +330,11 @@ def look_at_home(core: Core) -> None:
 
 
 def seal_rows(core: Core) -> None:
-    """Seal the rows of a database that was never sealed, and build the seal tree of one that has seals but no tree.
+    """Seal the rows of a database that was never sealed, and seal again those that an earlier program has sealed.
 
     If its seals were removed, nothing is sealed: the newest seal of the audit log proves that there were seals. An
-    empty database is sealed in any case. A tree is built only if all rows match their seals, so that removing the tree
-    does not legitimise an edit.
+    empty database is sealed in any case. Rows are sealed again only if all of them match their seals, so that no edit
+    is legitimised by it; that is one transaction, so after an interruption the next process does it.
     """
     region = core.installation.default_region
 
@@ -344,7 +344,7 @@ def seal_rows(core: Core) -> None:
     if core.seals.without_key() is not None:
         return  # an older copy of the token, which was reported already
     if core.seals.root() is not None:
-        if not (core.seals.planted() or core.seals.plant(record_event) or core.seals.planted()):
+        if not (core.seals.current() or core.seals.renew(record_event) or core.seals.current()):
             log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")
         return
     last = Sealer(core).last()

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NoReturn
 
+from msgspec import Struct
+
 from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, StoreError, TokenUnavailableError
 from hsmkms.hsm.ports import Device
 from hsmkms.model.own_keys import KeyPurpose
@@ -25,15 +27,15 @@ from hsmkms.rules import row_seals as rules
 from hsmkms.service.runtime import seal_checks
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.service.runtime.ports import Installation
-from hsmkms.service.runtime.seal_checks import AlteredError, RowFault, Totals
+from hsmkms.service.runtime.seal_checks import AlteredError, Form, RowFault, Totals
 from hsmkms.service.runtime.seal_tree import SealTree
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store import installation as stored
-from hsmkms.store import row_seals, seal_tree, sealed_rows, sqlite_schema
+from hsmkms.store import row_forms, row_seals, seal_engine, seal_tree, sealed_rows
 from hsmkms.store.engine import Connection, Store
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import RootRow, SealRow
-from hsmkms.store.sealed_rows import Entry
+from hsmkms.store.seal_layout import INSTALLATION, Entry
 
 log = logging.getLogger("hsmkms.service")
 
@@ -45,10 +47,14 @@ _NO_KEY: Final = b""
 """Stands for the key if all rows that name the installation's own key were removed by hand; it seals nothing."""
 
 
+MakeKeys = Callable[[Connection, bytes], Iterable[bytes]]
+"""Derives the keys that the rows of a database may be sealed with, newest first, from a label."""
+
+
 class RowSeals:
     """Seals what this process writes, and checks what it reads. Thread-safe."""
 
-    def __init__(self, store: Store, make_keys: Callable[[Connection], Iterable[bytes]]) -> None:
+    def __init__(self, store: Store, make_keys: MakeKeys) -> None:
         self.alarms: dict[str, str] = {}
         """Faults found since this process began, by subject."""
         self._store = store
@@ -64,7 +70,7 @@ class RowSeals:
         with self._lock:
             if self._key is None or not _fits(conn, self._key):
                 newest = None
-                for each in self._make_keys(conn):
+                for each in self._make_keys(conn, rules.KEY_LABEL):
                     newest = newest or each
                     if _fits(conn, each):
                         self._key = each
@@ -91,12 +97,26 @@ class RowSeals:
 
     def verify(self, conn: Connection) -> list[RowFault]:
         """Check the whole store; return the faults of each subject, or else of all rows together."""
-        key = self.key(conn)
-        faults = seal_checks.faults(conn, key, Totals.every(conn, key))
+        by = self._sealed_by(conn) or _SealedBy(self.key(conn), row_forms.form, b"")
+        faults = seal_checks.faults(conn, by.key, Totals.every(conn, by.key, by.form))
         self.alarms = {}
         for each in faults:
             self._alarm(each)
         return faults
+
+    def _sealed_by(self, conn: Connection) -> "_SealedBy | None":
+        """Return how the rows are sealed; None if no key fits the seals, since the rows that name it were edited.
+
+        Programs up to schema meta_0008 had another form. The tree over the seals came with meta_0008.
+        """
+        key = self.key(conn)
+        if _fits(conn, key):
+            return _SealedBy(key, row_forms.form, key)
+        former = self._make_keys(conn, rules.KEY_LABEL_UNTIL_0008)
+        for each, present in zip(former, self._make_keys(conn, rules.KEY_LABEL), strict=True):
+            if _fits(conn, each, row_forms.form_until_0008):
+                return _SealedBy(each, row_forms.form_until_0008, present)
+        return None
 
     def _require_schema(self, conn: Connection) -> None:
         """Raise StoreError if the schema is not hsmkms's own: a foreign one could hide deciding rows from the seals."""
@@ -122,37 +142,24 @@ class RowSeals:
 
     def before_commit(self, tx: Connection) -> None:
         """Seal the rows that the transaction has changed; KMSInternalException if they were not as sealed before."""
-        dirty, ours = sealed_rows.take_dirty(tx), not sqlite_schema.differences(tx)
+        engine = seal_engine.of(tx)
+        dirty, ours = engine.take_touched(tx), not engine.differences(tx)
         root = row_seals.newest_root(tx) if dirty or not ours else None
         if root is None:
             return
-        if not ours:  # a foreign trigger may have suppressed changes
-            try:
+        try:
+            if not ours:  # a foreign trigger may have suppressed changes
                 seal_checks.require_schema(tx)
-            except AlteredError as exc:
-                self._refuse(exc)
-        with self._store.reading() as before:  # nobody else can commit now, so this is what the transaction began with
-            key = self.key(before)
-            try:
-                tree = seal_checks.tree(tx, key, dirty)  # of the transaction: a trigger would have worked in it
-                less, more = seal_checks.require(before, key, tree, dirty), Totals()
-                for subject in dirty:
-                    more.add(key, subject, sealed_rows.entries(tx, subject))
-                # An index goes on from its sum: it may have thousands of rows that the transaction has not touched.
-                indexes = {
-                    index: seal_checks.index_total(before, key, tree, index)
-                    - less.indexes.get(index, 0)
-                    + more.indexes.get(index, 0)
-                    for index in sorted(less.indexes.keys() | more.indexes.keys())
-                    if less.indexes.get(index) != more.indexes.get(index)
-                }
-            except AlteredError as exc:
-                self._refuse(exc)
-            totals = {each: more.subjects.get(each, 0) for each in dirty} | indexes
-            for subject, total in totals.items():
-                tree.enter(subject, _seal(tx, key, subject, rules.reduced(total)))
-            whole = rules.total_of(key, _root(root)) - less.whole + more.whole
-            tree.write(tx, _put_root(tx, key, root.number + 1, whole))
+            with self._store.reading() as before:  # nobody else can commit now: this is what the transaction began with
+                key = self._key or self.key(before)
+                try:
+                    change = _changed(before, tx, key, dirty)
+                except AlteredError:
+                    key = self.key(before)  # the key may have been rotated
+                    change = _changed(before, tx, key, dirty)
+        except AlteredError as exc:
+            self._refuse(exc)
+        _seal_change(tx, key, change, root)
 
     def after_commit(self) -> None:
         """Do nothing: the seals were committed with the rows."""
@@ -165,7 +172,7 @@ class RowSeals:
     def empty(self) -> bool:
         """Return True if the store has only the rows of `hsmkms init`."""
         with self._store.reading() as conn:
-            return all(subject == sealed_rows.INSTALLATION for subject, _ in sealed_rows.every(conn))
+            return all(subject == INSTALLATION for subject, _ in sealed_rows.every(conn))
 
     def root(self) -> RootRow | None:
         """Return the seal over the whole store in its present state, or None if it was never sealed."""
@@ -204,34 +211,38 @@ class RowSeals:
             self._require_schema(tx)
             key = self.key(tx)
             totals = Totals.every(tx, key)
-            if record is not None and set(totals.subjects) != {sealed_rows.INSTALLATION}:  # else it has just been made
+            if record is not None and set(totals.subjects) != {INSTALLATION}:  # else it has just been made
                 record()
             _seal_all(tx, key, totals, root)
         self.alarms = {}
         return True
 
-    def plant(self, record: Callable[[], None]) -> bool:
-        """Create the tree of a store that was sealed before there were trees, in one transaction with ``record``.
+    def renew(self, record: Callable[[], None]) -> bool:
+        """Seal every row in this program's form if an earlier program sealed them, in one transaction with ``record``.
 
-        False if there is one, or if the rows are not exactly those that were sealed: then the store stays as it is.
+        False if that is not so, or if the rows are not exactly those that were sealed: then the store stays as it is.
         """
         with self._store.atomic() as tx:
-            root = row_seals.newest_root(tx)
-            if root is None or seal_tree.planted(tx):
+            root, by = row_seals.newest_root(tx), self._sealed_by(tx)
+            if root is None or by is None:
+                return False
+            planted = seal_tree.planted(tx)
+            if planted and by.form is row_forms.form:
                 return False
             self._require_schema(tx)
-            key = self.key(tx)
-            totals = Totals.every(tx, key)
-            if rules.total_of(key, _root(root)) != totals.whole:
+            totals = Totals.every(tx, by.key, by.form)
+            if rules.total_of(by.key, _root(root)) != totals.whole:
+                return False
+            if planted and seal_checks.faults(tx, by.key, totals):
                 return False
             record()
-            _seal_all(tx, key, totals, root)
+            _seal_all(tx, by.present, Totals.every(tx, by.present), root)
         return True
 
-    def planted(self) -> bool:
-        """Return True if there is a tree over the seals, valid or not."""
+    def current(self) -> bool:
+        """Return True if the seals are in the form of this program, with a tree over them, valid or not."""
         with self._store.reading() as conn:
-            return seal_tree.planted(conn)
+            return seal_tree.planted(conn) and _fits(conn, self.key(conn))
 
     def seal_afresh(self, key: bytes) -> None:
         """Seal every row as it is now with a key, since the key of the older seals is lost.
@@ -264,7 +275,43 @@ def _proven(conn: Connection, key: bytes, subjects: Sequence[str]) -> ProvenRows
     return ProvenRows(entries)
 
 
-def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> Iterator[bytes]:
+class _SealedBy(Struct, frozen=True):
+    """Key and form of the seals in a database, and the key for this program's form of the same version."""
+
+    key: bytes
+    form: Form
+    present: bytes
+
+
+class _Change(Struct, frozen=True):
+    """The sums of rows that a transaction leaves of what it has touched, and what it adds to the sum of all rows."""
+
+    tree: SealTree
+    totals: dict[str, int]
+    difference: int
+
+
+def _changed(before: Connection, tx: Connection, key: bytes, dirty: Sequence[str]) -> _Change:
+    """Compare what a transaction has touched with what it began with. AlteredError if that was not as sealed."""
+    tree = seal_checks.tree(tx, key, dirty)  # of the transaction: a trigger would have worked in it
+    less, more = seal_checks.require(before, key, tree, dirty), Totals()
+    for subject in dirty:
+        more.add(key, subject, sealed_rows.entries(tx, subject))
+    # An index goes on from its sum: it may have thousands of rows that the transaction has not touched.
+    indexes = {
+        index: seal_checks.index_total(before, key, tree, index)
+        - less.indexes.get(index, 0)
+        + more.indexes.get(index, 0)
+        for index in sorted(less.indexes.keys() | more.indexes.keys())
+        if less.indexes.get(index) != more.indexes.get(index)
+    }
+    subjects = {each: more.subjects.get(each, 0) for each in dirty}
+    return _Change(
+        tree, {each: rules.reduced(total) for each, total in (subjects | indexes).items()}, more.whole - less.whole
+    )
+
+
+def keys_from(tokens: Tokens, installation: Installation, conn: Connection, label: bytes) -> Iterator[bytes]:
     """Yield the keys that rows may be sealed with, one for each version of the installation's own key, newest first.
 
     A row that names a user's key is ignored, since users can make its HMACs. After the keys that are present:
@@ -277,7 +324,7 @@ def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> I
         try:
             device = tokens.of(each.token_id)
             if device.keys.is_labelled(each.cka_id, each.label(installation.id)):
-                key = key_from(device, installation, each.cka_id)
+                key = key_from(device, installation, each.cka_id, label)
                 none = False
                 yield key
         except ObjectLostError as exc:
@@ -288,30 +335,35 @@ def keys_from(tokens: Tokens, installation: Installation, conn: Connection) -> I
         raise away or lost
 
 
-def key_from(device: Device, installation: Installation, own: bytes) -> bytes:
+def key_from(device: Device, installation: Installation, own: bytes, label: bytes = rules.KEY_LABEL) -> bytes:
     """Derive the key of the seals: the HMAC of a label under a version of the installation's own key."""
-    label = rules.KEY_LABEL + installation.id.encode()
-    return device.own.mac(own_permit(OperatorAct.SEAL, own), own, label)
+    return device.own.mac(own_permit(OperatorAct.SEAL, own), own, label + installation.id.encode())
 
 
-def _fits(conn: Connection, key: bytes) -> bool:
-    """Return True if the installation's own rows are sealed with that key."""
-    seal, rows = row_seals.fetch(conn, sealed_rows.INSTALLATION), sealed_rows.rows(conn, sealed_rows.INSTALLATION)
+def _fits(conn: Connection, key: bytes, form: Form = row_forms.form) -> bool:
+    """Return True if the installation's own rows are sealed with that key, in that form."""
+    seal = row_seals.fetch(conn, INSTALLATION)
     if seal is None:
         return False
-    made = rules.subject_mac(key, sealed_rows.INSTALLATION, seal.epoch, rules.total(key, rows))
+    totals = Totals(form)
+    totals.add(key, INSTALLATION, sealed_rows.entries(conn, INSTALLATION))
+    made = rules.subject_mac(key, INSTALLATION, seal.epoch, totals.whole)
     return hmac.compare_digest(made, seal.mac)
 
 
-def _seal(tx: Connection, key: bytes, subject: str, total: int) -> SealRow | None:
-    """Seal a subject or an index with that sum of rows, or remove its seal if it has no rows (0)."""
-    row_seals.drop(tx, subject)
-    epoch = row_seals.note(tx, subject, gone=not total)
-    if not total:
-        return None
-    seal = _made(key, subject, epoch, total)
-    row_seals.put(tx, {subject: seal})
-    return seal
+def _seal_change(tx: Connection, key: bytes, change: _Change, root: RootRow) -> None:
+    """Seal the subjects and indexes that a transaction has touched; what has no rows left (0) loses its seal."""
+    seals: dict[str, SealRow] = {}
+    for subject, total in change.totals.items():
+        epoch = row_seals.note(tx, subject, gone=not total)
+        if total:
+            seals[subject] = _made(key, subject, epoch, total)
+        else:
+            row_seals.drop(tx, subject)
+        change.tree.enter(subject, seals.get(subject))
+    row_seals.put(tx, seals)
+    whole = rules.total_of(key, _root(root)) + change.difference
+    change.tree.write(tx, _put_root(tx, key, root.number + 1, whole))
 
 
 def _made(key: bytes, subject: str, epoch: int, total: int) -> SealRow:
@@ -322,8 +374,9 @@ def _made(key: bytes, subject: str, epoch: int, total: int) -> SealRow:
 
 def _seal_all(tx: Connection, key: bytes, totals: Totals, root: RootRow | None) -> None:
     """Seal all subjects and indexes with these sums of rows, replacing all seals."""
-    sqlite_schema.forget(tx)
-    sealed_rows.guard(tx, sealed_rows.SEALS)
+    engine = seal_engine.of(tx)
+    engine.forget_schema(tx)
+    engine.require_sealing(tx)
     every = totals.subjects | totals.indexes
     for subject, change in row_seals.newest_changes(tx).items():
         if not change.gone and subject not in every:
@@ -336,7 +389,7 @@ def _seal_all(tx: Connection, key: bytes, totals: Totals, root: RootRow | None) 
     row_seals.put(tx, seals)
     seal_tree.drop(tx)
     tree.write(tx, _put_root(tx, key, root.number + 1 if root is not None else 1, totals.whole))
-    sealed_rows.take_dirty(tx)
+    engine.take_touched(tx)
 
 
 def _put_root(tx: Connection, key: bytes, number: int, whole: int) -> RootRow:

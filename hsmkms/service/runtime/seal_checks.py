@@ -1,7 +1,7 @@
 """Compare rows with their seals, and the seals with the tree that records which of them are in force."""
 
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Self
 
 from msgspec import Struct
@@ -9,10 +9,11 @@ from msgspec import Struct
 from hsmkms.rules import row_seals as rules
 from hsmkms.rules import seal_tree
 from hsmkms.service.runtime.seal_tree import BrokenTreeError, ForeignSchemaError, SealTree
-from hsmkms.store import row_seals, sealed_rows, sqlite_schema
+from hsmkms.store import row_forms, row_seals, seal_engine, sealed_rows
 from hsmkms.store.engine import Connection
 from hsmkms.store.row_seals import SealRow
-from hsmkms.store.sealed_rows import Entry
+from hsmkms.store.seal_layout import Entry
+from hsmkms.store.sealed_tables import SealedTable, Values
 
 STORE: Final = "store"
 """Subject of faults that concern all rows together."""
@@ -41,6 +42,10 @@ _ROOT: Final = (
 )
 
 
+Form = Callable[[SealedTable, Values], bytes]
+"""Serialises a row for its seal: ``row_forms.form``, or an earlier program's."""
+
+
 class RowFault(Struct, frozen=True, order=True):
     """A subject or index whose rows are not as hsmkms wrote them, and the reason."""
 
@@ -59,14 +64,15 @@ class AlteredError(Exception):
 class Totals(Struct):
     """Sums of row hashes: that of all rows, and those of each subject and each index."""
 
+    form: Form = row_forms.form
     whole: int = 0
     subjects: dict[str, int] = {}
     indexes: dict[str, int] = {}
 
     @classmethod
-    def every(cls, conn: Connection, key: bytes) -> Self:
+    def every(cls, conn: Connection, key: bytes, form: Form = row_forms.form) -> Self:
         """Return the sums of the whole store."""
-        totals = cls()
+        totals = cls(form)
         for subject, entry in sealed_rows.every(conn):
             totals.add(key, subject, [entry])
         return totals
@@ -74,7 +80,7 @@ class Totals(Struct):
     def add(self, key: bytes, subject: str, entries: Iterable[Entry]) -> None:
         """Add rows of a subject."""
         for each in entries:
-            number = rules.row_hash(key, each.table, each.text)
+            number = rules.row_hash(key, each.table.name, self.form(each.table, each.values))
             self.whole = rules.reduced(self.whole + number)
             self.subjects[subject] = rules.reduced(self.subjects.get(subject, 0) + number)
             if each.lookup is not None:
@@ -86,7 +92,7 @@ def tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
     try:
         return SealTree.read(conn, key, *subjects[:1])
     except ForeignSchemaError:
-        raise AlteredError(*_foreign(sqlite_schema.differences(conn))) from None
+        raise AlteredError(*_foreign(seal_engine.of(conn).differences(conn))) from None
     except BrokenTreeError:
         raise AlteredError(RowFault(STORE, _TREELESS)) from None
 
@@ -125,8 +131,8 @@ def index_total(conn: Connection, key: bytes, known: SealTree, index: str) -> in
 
 def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
     """Return all faults of the store, whose rows have these sums."""
-    found = _foreign(sqlite_schema.compare_again(conn))
-    damage = sqlite_schema.damage(conn)
+    found = _foreign(seal_engine.of(conn).compare_again(conn))
+    damage = seal_engine.of(conn).damage(conn)
     if damage:
         found.append(RowFault(STORE, _DAMAGED.format("; ".join(damage))))
     root = row_seals.newest_root(conn)
@@ -153,7 +159,7 @@ def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
 
 def require_schema(conn: Connection) -> None:
     """Raise AlteredError if the schema is not the one that hsmkms created: nothing is sealed under another one."""
-    found = sqlite_schema.differences(conn)
+    found = seal_engine.of(conn).differences(conn)
     if found:
         raise AlteredError(*_foreign(found))
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from hsmkms.rules import seal_tree as rules
+from hsmkms.store import seal_engine
 from hsmkms.store import seal_tree as stored
-from hsmkms.store import sqlite_schema
 from hsmkms.store.engine import Connection
 from hsmkms.store.row_seals import RootRow, SealRow
 
@@ -43,7 +43,7 @@ class SealTree:
         ``whole``: all parts are fetched by one query, for ``every``. BrokenTreeError if they do not fit;
         ForeignSchemaError if the schema is not hsmkms's own.
         """
-        if sqlite_schema.differences(conn):
+        if seal_engine.of(conn).differences(conn):
             raise ForeignSchemaError
         leaf = rules.leaf_of(rules.name(key, first))
         node, _ = rules.parent_of(leaf)

@@ -1,0 +1,78 @@
+"""SQLite's part of sealing: see ``seal_engine.py``."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import Connection, CursorResult
+from sqlalchemy.exc import OperationalError
+
+from hsmkms.store import row_forms, sqlite_capture, sqlite_schema
+
+
+class SqliteSeals:
+    """An engine's part of sealing."""
+
+    def run(
+        self, conn: Connection, sql: str, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] = {}
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Run SQL text."""
+        return conn.exec_driver_sql(sql, parameters)
+
+    def rows(self, conn: Connection, sql: str, parameters: Mapping[str, Any] = {}) -> Sequence[Sequence[Any]]:
+        """Return rows with the types that SQLite has stored them with."""
+        try:
+            return self.run(conn, sql, parameters).all()
+        except OperationalError as exc:
+            if hasattr(exc.orig, "sqlite_errorcode"):
+                raise
+        # The error is not SQLite's but of Python's module, which found a text that is not UTF-8.
+        with _any_text(conn):
+            return self.run(conn, sql, parameters).all()
+
+    def take_touched(self, tx: Connection) -> list[str]:
+        """Return the subjects of all rows that the transaction has written."""
+        return sqlite_capture.take(tx)
+
+    def require_sealing(self, tx: Connection) -> None:
+        """Make the database refuse writers that do not seal."""
+        sqlite_capture.guard(tx, sqlite_capture.SEALS)
+
+    def differences(self, conn: Connection) -> tuple[str, ...]:
+        """Return how the schema differs from the one expected."""
+        return sqlite_schema.differences(conn)
+
+    def compare_again(self, conn: Connection) -> tuple[str, ...]:
+        """Compare the schema now."""
+        return sqlite_schema.compare_again(conn)
+
+    def forget_schema(self, tx: Connection) -> None:
+        """Make the next transaction compare the schema."""
+        sqlite_schema.forget(tx)
+
+    def damage(self, conn: Connection) -> list[str]:
+        """Return what an integrity check of the database finds."""
+        return sqlite_schema.damage(conn)
+
+
+ENGINE: Final = SqliteSeals()
+
+
+@contextmanager
+def _any_text(conn: Connection) -> Iterator[None]:
+    """Let the connection read texts that are not UTF-8."""
+    connection = conn.connection.driver_connection
+    assert isinstance(connection, sqlite3.Connection)  # noqa: S101 - for mypy
+
+    def decoded(text: bytes) -> object:
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            return row_forms.undecodable(text)
+
+    connection.text_factory = decoded
+    try:
+        yield
+    finally:
+        connection.text_factory = str
