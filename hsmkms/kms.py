@@ -2,9 +2,10 @@
 
 import threading
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -119,9 +120,11 @@ from hsmkms.service.operations import (
     signing,
     tags,
 )
-from hsmkms.service.operator.operator import Operator
 from hsmkms.service.pipeline import Procedure, run_audited
 from hsmkms.service.runtime.core import Core
+
+if TYPE_CHECKING:
+    from hsmkms.service.operator.operator import Operator
 
 Request = TypeVar("Request", bound=Struct)
 Response = TypeVar("Response")
@@ -149,8 +152,13 @@ class Kms(PermissionOperations):
         self._root = local_root(core.installation.account, core.installation.default_region)
         self._closed = False
         self._closing = threading.Lock()
-        self.operator = Operator(core)
+
+    @cached_property
+    def operator(self) -> "Operator":
         """What the operator may do besides the API: attest, reconcile, look at the token."""
+        from hsmkms.service.operator.operator import Operator  # noqa: PLC0415 - most commands of the API do without
+
+        return Operator(self._core)
 
     @classmethod
     def open(cls, config: Path | str | None = None) -> Self:

@@ -64,6 +64,11 @@ class HeldLock:
         self._descriptor: int | None = descriptor
         self._releasing = threading.Lock()
 
+    @property
+    def is_released(self) -> bool:
+        """True once the lock was released, by any thread."""
+        return self._descriptor is None
+
     def release(self) -> None:
         """Release the lock; without effect if that was done. Another thread may do it if the one that has it hangs."""
         with self._releasing:
@@ -95,8 +100,9 @@ def exclusive(path: Path, seconds: float) -> Iterator[HeldLock]:
     Reentrant within a thread. Raises ConfigurationError if the lock file cannot be written, DependencyTimeoutException
     if another process or thread holds it for longer than ``seconds``.
     """
-    if path in _held.locks:
-        yield _held.locks[path]
+    held = _held.locks.get(path)
+    if held is not None and not held.is_released:
+        yield held
         return
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -24,6 +24,7 @@ def use_free_port() -> None:
         (command,) = [line for line in lines if line.startswith("ExecStart=")]
         DROP_INS.mkdir(parents=True, exist_ok=True)
         PORT_DROP_IN.write_text(f"[Service]\nExecStart=\n{command} --port {number}\n")
+        run("systemctl daemon-reload")
 
 
 def port() -> str:

@@ -6,14 +6,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 import yaml
 
-from hsmkms.cli.main import app
+from hsmkms.cli.main import application
 from hsmkms.config import settings as config
 from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.pins import PinSettings, read_pin
@@ -41,9 +42,15 @@ def settings(unit: Path) -> dict[str, list[str]]:
     return settings_by_section
 
 
+@cache
+def command_line() -> Any:  # noqa: ANN401 - of the click that typer contains
+    """The command line with all its commands."""
+    return typer.main.get_group(application())
+
+
 def check_command(words: list[str]) -> None:
     """The words after ``hsmkms`` name a command, and options that it or hsmkms itself has."""
-    group = typer.main.get_group(app)
+    group = command_line()
     (name,) = [word for word in words if word in group.commands]
     known = {option for each in (*group.params, *group.commands[name].params) for option in each.opts}
     assert {word for word in words if word.startswith("--")} <= known

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from hsmkms.cli.main import app
+from hsmkms.cli.main import application
 from hsmkms.ownership import SERVICE_VARIABLE
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ def test_not_as_root() -> None:
 
 def test_options_of_init() -> None:
     """The options that it passes on are those of init, all of them, and the page says which."""
-    init = typer.main.get_group(app).commands["init"]
+    init = typer.main.get_group(application()).commands["init"]
     of_init = {option for each in init.params for option in each.opts if option.startswith("--")}
     common = {"--config", "--output", "--query", "--help"}
     passed = of_init - common - {"--data-dir", "--create-softhsm-token"}

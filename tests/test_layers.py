@@ -157,7 +157,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/app",),
     ("server/server",),
     ("server/dev",),
-    ("cli/completion", "cli/csv_cells", "cli/errors", "cli/help_layout", "cli/moments", "cli/tables"),
+    ("cli/coercion", "cli/completion", "cli/csv_cells", "cli/errors", "cli/help_layout", "cli/moments", "cli/tables"),
     ("cli/output",),
     ("cli/options",),
     ("cli/files", "cli/reports"),

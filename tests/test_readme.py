@@ -7,8 +7,10 @@ import importlib.machinery
 import importlib.util
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import botocore.session
 import pages
@@ -17,7 +19,7 @@ import typer
 from pages import GUIDE, PAGES, README, ROOT, SHOWN_ONLY
 
 from hsmkms.cli.commands.guide import TOPICS, summary
-from hsmkms.cli.main import app
+from hsmkms.cli.main import application
 from hsmkms.model.operations import OPERATIONS
 from hsmkms.rules.iam.absent_keys import ABSENT
 from hsmkms.rules.iam.condition_keys import NAMES
@@ -46,9 +48,15 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
+@cache
+def group() -> Any:  # noqa: ANN401 - of the click that typer contains
+    """The command line with all its commands."""
+    return typer.main.get_group(application())
+
+
 def commands() -> dict[str, str]:
     """Every command's name and help."""
-    return {command.name or "": command.help or "" for command in typer.main.get_group(app).commands.values()}
+    return {command.name or "": command.help or "" for command in group().commands.values()}
 
 
 def test_generated_parts_are_current() -> None:
@@ -168,22 +176,21 @@ def test_every_operator_command_is_played() -> None:
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_every_command_has_an_example(name: str) -> None:
     """The help of each command ends with an example that begins with the command itself."""
-    helped = commands()[name] or (typer.main.get_group(app).commands[name].callback.__doc__ or "")
+    helped = commands()[name] or (group().commands[name].callback.__doc__ or "")
     assert f"Example: hsmkms {name}" in helped
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_exist(page: Path) -> None:
     """A page names no command, and with a command no option, that there is not, also outside its blocks."""
-    group = typer.main.get_group(app)
-    common = {option for param in group.params for option in param.opts}
+    common = {option for param in group().params for option in param.opts}
     for words in re.findall(r"`hsmkms ([^`]+)`", re.sub(r"\s+", " ", TEXTS[page])):
         name, *rest = words.split()
         if name.startswith("-") or name.isupper():
             assert name in {"--help", "--install-completion"} | common, words
             continue
-        assert name in group.commands, words
-        command = group.commands[name]
+        assert name in group().commands, words
+        command = group().commands[name]
         if name == "audit":
             command = command.commands[rest[0]]
         known = common | {option for param in command.params for option in param.opts}

@@ -264,6 +264,16 @@ def test_bare_machine_without_mounts(tools: Path) -> None:
     assert not any((tools.parent / "work").iterdir())
 
 
+def test_bare_machine_without_control_groups(tools: Path) -> None:
+    """Where systemd cannot be booted it says so with the same status, and leaves nothing."""
+    stand_in(tools, "unshare", '[[ "$*" != *cgroup2* ]] || { echo "mount: unknown filesystem" >&2; exit 1; }')
+    with bare_machine(tools, "--systemd", "trixie") as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 77
+    assert output.endswith("systemd needs control groups of version 2: mount: unknown filesystem \n")
+    assert not any((tools.parent / "work").iterdir())
+
+
 def test_bare_machine_without_the_suite(tools: Path) -> None:
     """An archive that has no such suite is a fault and no excuse."""
     with bare_machine(tools, "trixie") as process:

@@ -52,7 +52,7 @@ def rewritten(arguments: Sequence[str], commands: frozenset[str]) -> list[str]:
         return words
     if after == ["help"]:
         return [*words[: place + 1], "--help"]
-    if api.is_operation(name):
+    if name in api.command_names():
         _refuse_options(after)
     return [*words[: place + 1], *_with_skeleton(_repeated(name, after))]
 

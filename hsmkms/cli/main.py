@@ -1,6 +1,6 @@
 """Define the command line's entry point: the application, its common options, and the only place that prints errors."""
 
-import copy
+import gc
 import logging
 import os
 import re
@@ -8,42 +8,18 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import metadata
-from itertools import pairwise
+from importlib import import_module
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from typer.main import get_command
-from typer.models import TyperInfo
 
 from hsmkms.cli import arguments
 from hsmkms.cli.api import build as api
-from hsmkms.cli.commands import (
-    audit,
-    backup,
-    doctor,
-    guide,
-    iam_policies,
-    iam_users,
-    import_key,
-    installation_keys,
-    maintain,
-    migrate_token,
-    older_material,
-    re_encrypt_files,
-    repair,
-    report,
-    rotate,
-    rotation_report,
-    serve,
-    setup,
-    simulation,
-    token,
-    unused_keys,
-    usage,
-    verify_store,
-)
+from hsmkms.cli.coercion import avoid_pydantic
+from hsmkms.cli.commands import MODULES
 from hsmkms.cli.errors import describe
 from hsmkms.cli.options import (
     AsOption,
@@ -60,28 +36,22 @@ from hsmkms.hardening import keep_secrets
 
 HELP_OPTIONS: Final = frozenset({"-h", "--help"})
 DEBUG_VARIABLE: Final = "HSMKMS_DEBUG"
+OBJECTS_BEFORE_COLLECTION: Final = 50_000
+"""Importing makes more objects than Python's 700, and next to no garbage: a tenth of a command's time went into it."""
+SETUP: Final = "setup"
+"""The module after whose commands those of the API come in the help."""
 _MARKUP: Final = re.compile(r"(\[[a-z#/@][^\[]*?\])")
 """The pattern of ``rich.markup.escape``; Rich itself is imported only for help."""
-
-app = typer.Typer(
-    name="hsmkms",
-    help="A key management service on your own HSM, with the life cycle and the API of AWS KMS.\n\n"
-    "Commands of the API carry the names and options of `aws kms`.\n\n"
-    "Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": sorted(HELP_OPTIONS)},
-)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer passes the option's value
     if wanted:
+        from importlib import metadata  # noqa: PLC0415 - it takes as long to import as half of typer
+
         print(f"hsmkms {metadata.version('hsmkms')}")
         raise typer.Exit
 
 
-@app.callback()
 def common_options(
     context: typer.Context,
     *,
@@ -99,40 +69,43 @@ def common_options(
     context.obj = Common(config=config, region=region, output=output, query=query, user=user)
 
 
-setup.register(app)
-api.register(app)
-import_key.register(app)
-re_encrypt_files.register(app)
-maintain.register(app)
-rotate.register(app)
-rotation_report.register(app)
-unused_keys.register(app)
-audit.register(app)
-report.register(app)
-usage.register(app)
-verify_store.register(app)
-serve.register(app)
-iam_users.register(app)
-iam_policies.register(app)
-simulation.register(app)
-token.register(app)
-installation_keys.register(app)
-migrate_token.register(app)
-older_material.register(app)
-backup.register(app)
-repair.register(app)
-doctor.register(app)
-guide.register(app)
+def application(name: str = "") -> typer.Typer:
+    """Return the application with only the command or group of this name; without such a one, with all.
+
+    Importing the modules and reading the signatures of all commands takes longer than most commands.
+    """
+    only = name if name in _command_names() else ""
+    app = typer.Typer(
+        name="hsmkms",
+        help="A key management service on your own HSM, with the life cycle and the API of AWS KMS.\n\n"
+        "Commands of the API carry the names and options of `aws kms`.\n\n"
+        "Example: hsmkms init --data-dir ./hsmkms-data --create-softhsm-token",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": sorted(HELP_OPTIONS)},
+    )
+    app.callback()(common_options)
+    for module, names in MODULES.items():
+        if only in ("", *names):
+            import_module(f"hsmkms.cli.commands.{module}").register(app)
+        if module == SETUP:
+            api.register(app, only)
+    if only:
+        app.registered_commands = [each for each in app.registered_commands if each.name == only]
+    return app
 
 
 def main() -> None:
     """Run the command line: status 0, 1 for an error (of `audit verify` 3 in some cases), 2 for wrong usage."""
     keep_secrets()
+    gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
     _log_to_stderr()
+    avoid_pydantic()
     try:
         try:
             words = arguments.rewritten(sys.argv[1:], _command_names())
-            command = get_command(_narrowed(arguments.command_of(words)))
+            command = get_command(application(arguments.command_of(words)))
             keep_brackets(command)
             if not HELP_OPTIONS.isdisjoint(words):
                 from hsmkms.cli.help_layout import never_cut_options  # noqa: PLC0415 - other commands do not need Rich
@@ -182,8 +155,7 @@ def _require_nothing(command: Any) -> None:  # noqa: ANN401 - see keep_brackets
 
 def _command_names() -> frozenset[str]:
     """Return the names of all commands and groups."""
-    names = [*(each.name for each in app.registered_commands), *map(_group_name, app.registered_groups)]
-    return frozenset(each for each in names if each is not None)
+    return frozenset((*api.command_names(), *chain.from_iterable(MODULES.values())))
 
 
 def _runnable(sentence: str, words: Sequence[str]) -> str:
@@ -227,16 +199,3 @@ def _end(sentence: str, status: int = 1) -> None:
         traceback.print_exc()
     print(f"hsmkms: {sentence}", file=sys.stderr)
     sys.exit(status)
-
-
-def _narrowed(name: str) -> typer.Typer:
-    """Return the application with only this command: reading the signatures of all takes longer than most commands."""
-    narrowed = copy.copy(app)
-    narrowed.registered_commands = [each for each in app.registered_commands if each.name == name]
-    narrowed.registered_groups = [each for each in app.registered_groups if _group_name(each) == name]
-    return narrowed if narrowed.registered_commands or narrowed.registered_groups else app
-
-
-def _group_name(group: TyperInfo) -> str | None:
-    own = group.typer_instance
-    return own.info.name if own is not None and isinstance(own.info.name, str) else None

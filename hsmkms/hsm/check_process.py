@@ -138,7 +138,7 @@ class _Checks:
             name=job.pin.name, version=job.pin.version, comparable=job.pin.comparable, typed=job.pin.typed
         )
         secret = Secret(job.pin.text, origin if job.pin.name else None, insisted=job.pin.insisted)
-        gate = LoginGate(Path(job.state_dir))
+        gate = LoginGate(Path(job.state_dir), self._choice.serials)
         session = log_in(lambda: choose(module, self._choice), lambda: secret, gate, loaded_at=module.loaded_at)
         self._open.callback(_close_session, session)
         if wrong_before:

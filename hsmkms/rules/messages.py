@@ -6,15 +6,20 @@ FIPS 203 and 204.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
-from hsmkms.errors import InvalidCiphertextException, ValidationException
+from hsmkms.errors import InvalidCiphertextException, UnsupportedOperationException, ValidationException
 from hsmkms.model.enums import EncryptionAlgorithm, KeySpec, MessageType, SigningAlgorithm
 from hsmkms.rules.constraints import word
 
+NO_EXTERNAL_MU: Final = (
+    "PKCS#11 has no signing of an external mu, since tokens hash the message by themselves: sign the message itself, "
+    "of at most 4,096 bytes, with MessageType RAW instead of EXTERNAL_MU. The signature is the same kind, and Verify "
+    "takes it with either."
+)
 _MU_BYTES: Final = 64
 """Length of an external mu of ML-DSA (FIPS 204, section 6.2)."""
 
@@ -47,19 +52,42 @@ _MESSAGES: Final[Mapping[SigningAlgorithm, _Message]] = {
 
 
 def to_sign(algorithm: SigningAlgorithm, message: bytes, message_type: str | None) -> bytes:
-    """Return the bytes to sign: the digest, or the message (or its mu) for algorithms that hash it themselves.
+    """Return the bytes to sign: the digest, or the message for algorithms that hash it themselves.
 
-    ValidationException if the algorithm does not accept that type of message, or the digest has the wrong length.
+    ValidationException if the algorithm does not accept that type of message, or the digest has the wrong length;
+    UnsupportedOperationException for an external mu, which tokens do not sign.
     """
     row = _MESSAGES[algorithm]
-    given = MessageType.RAW if message_type is None else word(MessageType, message_type, "messageType")
-    if given not in row.types:
-        raise ValidationException(f"MessageType {given} is not valid for {algorithm}: use {' or '.join(row.types)}.")
+    signable = [each for each in row.types if each is not MessageType.EXTERNAL_MU]
+    given = _message_type(row, algorithm, message_type, signable)
+    if given is MessageType.EXTERNAL_MU:
+        raise UnsupportedOperationException(NO_EXTERNAL_MU)
+    return _prepared(row, algorithm, message, given)
+
+
+def to_verify(algorithm: SigningAlgorithm, message: bytes, message_type: str | None) -> bytes:
+    """Return the bytes whose signature is verified, as ``to_sign``; of ML-DSA the message or its mu."""
+    row = _MESSAGES[algorithm]
+    given = _message_type(row, algorithm, message_type, row.types)
     if given is MessageType.EXTERNAL_MU:
         _check_external_mu(message)
+    return _prepared(row, algorithm, message, given)
+
+
+def _message_type(
+    row: _Message, algorithm: SigningAlgorithm, message_type: str | None, suggested: Sequence[MessageType]
+) -> MessageType:
+    """Return the type of the message; ValidationException, which names the ``suggested`` ones, if it is not valid."""
+    given = MessageType.RAW if message_type is None else word(MessageType, message_type, "messageType")
+    if given not in row.types:
+        raise ValidationException(f"MessageType {given} is not valid for {algorithm}: use {' or '.join(suggested)}.")
+    return given
+
+
+def _prepared(row: _Message, algorithm: SigningAlgorithm, message: bytes, message_type: MessageType) -> bytes:
     if row.hash_name is None:
         return message
-    if given is MessageType.RAW:
+    if message_type is MessageType.RAW:
         return hashlib.new(row.hash_name, message).digest()
     if len(message) != hashlib.new(row.hash_name).digest_size:
         raise ValidationException(f"Digest is invalid length for algorithm {algorithm}.")

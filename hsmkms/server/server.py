@@ -10,6 +10,7 @@ every other source itself.
 
 import asyncio
 import ipaddress
+import logging
 import multiprocessing
 import resource
 import signal
@@ -34,6 +35,7 @@ from hsmkms.server.process.ports import PortOwner
 from hsmkms.server.process.supervisor import (
     SIGNALS,
     START_AWAY,
+    START_FAULT,
     START_REFUSED,
     ChildArguments,
     ChildMains,
@@ -44,6 +46,8 @@ from hsmkms.server.process.supervisor import (
 from hsmkms.server.unavailable_app import FAULT_FILE
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens
+
+log = logging.getLogger("hsmkms.server")
 
 Reread = Callable[[], Settings]
 
@@ -217,9 +221,16 @@ def _check_certificate(settings: ServeSettings) -> None:
 
 
 def _work(opener: Callable[[Heartbeat], Any], shared: _Shared, arguments: ChildArguments) -> None:
-    """Run a worker."""
+    """Run a worker. A fault of hsmkms ends it with a status of its own, since another worker may meet it again."""
     _begin(arguments.others)
+    try:
+        _run_worker(opener, shared, arguments)
+    except Exception:
+        log.exception("a worker has ended by a fault of hsmkms")
+        sys.exit(START_FAULT)
 
+
+def _run_worker(opener: Callable[[Heartbeat], Any], shared: _Shared, arguments: ChildArguments) -> None:
     from hsmkms.server.app import Application  # noqa: PLC0415 - in the worker only
     from hsmkms.server.monitoring import logs  # noqa: PLC0415
     from hsmkms.server.process import worker  # noqa: PLC0415

@@ -1,10 +1,10 @@
 """Build a `Kms` from settings: the store, the tokens (tokens.py), and the services over both."""
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,15 +13,12 @@ from msgspec.structs import replace
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import (
-    BindingError,
     ConfigurationError,
     HsmKmsError,
-    ModuleError,
     StoreError,
     TokenNotFoundError,
     TokenUnavailableError,
 )
-from hsmkms.hsm.ports import Device
 from hsmkms.hsm.unavailable import UnavailableDevice
 from hsmkms.model.audit import Durability
 from hsmkms.model.ids import KeyRef, unknown
@@ -32,13 +29,6 @@ from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service.audit import sealing
 from hsmkms.service.audit.freshness import Freshness
-from hsmkms.service.backup import recipients
-from hsmkms.service.backup import restore as restoring
-from hsmkms.service.backup.age_keys import PrivateKeys
-from hsmkms.service.backup.create import CONFIGURATION
-from hsmkms.service.backup.recipients import Header
-from hsmkms.service.backup.restore import Configured, Order, Restored
-from hsmkms.service.backup.unsealing import Unsealed
 from hsmkms.service.runtime import binding, open_processes, row_seals
 from hsmkms.service.runtime.audit_log import AuditLog
 from hsmkms.service.runtime.authoriser import PolicyAuthoriser
@@ -46,7 +36,7 @@ from hsmkms.service.runtime.clock import DriftWatch
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.encryption_counter import EncryptionCounter
 from hsmkms.service.runtime.last_use import LastUses
-from hsmkms.service.runtime.ports import Checkpoint, Clock, Installation, never_drifted, no_checkpoint
+from hsmkms.service.runtime.ports import Clock, Installation, never_drifted
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
@@ -59,7 +49,6 @@ Monotonic = Callable[[], float]
 
 INIT_LOCK: Final = "init.lock"
 INIT_LOCK_SECONDS: Final = 60.0
-_NO_WISHES: Final = Order()
 
 
 utc_now: Final[Clock] = partial(datetime.now, UTC)
@@ -325,113 +314,6 @@ def database_revisions(settings: Settings) -> dict[str, str]:
     """Return both databases' revisions; raises StoreError or MigrationError unless this program supports them."""
     Store.open(settings.data_dir).close()
     return migrate.current(settings.data_dir)
-
-
-_OTHER_PATHS: Final = (
-    "The backup's configuration has the paths of the machine that made it; where others are right here, write them "
-    "into a configuration of your own, {}, first (`hsmkms guide lost-machine`)"
-)
-
-Accept = Callable[[Unsealed, str | None, Settings], None]
-"""Shows what a configuration from a backup loads and runs, and raises unless a person accepts it.
-
-Called with the unpacked backup, the signature on it (None without one), and the settings in it.
-"""
-
-
-def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: Checkpoint = no_checkpoint) -> Restored:
-    """Restore a backup into the data folder of the settings; nothing is loaded that they do not name.
-
-    See ``service/backup/restore.py``.
-    """
-    files.make_folder(settings.data_dir)
-    with ExitStack() as opened:
-        reachable = cache(lambda: token_wiring.open_what_can_be(settings, opened))
-        return restoring.restore(
-            file,
-            settings.data_dir,
-            order,
-            lambda header: _unseal(header, order.keys, reachable()[1]),
-            lambda _, __: _configured(reachable(), order),
-            reached,
-        )
-
-
-def restore_with_its_configuration(
-    target: Path, file: Path, order: Order, accept: Accept, reached: Checkpoint = no_checkpoint
-) -> Restored:
-    """Restore a backup and its configuration into the folder ``target``, for a host that has lost its configuration.
-
-    Nothing that the configuration names is loaded before ``accept`` has returned. ConfigurationError if the backup has
-    none, or one for another folder.
-    """
-    with ExitStack() as opened:
-
-        def configure(unsealed: Unsealed, signature: str | None) -> Configured:
-            settings = settings_in(unsealed, target)
-            accept(unsealed, signature, settings)
-            config.check_owners(settings)
-            try:
-                reachable = token_wiring.open_what_can_be(settings, opened)
-            except (ModuleError, TokenNotFoundError) as exc:
-                raise type(exc)(f"{exc}. {_OTHER_PATHS.format(target / CONFIGURATION)}") from exc
-            return _configured(reachable, order, unsealed.configuration)
-
-        unseal = partial(_unseal, keys=order.keys, devices=())
-        return restoring.restore(file, target, order, unseal, configure, reached)
-
-
-def settings_in(unsealed: Unsealed, target: Path) -> Settings:
-    """Parse the backup's configuration as if it were in ``target``. Raises ConfigurationError."""
-    if unsealed.configuration is None:
-        raise ConfigurationError("the backup holds no configuration: give one with --config")
-    file = target / CONFIGURATION
-    settings = config.parse(unsealed.configuration, file)
-    check_place(settings, file, target)
-    return settings
-
-
-def check_place(settings: Settings, file: Path, folder: Path) -> None:
-    """Raise ConfigurationError unless the data folder of these settings, read from ``file``, is ``folder``."""
-    if settings.data_dir.resolve() != folder.resolve():
-        raise ConfigurationError(
-            f"{file} has data_dir = {settings.data_dir}, so no command would use {folder}: correct one of them"
-        )
-
-
-def _configured(
-    reachable: tuple[Settings, list[Device], list[HsmKmsError]], order: Order, file: bytes | None = None
-) -> Configured:
-    """Build the environment of a restore with only the tokens that could be opened.
-
-    Tokens that refused their PIN must not be tried again from the staging folder, which does not have their marks.
-    """
-    settings, devices, faults = reachable
-    accepting = token_wiring.named_token(settings, order.accept_clone) if order.accept_clone is not None else None
-
-    def open_core(folder: Path) -> Core:
-        try:
-            return core_of(replace(settings, data_dir=folder), accepting=accepting)
-        except BindingError as exc:
-            raise (faults[0] if faults else exc) from exc  # the right token may be one that could not be opened
-
-    return Configured(devices=devices, open_core=open_core, file=file)
-
-
-def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device]) -> bytes:
-    """Unwrap the file key of hsmkms's own envelope with a private key or with one of the tokens."""
-    if not recipients.is_by_token(header.method):
-        if keys is None or keys.pkcs8 is None:
-            raise ConfigurationError(
-                f"the backup is sealed to a public key ({header.recipient}): give its --private-key, in PEM or DER"
-            )
-        return recipients.open_with_private_key(header, keys.pkcs8)
-    if not devices:
-        raise ConfigurationError("the backup is sealed by its token: give the --config that names that token")
-    for each in devices[:-1]:
-        with suppress(BindingError):
-            return recipients.open_with_token(header, each)
-    return recipients.open_with_token(header, devices[-1])
 
 
 def _described(settings: Settings, row: InstallationRow) -> Installation:

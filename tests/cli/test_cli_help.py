@@ -4,6 +4,8 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
 
 import pytest
 import typer
@@ -13,7 +15,8 @@ from typer.main import get_command
 
 from hsmkms.cli.api.build import option_name
 from hsmkms.cli.api.table import COMMANDS
-from hsmkms.cli.main import app, keep_brackets
+from hsmkms.cli.commands import MODULES
+from hsmkms.cli.main import application, keep_brackets
 from hsmkms.model.constraints import required_members
 from hsmkms.model.operations import OPERATIONS
 
@@ -101,9 +104,10 @@ OPERATOR_COMMANDS = {
 MANY = 150
 
 
+@cache
 def all_commands() -> dict[str, TyperCommand]:
     """Every command by its name."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(application())
     return dict(group.commands)  # type: ignore[attr-defined]
 
 
@@ -190,7 +194,7 @@ def test_completion_works(bare: Site) -> None:
 
 def test_help_does_not_need_the_token(bare: Site) -> None:
     """Help imports neither the database's library nor the token's, nor anything of alembic."""
-    code = "import sys\nfrom hsmkms.cli.main import app\n"
+    code = "import sys\nfrom hsmkms.cli.main import application\n"
     code += "print([each for each in ('sqlalchemy', 'pkcs11', 'alembic', 'rich.table') if each in sys.modules])"
     done = subprocess.run(
         [BIN / "python", "-c", code],
@@ -202,6 +206,37 @@ def test_help_does_not_need_the_token(bare: Site) -> None:
         text=True,
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_commands_of_modules(module: str) -> None:
+    """A module has exactly the commands for which the command line imports it."""
+    app = typer.Typer()
+    import_module(f"hsmkms.cli.commands.{module}").register(app)
+    groups = [each.typer_instance.info.name for each in app.registered_groups if each.typer_instance is not None]
+    assert (*groups, *(each.name for each in app.registered_commands)) == MODULES[module]
+
+
+def test_short_command_imports_little(shared: Site) -> None:
+    """A command of the API imports no other command, nothing of the operator's acts or token-check, and no pydantic."""
+    code = (
+        "import atexit, sys\n"
+        "from hsmkms.cli.main import main\n"
+        "needless = ('hsmkms.cli.commands.', 'hsmkms.service.operator', 'hsmkms.service.backup', 'hsmkms.hsm.checks')\n"
+        "atexit.register(lambda: print([each for each in sys.modules if each.startswith((*needless, 'pydantic'))]))\n"
+        "main()\n"
+    )
+    words = ["create-key", "--description", "a", "--output", "text", "--query", "KeyMetadata.Description"]
+    done = subprocess.run(
+        [BIN / "python", "-c", code, *words, "--config", shared.config, "--tags", "TagKey=a,TagValue=b"],
+        capture_output=True,
+        check=True,
+        timeout=SECONDS,
+        cwd=shared.folder,
+        env=shared.environment(),
+        text=True,
+    )
+    assert done.stdout == "a\n[]\n"
 
 
 def test_all_pages(crowded: Site) -> None:
@@ -223,7 +258,7 @@ def bracketed(command: TyperCommand | TyperGroup) -> set[str]:
 def test_no_bracket_is_lost(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands in brackets in a help text of any command is shown, and not taken for markup."""
     monkeypatch.setenv("COLUMNS", "200")
-    root = get_command(app)
+    root = get_command(application())
     assert isinstance(root, TyperGroup)
     audit = root.commands["audit"]
     assert isinstance(audit, TyperGroup)

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hsmkms.config.settings import ServeSettings
+from hsmkms.config.settings import ServeSettings, Settings, TokenSettings
 from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.process import supervisor
 from hsmkms.server.process.ports import PortOwner
-from hsmkms.server.process.supervisor import START_AWAY, ChildArguments, ChildMains, Workers, restart_delay
-from hsmkms.server.server import _begin
+from hsmkms.server.process.supervisor import START_AWAY, START_FAULT, ChildArguments, ChildMains, Workers, restart_delay
+from hsmkms.server.server import _begin, _Shared, _work
 
 SECONDS = 120.0
 _fork = multiprocessing.get_context("fork")
@@ -124,6 +124,73 @@ def test_a_server_waits_for_its_token_as_long_as_it_takes(tmp_path: Path) -> Non
         for _ in range(3):
             assert wait([here], SECONDS)
             assert here.recv() == "started"
+    finally:
+        process.terminate()
+        process.join(SECONDS)
+    assert process.exitcode == 0
+
+
+def serve_with_fault(folder: Path, answering: int, started: Pipe) -> None:
+    """A server of workers that meet a fault of hsmkms after the PIN was proven; the first ``answering`` ones do not."""
+    supervisor.RESTART_DELAYS_SECONDS = (0.0,)  # type: ignore[misc] - in this process alone
+    settings = Settings(account_id="111122223333", regions=("eu-central-1",), token=TokenSettings(), data_dir=folder)
+    shared = _Shared(settings, folder, Heartbeat())
+    numbers = iter(range(10_000))
+
+    def start(heartbeat: Heartbeat) -> object:
+        del heartbeat
+        raise AttributeError("'Kms' object has no attribute 'encrypt'")
+
+    def work(arguments: ChildArguments) -> None:
+        _work(start, shared, arguments)
+
+    class Counting(Workers):
+        def _start_worker(self, place: Any) -> Any:  # noqa: ANN401 - private types of the supervisor
+            number = next(numbers)
+            started.send(number)
+            return self._start(place, serve_ready if number < answering else work)
+
+    proven = Heartbeat()
+    proven.beat()
+    mains, owner = ChildMains(sleep, sleep, sleep), PortOwner(folder)
+    Counting(SETTINGS, mains, Heartbeat(), lambda *_: None, None, proven, lambda _: None, owner).run()
+
+
+def test_workers_with_the_same_fault_end_the_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A fault that three workers in a row meet before they answer ends the server, which names it."""
+    here, there = _fork.Pipe(duplex=False)
+    process = _fork.Process(target=serve_with_fault, args=(tmp_path, 0, there))
+    process.start()
+    there.close()
+    process.join(SECONDS)
+    assert process.exitcode == START_FAULT
+    assert 3 <= len(received(here)) <= 6, "each of two places has tried at most three times"
+    said = capfd.readouterr().err
+    assert "AttributeError: 'Kms' object has no attribute 'encrypt'" in said
+    assert "hsmkms: 3 workers in a row have ended by a fault of hsmkms before they answered" in said
+
+
+def received(pipe: Pipe) -> list[int]:
+    """What was sent before the other end was closed."""
+    numbers: list[int] = []
+    try:
+        while pipe.poll(SECONDS / 2):
+            numbers.append(pipe.recv())
+    except EOFError:
+        return numbers
+    raise AssertionError("a worker is still alive")
+
+
+def test_fault_of_one_worker_leaves_the_server_up(tmp_path: Path) -> None:
+    """As long as another worker answers, one that meets a fault again and again is replaced."""
+    here, there = _fork.Pipe(duplex=False)
+    process = _fork.Process(target=serve_with_fault, args=(tmp_path, 1, there))
+    process.start()
+    there.close()
+    try:
+        for number in range(6):
+            assert wait([here], SECONDS)
+            assert here.recv() == number
     finally:
         process.terminate()
         process.join(SECONDS)

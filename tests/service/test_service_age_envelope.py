@@ -21,7 +21,7 @@ from hsmkms.errors import BindingError, ConfigurationError, StoreError
 from hsmkms.service.backup import age_envelope, age_keys, bech32
 from hsmkms.service.backup.age_keys import check_private, read_identities, read_recipient, read_recipients
 from hsmkms.service.backup.restore import Order
-from hsmkms.wiring import core as wiring
+from hsmkms.wiring import restore as restore_wiring
 
 needs_age = pytest.mark.skipif(shutil.which("age") is None, reason="the program age is not installed (package age)")
 RSA = rsa.generate_private_key(65537, 2048)
@@ -90,7 +90,7 @@ def test_what_age_sealed_is_read(site: Site, tmp_path: Path) -> None:
     for each in (*site.folder.glob("*.db*"), site.folder / "audit"):
         shutil.rmtree(each) if each.is_dir() else each.unlink()
     keys = read_identities("key.txt", (tmp_path / "key.txt").read_bytes())
-    assert wiring.restore(site.settings, again, Order(keys=keys)).proof == "token"
+    assert restore_wiring.restore(site.settings, again, Order(keys=keys)).proof == "token"
 
 
 # -- recipients and identities --------------------------------------------------------------------------------------

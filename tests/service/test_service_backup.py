@@ -35,6 +35,7 @@ from hsmkms.service.backup.restore import Order, Restored
 from hsmkms.service.operator.reconcile import Kind, Mended
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import restore as restore_wiring
 
 Private = rsa.RSAPrivateKey | X25519PrivateKey
 
@@ -71,7 +72,7 @@ def lose(site: Site, *others: str) -> None:
 def restore(site: Site, file: Path, private: Private | None = None, *, accept_rollback: bool = False) -> Restored:
     """Restore a backup in the place of the installation."""
     keys = age_keys.identity_of(pkcs8(private)) if private is not None else None
-    return wiring.restore(site.settings, file, Order(keys=keys, accept_rollback=accept_rollback))
+    return restore_wiring.restore(site.settings, file, Order(keys=keys, accept_rollback=accept_rollback))
 
 
 def moved(site: Site) -> list[str]:

@@ -41,7 +41,7 @@ from hsmkms.service.backup import signature as backup_signature
 from hsmkms.service.backup.restore import Order, Restored
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.backup.unsealing import Unsealed
-from hsmkms.wiring import core as wiring
+from hsmkms.wiring import restore as restore_wiring
 
 OURS = ("meta.db", "log.db", "audit")
 UNPROVEN = "Nothing was restored: anyone who can write"
@@ -71,7 +71,7 @@ def lose(site: Site) -> None:
 def restore(site: Site, file: Path, private: Private | None = None, **wishes: object) -> Restored:
     """Restore a backup with the operator's own configuration."""
     keys = keys_of(private) if private is not None else None
-    return wiring.restore(site.settings, file, Order(keys=keys, accept_rollback=True, **wishes))  # type: ignore[arg-type]
+    return restore_wiring.restore(site.settings, file, Order(keys=keys, accept_rollback=True, **wishes))  # type: ignore[arg-type]
 
 
 def nothing_is_left(site: Site) -> bool:
@@ -354,11 +354,11 @@ def test_nothing_runs_before_the_answer(
     order = Order(keys=keys_of(private), signed_by=signed_by, accept_rollback=True)
     no, yes = Answer(yes=False), Answer(yes=True)
     with pytest.raises(Refused):
-        wiring.restore_with_its_configuration(site.folder, file, order, no)
+        restore_wiring.restore_with_its_configuration(site.folder, file, order, no)
     assert not trace.exists()
     assert nothing_is_left(site)
     assert not (site.folder / "hsmkms.toml").exists()
-    restored = wiring.restore_with_its_configuration(site.folder, file, order, yes)
+    restored = restore_wiring.restore_with_its_configuration(site.folder, file, order, yes)
     assert trace.exists()
     ((digest, signature, settings),) = no.shown
     assert digest == sha256(file.read_bytes()).hexdigest()
@@ -389,7 +389,7 @@ def test_an_unproven_configuration_is_not_put_in_place(site: Site, private: X255
     lose(site)
     (site.folder / "hsmkms.toml").unlink()
     with pytest.raises(StoreError, match=UNPROVEN):
-        wiring.restore_with_its_configuration(site.folder, file, Order(keys=keys_of(private)), Answer(yes=True))
+        restore_wiring.restore_with_its_configuration(site.folder, file, Order(keys=keys_of(private)), Answer(yes=True))
     assert not (site.folder / "hsmkms.toml").exists()
     assert nothing_is_left(site)
 
@@ -402,7 +402,7 @@ def test_unproven_and_old_is_refused_before_the_question(site: Site, private: X2
     lose(site)
     answer = Answer(yes=True)
     with pytest.raises(StoreError, match=UNPROVEN):
-        wiring.restore_with_its_configuration(site.folder, old, Order(keys=keys_of(private)), answer)
+        restore_wiring.restore_with_its_configuration(site.folder, old, Order(keys=keys_of(private)), answer)
     assert answer.shown == []
 
 
@@ -418,7 +418,7 @@ def test_a_file_that_changes_while_it_is_shown(site: Site, private: X25519Privat
             file.write_bytes(b"something else")
             super().__call__(unsealed, signature, settings)
 
-    wiring.restore_with_its_configuration(
+    restore_wiring.restore_with_its_configuration(
         site.folder, file, Order(keys=keys_of(private), accept_rollback=True), Swapping(yes=True)
     )
     assert (site.folder / "hsmkms.toml").read_bytes() == configuration
@@ -438,7 +438,7 @@ def test_the_configuration_of_another_folder(new_site: NewSite, private: X25519P
         lose(site)
         answer = Answer(yes=True)
         with pytest.raises(ConfigurationError, match=words):
-            wiring.restore_with_its_configuration(
+            restore_wiring.restore_with_its_configuration(
                 site.folder, file, Order(keys=keys_of(private), accept_rollback=True), answer
             )
         assert answer.shown == []

@@ -24,6 +24,7 @@ from hsmkms.errors import (
 from hsmkms.kms import Kms
 from hsmkms.service.backup.restore import Order
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import restore as restore_wiring
 from hsmkms.wiring import tokens as token_wiring
 
 
@@ -270,8 +271,8 @@ def test_restore_onto_a_clone(cloned: Settings, tmp_path: Path) -> None:
     lose(Site(folder=cloned.data_dir, settings=cloned))
     alone = second_token.only(cloned, clone)
     with pytest.raises(CloneError, match="restore --accept-clone"):
-        wiring.restore(alone, tmp_path / "backup", Order())
-    done = wiring.restore(alone, tmp_path / "backup", Order(accept_clone=str(clone.serial)))
+        restore_wiring.restore(alone, tmp_path / "backup", Order())
+    done = restore_wiring.restore(alone, tmp_path / "backup", Order(accept_clone=str(clone.serial)))
     assert done.missing == []
     with opened(alone) as kms:
         assert serials(kms) == [clone.serial]

@@ -1,13 +1,15 @@
 """HA groups under attack: strangers and laggards as members, and members that end in the middle of other changes."""
 
-from datetime import timedelta
+import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import second_token
+import shims
 import wrapped
 from groups import SECOND_SERIAL, Group, Modules
 from msgspec.structs import replace
-from service_sites import NewSite, Site, StoppedClock, new_key, seal, unseal
+from service_sites import NewSite, Site, StoppedClock, new_key, run, seal, unseal
 from test_service_ha_group import PATIENCE, Grouped, answers, in_use, replicate, rotations, until
 
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
@@ -17,6 +19,7 @@ from hsmkms.model.enums import ExpirationModel, KeyState, Origin, WrappingAlgori
 from hsmkms.model.importing import GetParametersForImportRequest, ImportKeyMaterialRequest
 from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.model.rotation import RotateKeyOnDemandRequest
+from hsmkms.process import exclusive
 from hsmkms.wiring import core as wiring
 
 RSA = WrappingAlgorithm.RSAES_OAEP_SHA_1
@@ -204,3 +207,45 @@ def test_member_ends_in_a_deletion(new_site: NewSite, group_modules: Modules) ->
 def state(kms: Kms, key_id: str) -> KeyState:
     """The key's state."""
     return kms.describe_key(DescribeKeyRequest(key_id=key_id)).key_metadata.key_state
+
+
+def test_standby_that_has_not_answered_a_pin_gets_no_other(new_site: NewSite, group_modules: Modules) -> None:
+    """While a standby has a PIN that it has not answered, no process and no failover sends it another one."""
+    site = new_site()
+    token = replace(site.settings.token, session_wait_seconds=0.2)
+    group = Group.of(token, site.folder / "ha", group_modules, replication_seconds=0.2)
+    grouped = Grouped(site, group)
+    with grouped.opened() as kms:
+        group.second.order("fault C_Login * wait")
+        try:
+            sealed = seal(kms, new_key(kms).key_id)
+            assert shims.waiting(group.second.control) == 1
+            site.varied("group.toml", token=group.settings)
+            run("act", site.folder / "group.toml", datetime.now(UTC).isoformat(), "", "CreateKey", "{}")
+            group.first.fail()
+            with pytest.raises(TokenUnavailableError):
+                unseal(kms, sealed)
+            assert shims.waiting(group.second.control) == 1
+        finally:
+            group.second.order()
+        until(lambda: answers(kms, sealed), PATIENCE)
+        assert in_use(kms) == SECOND_SERIAL
+
+
+def test_standby_that_hangs_twice(new_site: NewSite, group_modules: Modules) -> None:
+    """A standby that was given up gets no PIN: a second one that it does not answer would lock out all processes."""
+    site = new_site()
+    token = replace(site.settings.token, session_wait_seconds=0.2)
+    group = Group.of(token, site.folder / "ha", group_modules, replication_seconds=0.2)
+    with Grouped(site, group).opened() as kms:
+        group.second.order("fault C_OpenSession * wait")
+        try:
+            new_key(kms)
+            assert shims.waiting(group.second.control) == 1
+            group.second.order("fault C_Login * wait")
+            until(lambda: "hsmkms standby" not in {each.name for each in threading.enumerate()}, PATIENCE)
+            assert shims.waiting(group.second.control) == 0
+            with exclusive(site.settings.data_dir / "login.lock", 0):
+                pass
+        finally:
+            group.second.order()

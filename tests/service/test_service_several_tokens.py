@@ -43,6 +43,7 @@ from hsmkms.service.operator.credentials import NewAccessKey
 from hsmkms.service.operator.migration import Stays
 from hsmkms.service.operator.reconcile import Kind, Mended
 from hsmkms.wiring import core as wiring
+from hsmkms.wiring import restore as restore_wiring
 from hsmkms.wiring import tokens as token_wiring
 
 STEPS = [
@@ -430,14 +431,14 @@ def test_restore(apart: Settings, tmp_path: Path) -> None:
         objects_by_label = {token.label: token.objects for token in kms.operator.tokens()}
     assert made.objects > sum(objects_by_label.values())
     lose(site)
-    assert wiring.restore(apart, file).missing == []
+    assert restore_wiring.restore(apart, file).missing == []
     with opened(apart) as kms:
         scene.assert_whole(kms)
         newer = tmp_path / "newer"
         kms.operator.backup(newer)
     lose(site)
     with away(apart):
-        missing = wiring.restore(apart, newer).missing
+        missing = restore_wiring.restore(apart, newer).missing
         assert {each.token for each in missing} == {apart.token.label}
         assert scene.hmac in {each.key_id for each in missing}
         with opened(apart) as kms:
@@ -461,7 +462,7 @@ def test_restore_with_a_refused_pin(apart: Settings, tmp_path: Path, monkeypatch
         return usual(source, **more)
 
     monkeypatch.setattr(config, "read_secret", counting)
-    assert wiring.restore(apart, tmp_path / "backup", Order()).missing
+    assert restore_wiring.restore(apart, tmp_path / "backup", Order()).missing
     assert read.count(pin) == 1
     assert (apart.data_dir / "pin-refused.json").exists()
 
@@ -477,8 +478,8 @@ def test_restore_from_before_a_migration(apart: Settings, tmp_path: Path) -> Non
     with pytest.raises(
         StoreError, match=rf"older than the migration to the token '{second_token.LABEL}'.*accept-rollb"
     ):
-        wiring.restore(apart, tmp_path / "backup", Order())
-    assert wiring.restore(apart, tmp_path / "backup", Order(accept_rollback=True)).missing == []
+        restore_wiring.restore(apart, tmp_path / "backup", Order())
+    assert restore_wiring.restore(apart, tmp_path / "backup", Order(accept_rollback=True)).missing == []
     with opened(apart) as kms:
         with pytest.raises(HsmKmsError):
             unseal(kms, newer)

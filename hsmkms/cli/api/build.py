@@ -5,7 +5,7 @@ A command's options are the members of its request, parsed as the aws CLI parses
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
@@ -34,15 +34,15 @@ from hsmkms.model.wire import to_wire
 _YES: Final = Annotated[bool, typer.Option("--yes", help="Do not prompt for confirmation.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add a command for every operation of the API."""
-    for command in COMMANDS:
-        name = option_name(command.operation)
-        app.command(
-            name,
-            help=f"{command.summary}\n\nExample: hsmkms {name} {command.example}",
-            rich_help_panel=command.panel,
-        )(_function(command.operation))
+def register(app: typer.Typer, only: str = "") -> None:
+    """Add a command for every operation of the API, or only the one of a name, if it is one of them."""
+    for name, command in _COMMANDS.items():
+        if only in ("", name):
+            app.command(
+                name,
+                help=f"{command.summary}\n\nExample: hsmkms {name} {command.example}",
+                rich_help_panel=command.panel,
+            )(_function(command.operation))
 
 
 def option_name(name: str) -> str:
@@ -51,9 +51,12 @@ def option_name(name: str) -> str:
     return spaced.replace("_", "-").strip("-")
 
 
-def is_operation(command: str) -> bool:
-    """Return True if a command is one of the API."""
-    return any(option_name(each.operation) == command for each in COMMANDS)
+_COMMANDS: Final = {option_name(each.operation): each for each in COMMANDS}
+
+
+def command_names() -> Collection[str]:
+    """Return the names of the commands of the API."""
+    return _COMMANDS.keys()
 
 
 def never_operations() -> frozenset[str]:
@@ -66,11 +69,11 @@ def list_options(command: str) -> frozenset[str]:
 
     For a command that is not of the API, these are the list options of all operations: it uses the API's names.
     """
-    operations = [each.operation for each in COMMANDS]
+    commands = [_COMMANDS[command]] if command in _COMMANDS else COMMANDS
     return frozenset(
         f"--{option_name(name)}"
-        for operation in [each for each in operations if option_name(each) == command] or operations
-        for name, kind in _members(operation).items()
+        for each in commands
+        for name, kind in _members(each.operation).items()
         if get_origin(kind) is list
     )
 

@@ -1,1 +1,57 @@
 """The operator's commands, one module for each subject."""
+
+from collections.abc import Mapping
+from typing import Final
+
+MODULES: Final[Mapping[str, tuple[str, ...]]] = {
+    "setup": ("init", "migrate"),
+    "import_key": ("import-key", "wrap-key-material"),
+    "re_encrypt_files": ("re-encrypt-files",),
+    "maintain": ("maintain",),
+    "rotate": ("rotate",),
+    "rotation_report": ("rotation-report",),
+    "unused_keys": ("unused-keys",),
+    "audit": ("audit",),
+    "report": ("report", "verify-report", "report-public-key"),
+    "usage": ("usage",),
+    "verify_store": ("verify-store", "accept-store"),
+    "serve": ("serve",),
+    "iam_users": (
+        "create-user",
+        "list-users",
+        "delete-user",
+        "create-access-key",
+        "list-access-keys",
+        "update-access-key",
+        "delete-access-key",
+    ),
+    "iam_policies": (
+        "put-user-policy",
+        "get-user-policy",
+        "list-user-policies",
+        "delete-user-policy",
+        "tag-user",
+        "untag-user",
+        "list-user-tags",
+        "create-group",
+        "list-groups",
+        "delete-group",
+        "add-user-to-group",
+        "remove-user-from-group",
+        "put-group-policy",
+        "get-group-policy",
+        "list-group-policies",
+        "delete-group-policy",
+        "reset-key-policy",
+    ),
+    "simulation": ("simulate-policy",),
+    "token": ("token-info", "token-check", "attest", "change-pin"),
+    "installation_keys": ("rotate-installation-keys", "renew-installation-keys"),
+    "migrate_token": ("list-tokens", "migrate-token", "accept-clone", "forget-token"),
+    "older_material": ("list-older-material",),
+    "backup": ("backup", "restore"),
+    "repair": ("reconcile", "renew-log"),
+    "doctor": ("doctor",),
+    "guide": ("guide",),
+}
+"""The modules in the order of the help, each with the names of its commands: a command imports no other module."""

@@ -130,18 +130,19 @@ def _restored(
     from hsmkms.cli.commands.foreign_configuration import accept  # noqa: PLC0415 - see backup
     from hsmkms.config import settings as config  # noqa: PLC0415 - see backup
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see backup
+    from hsmkms.wiring import restore as restore_wiring  # noqa: PLC0415 - see backup
 
     if data_dir is None:
-        return wiring.restore(wiring.load_settings(_own_configuration(explicit)), file, order)
+        return restore_wiring.restore(wiring.load_settings(_own_configuration(explicit)), file, order)
     own = data_dir.absolute() / CONFIG_FILE
     if explicit is None and not own.exists():
         make_data_folder(own.parent)
-        return wiring.restore_with_its_configuration(
+        return restore_wiring.restore_with_its_configuration(
             own.parent, file, order, lambda unsealed, proof, settings: accept(unsealed, proof, settings, accepted)
         )
     settings = config.load(explicit or own)
-    wiring.check_place(settings, explicit or own, own.parent)
-    return wiring.restore(settings, file, order)
+    restore_wiring.check_place(settings, explicit or own, own.parent)
+    return restore_wiring.restore(settings, file, order)
 
 
 def _own_configuration(explicit: Path | None) -> Path:

@@ -36,14 +36,12 @@ from hsmkms.hsm.objects.objects import find, handle_of, make_secret, read_back_s
 from hsmkms.hsm.probing.mechanism_info import MechanismInfo, mechanism_info
 from hsmkms.hsm.probing.profile import mechanism_name
 from hsmkms.hsm.serials import serial_of
-from hsmkms.hsm.session.check_jobs import job_for
 from hsmkms.hsm.session.group_login import GroupLogin
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Shown
 from hsmkms.hsm.session.login import PinReader, set_pin
 from hsmkms.hsm.session.module import Module
 from hsmkms.hsm.session.token_login import DeviceSettings
 from hsmkms.hsm.session.write_lock import WriteLock
-from hsmkms.hsm.token_check import OPTIONAL, run_checks
 from hsmkms.model.permit import Permit
 from hsmkms.model.token_check import CheckReport
 from hsmkms.secret import Secret
@@ -262,6 +260,9 @@ class Connection(GroupLogin):
 
         ``needed_only``: leave out what a token can lack.
         """
+        from hsmkms.hsm.session.check_jobs import job_for  # noqa: PLC0415 - no other process needs the checks
+        from hsmkms.hsm.token_check import OPTIONAL, run_checks  # noqa: PLC0415 - see above
+
         self.ready()
         token, settings, pin = self.token, self.settings, self._read_pin()
         choice = replace(settings.choice, label=token.label, serial=serial_of(token))

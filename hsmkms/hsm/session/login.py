@@ -6,11 +6,12 @@ earlier refusal left, then the token's own counters; after a refusal the mark is
 Only ``hsmkms doctor --retry-pin`` tries again, and only if a person confirms that the PIN is to be sent (pin_marks.py).
 """
 
+import hashlib
 import hmac
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from pkcs11.exceptions import (
 from pkcs11.types import Session, Token
 
 from hsmkms import atomic_write
-from hsmkms.errors import ConfigurationError, PinError, TokenUnavailableError
+from hsmkms.errors import ConfigurationError, DependencyTimeoutException, PinError, TokenUnavailableError
 from hsmkms.hsm.faults import AWAY, translate
 from hsmkms.hsm.objects.attributes import MAPPER
 from hsmkms.hsm.serials import serial_of
@@ -70,18 +71,67 @@ class LoginGate:
         self._lock_path = folder / "login.lock"
         self._marks = PinMarks(folder, members, standby=standby)
         self._changed_path = folder / "pin-changed"
+        self._members = members
         self._lock: HeldLock | None = None
+        self._overdue = False
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the cross-process login lock: one process at a time tries a PIN."""
+        """Hold the cross-process login lock: one process at a time tries a PIN.
+
+        TokenUnavailableError if the login took so long that others were let in.
+        """
         with exclusive(self._lock_path, LOCK_SECONDS) as self._lock:
+            self._require_patience()
             yield
 
+    def expect_login(self) -> None:
+        """Let the login that begins now hold the login lock."""
+        self._overdue = False
+
     def let_others_in(self) -> None:
-        """Release the login lock if a login through this gate holds it, since that hangs in the token."""
+        """Release the login lock if a login through this gate holds it, since that hangs in the token.
+
+        The login gets no lock any more. A PIN that it has sent may still be refused: until the token has answered it,
+        ``awaiting_answer`` keeps others from sending it a second one.
+        """
+        self._overdue = True
         if self._lock is not None:
             self._lock.release()
+
+    @contextmanager
+    def awaiting_answer(self, token: Token) -> Iterator[None]:
+        """Hold the lock of one member of the HA group while it has a PIN to answer, however long that takes.
+
+        TokenUnavailableError if another login, of any process, has sent it one; or as ``exclusive``.
+        """
+        serial = serial_of(token)
+        if serial not in self._members:  # nobody is let in while its login hangs
+            yield
+            return
+        digest = hashlib.sha256(serial.encode()).hexdigest()[:16]
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(exclusive(self._lock_path.with_name(f"login-{digest}.lock"), 0))
+            except DependencyTimeoutException as exc:
+                raise TokenUnavailableError(
+                    f"the HA member with serial {serial} has not answered the PIN of an earlier login yet, so none is "
+                    "sent to it"
+                ) from exc
+            self._require_patience()
+            yield
+
+    def _require_patience(self) -> None:
+        if self._overdue:
+            raise TokenUnavailableError(AWAY)
+
+    @contextmanager
+    def _locked_again(self) -> Iterator[None]:
+        """Hold the login lock, also if others were let in meanwhile; what a token has answered is noted in any case."""
+        with ExitStack() as lock:
+            with suppress(DependencyTimeoutException):
+                lock.enter_context(exclusive(self._lock_path, LOCK_SECONDS))
+            yield
 
     def changed_since(self, instant: float) -> bool:
         """True if the PIN was changed after that instant of ``uptime()``; changes before this boot do not count."""
@@ -121,18 +171,24 @@ class LoginGate:
         """True if a PIN from the same source was refused by the token."""
         return self._marks.knows(serial_of(token), pin)
 
-    def mark_at_hand(
-        self, label: str, serial: str, origin: PinOrigin | None
-    ) -> AbstractContextManager[Callable[[], None]]:
+    @contextmanager
+    def mark_at_hand(self, label: str, serial: str, origin: PinOrigin | None) -> Iterator[Callable[[], None]]:
         """Prepare a mark on disk while a PIN of that origin is tried; the yielded function puts it in place.
 
         ConfigurationError if it cannot be prepared: then no PIN is tried.
         """
-        return self._marks.at_hand(label, serial, origin)
+        with self._marks.at_hand(label, serial, origin) as put_in_place:
+
+            def leave() -> None:
+                with self._locked_again():
+                    put_in_place()
+
+            yield leave
 
     def settle(self, token: Token, pin: Secret) -> None:
         """Close the token's mark: it has accepted this PIN."""
-        self._marks.settle(serial_of(token), pin.origin)
+        with self._locked_again():
+            self._marks.settle(serial_of(token), pin.origin)
 
     def remove_unreadable_marks(self) -> None:
         """Remove the unreadable marks, once every token has accepted its PIN."""
@@ -182,8 +238,9 @@ def log_in(
         if gate.changed_since(loaded_at):
             raise StaleModuleError(AWAY)
         token = ready_token()
-        gate.refuse_if_refused(token, pin)
-        return _try_pin(token, pin, gate)
+        with gate.awaiting_answer(token):
+            gate.refuse_if_refused(token, pin)
+            return _try_pin(token, pin, gate)
 
 
 def set_pin(session: Session, old: str, new: str) -> None:

@@ -71,6 +71,7 @@ class Replica:
             if time.monotonic() >= self._asked_at + patience_seconds:  # else it has answered others meanwhile
                 return False
         self._asked_at = time.monotonic()
+        self._gate.expect_login()
         answer: Future[bool] = Future()
         threading.Thread(target=self._ask, args=(cka_ids, answer), name="hsmkms standby", daemon=True).start()
         try:

@@ -30,6 +30,12 @@ START_REFUSED: Final = 78
 START_AWAY: Final = 75
 """Exit status of a worker that cannot open the token since it is away (EX_TEMPFAIL): another one tries again."""
 
+START_FAULT: Final = 70
+"""Exit status of a worker that a fault of hsmkms has ended (EX_SOFTWARE)."""
+
+MOST_FAULTS: Final = 3
+"""So many workers in a row that a fault has ended before they answered end the server, if no other worker answers."""
+
 STOP_SECONDS: Final = 35.0
 """A worker that has not stopped by then is killed."""
 
@@ -95,7 +101,10 @@ class _Child(Struct):
 
 
 class _Place(Struct):
-    """A listening socket and the process that serves it. ``failed``: consecutive failures to start a worker."""
+    """A listening socket and the process that serves it.
+
+    ``failed``: consecutive failures to start a worker. ``faults``: how many of the last ones were faults of hsmkms.
+    """
 
     listener: socket.socket
     worker: _Child | None = None
@@ -103,6 +112,7 @@ class _Place(Struct):
     unserved_since: float = field(default_factory=time.monotonic)
     again_at: float = 0.0
     failed: int = 0
+    faults: int = 0
 
     @property
     def served(self) -> bool:
@@ -119,7 +129,8 @@ class Workers:
     ``hung`` is called before a worker that hung is replaced, with the time when that was started.
 
     ``proven`` beats once a worker has opened the installation. A first worker that ends before ends the server, unless
-    it was for a token that is away: then stand-ins answer, and another one tries again.
+    it was for a token that is away: then stand-ins answer, and another one tries again. ``MOST_FAULTS`` workers that
+    a fault of hsmkms has ended before any of them answered end it as well: the next one would meet the same fault.
     """
 
     def __init__(
@@ -242,6 +253,7 @@ class Workers:
             return
         worker.process.join()
         status = worker.process.exitcode or 0
+        place.faults = place.faults + 1 if status == START_FAULT and not worker.ready else 0
         self._end_if_hopeless(place, status)
         _say(f"a worker ended with status {status}: it is replaced")
         place.again_at = now + restart_delay(place.failed)
@@ -249,13 +261,16 @@ class Workers:
         place.worker = None
 
     def _end_if_hopeless(self, place: _Place, status: int) -> None:
-        """End the server if its first worker was refused, or ended before it could prove the PIN.
+        """End the server if its first worker was refused or has not proven the PIN, or if fault follows fault.
 
         A token that is away is waited for.
         """
         self._away = self._away or status == START_AWAY
         if not self._announced and (status == START_REFUSED or (self._proves(place) and status != START_AWAY)):
             sys.exit(max(status, 1))  # a signal that has killed it is a negative number
+        if place.faults >= MOST_FAULTS and not any(each.served for each in self._places):
+            _say(f"{place.faults} workers in a row have ended by a fault of hsmkms before they answered (see the log)")
+            sys.exit(START_FAULT)
 
     def _fill_gap(self, place: _Place, now: float) -> None:
         """Run a stand-in as long as no worker answers."""

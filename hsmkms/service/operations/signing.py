@@ -6,7 +6,6 @@ from hsmkms.errors import (
     DryRunOperationException,
     KMSInvalidSignatureException,
     KMSInvalidStateException,
-    UnsupportedOperationException,
 )
 from hsmkms.model.asymmetric import (
     GetPublicKeyRequest,
@@ -22,20 +21,14 @@ from hsmkms.rules import messages, specs
 from hsmkms.service.pipeline import DRY_RUN, Call
 from hsmkms.service.runtime.record_cache import CachedKey
 
-NO_EXTERNAL_MU: Final = (
-    "PKCS#11 has no signing of an external mu, since tokens hash the message by themselves: sign the message itself, "
-    "of at most 4,096 bytes, with MessageType RAW instead of EXTERNAL_MU. The signature is the same kind, and Verify "
-    "takes it with either."
-)
 _OLDER_SPECS: Final = frozenset(each.value for each in CustomerMasterKeySpec)
 
 
 def sign(call: Call, request: SignRequest) -> SignResponse:
     """Sign a message or a digest with the private key, on the token."""
     key, permit = call.key(request.key_id, aliases=True)
-    algorithm, data = _what_is_signed(call, key, request)
-    if request.message_type == MessageType.EXTERNAL_MU:
-        raise UnsupportedOperationException(NO_EXTERNAL_MU)
+    algorithm = _algorithm(call, key, request)
+    data = messages.to_sign(algorithm, request.message, request.message_type)
     device = call.device(key)
     device.pairs.check_signing(algorithm)
     if request.dry_run:
@@ -48,7 +41,8 @@ def sign(call: Call, request: SignRequest) -> SignResponse:
 def verify(call: Call, request: VerifyRequest) -> VerifyResponse:
     """Verify a signature; KMSInvalidSignatureException if it is invalid in any way."""
     key, permit = call.key(request.key_id, aliases=True)
-    algorithm, data = _what_is_signed(call, key, request)
+    algorithm = _algorithm(call, key, request)
+    data = messages.to_verify(algorithm, request.message, request.message_type)
     device, record = call.device(key), key.record
     device.pairs.check_signing(algorithm)
     external_mu = request.message_type == MessageType.EXTERNAL_MU
@@ -81,7 +75,6 @@ def get_public_key(call: Call, request: GetPublicKeyRequest) -> GetPublicKeyResp
     )
 
 
-def _what_is_signed(call: Call, key: CachedKey, request: SignRequest | VerifyRequest) -> tuple[SigningAlgorithm, bytes]:
+def _algorithm(call: Call, key: CachedKey, request: SignRequest | VerifyRequest) -> SigningAlgorithm:
     specs.require_usage(key.record, call.operation)
-    algorithm = specs.check_algorithm(key.record, SigningAlgorithm, request.signing_algorithm, "signingAlgorithm")
-    return algorithm, messages.to_sign(algorithm, request.message, request.message_type)
+    return specs.check_algorithm(key.record, SigningAlgorithm, request.signing_algorithm, "signingAlgorithm")

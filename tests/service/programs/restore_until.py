@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from hsmkms.config import settings as config
-from hsmkms.wiring import core as wiring
+from hsmkms.wiring import restore as restore_wiring
 
 _, file, backup, step = sys.argv
 
@@ -17,4 +17,4 @@ def die_at(reached: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-wiring.restore(config.load(Path(file)), Path(backup), reached=die_at)
+restore_wiring.restore(config.load(Path(file)), Path(backup), reached=die_at)
