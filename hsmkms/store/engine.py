@@ -38,7 +38,7 @@ class Store:
         if target is not None:
             from hsmkms.store.postgresql.store import open_parts  # noqa: PLC0415 - its driver is an extra
 
-            parts = open_parts(target, busy_timeout_seconds)
+            parts = open_parts(target, busy_timeout_seconds, lambda: self.sealing)
             self.meta, self.log, self._signal = parts.meta, parts.log, parts.change_signal
             return
         meta = folder / files.META.name

@@ -27,7 +27,7 @@ from sqlalchemy import column as column_of
 from hsmkms.errors import MigrationError, StoreError
 from hsmkms.store import files, migrate, schema
 from hsmkms.store.files import DatabaseFile
-from hsmkms.store.postgresql import faults
+from hsmkms.store.postgresql import capture, faults
 from hsmkms.store.postgresql.database import WRITE_LOCK
 from hsmkms.store.postgresql.target import DRIVER, Target
 
@@ -58,7 +58,7 @@ def create(target: Target) -> None:
         for name, metadata in _METADATA.items():
             tables(metadata).create_all(conn, checkfirst=False)
             _stamp(conn, name)
-        for statement in OBJECTS:
+        for statement in (*OBJECTS, *capture.statements()):
             conn.exec_driver_sql(statement)
         conn.execute(schema.use_tracking.insert().values(only=1, since=datetime.now(UTC)))
 
@@ -116,6 +116,9 @@ def _transaction(target: Target) -> Iterator[Connection]:
         version = conn.exec_driver_sql("SHOW server_version_num").scalar_one()
         if int(version) < _OLDEST_SERVER:
             raise StoreError(f"{target.name} runs PostgreSQL {int(version) // 10_000}: hsmkms needs 14 or newer")
+        encoding = conn.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise StoreError(f"{target.name} has the encoding {encoding}: create it with ENCODING 'UTF8'")
         yield conn
         conn.commit()
 

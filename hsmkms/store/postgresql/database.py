@@ -20,9 +20,10 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from hsmkms.errors import DependencyTimeoutException, StoreError
+from hsmkms.store import seal_engine
 from hsmkms.store.database import Database, Result
 from hsmkms.store.instant import Instant
-from hsmkms.store.postgresql import faults, generation
+from hsmkms.store.postgresql import capture, faults, generation, seals
 from hsmkms.store.postgresql.generation import Generation
 from hsmkms.store.postgresql.target import DRIVER, RawConnection, Target
 
@@ -54,17 +55,26 @@ def make_engine(target: Target, wait_seconds: float) -> Engine:
         pool_timeout=wait_seconds,
         use_native_hstore=False,
         hide_parameters=True,
+        execution_options={seal_engine.OPTION: seals.ENGINE},
     )
 
 
 class PostgresqlDatabase(Database):
     """The control plane, or the counts of mere use, in a PostgreSQL database."""
 
-    def __init__(self, name: str, engine: Engine, wait_seconds: float, generation: Generation | None = None) -> None:
-        """Without a generation it is the database of mere use."""
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        wait_seconds: float,
+        generation: Generation | None = None,
+        is_sealing: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Without a generation it is the database of mere use. ``is_sealing``: whether writes are sealed now."""
         super().__init__(name)
         self._engine = engine
         self._generation = generation
+        self._is_sealing = is_sealing
         self._begin = _WRITE.format(wait_ms=max(1, round(wait_seconds * 1000)))
         if generation is not None:
             self._begin += _LOCK
@@ -89,7 +99,8 @@ class PostgresqlDatabase(Database):
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         with faults.translated(self.name):
-            with self._begun(self._begin) as conn:
+            begin = f"{self._begin}; {capture.SEALS}" if self._is_sealing() else self._begin
+            with self._begun(begin) as conn:
                 yield conn
                 if _raw(conn).info.transaction_status is not TransactionStatus.INTRANS:
                     # COMMIT would answer without an error, and roll back.

@@ -11,7 +11,8 @@ from typing import Final
 import psycopg
 from sqlalchemy import exc as sqlalchemy_errors
 
-from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError, ValidationException
+from hsmkms.errors import DependencyTimeoutException, HsmKmsError, MisuseError, StoreError, ValidationException
+from hsmkms.store.postgresql.capture import UNSEALED_STATE
 
 log = logging.getLogger("hsmkms.store")
 
@@ -60,6 +61,8 @@ def translate(error: psycopg.Error | UnicodeError, name: str) -> HsmKmsError:
     passing = _sentence(_RETRIED, state)
     if passing is None and not state and isinstance(error, psycopg.OperationalError):
         passing = _NOT_CONNECTED  # libpq does not tell more of a refused connection than a text
+    if state == UNSEALED_STATE:
+        return MisuseError("a sealed control plane was written to by a process that seals nothing")
     if passing is not None:
         log.warning("%s: %s", name, str(error).strip())
         return DependencyTimeoutException(passing.format(name=name))

@@ -18,11 +18,11 @@ class Parts(Struct, frozen=True):
     change_signal: Callable[[], ChangeSignal]
 
 
-def open_parts(target: Target, wait_seconds: float) -> Parts:
+def open_parts(target: Target, wait_seconds: float, is_sealing: Callable[[], bool]) -> Parts:
     """Open both databases. Nothing is connected yet; ``wait_seconds``: for the write lock, and for a connection."""
     engine, generation = make_engine(target, wait_seconds), Generation()
     return Parts(
-        PostgresqlDatabase(target.name, engine, wait_seconds, generation),
+        PostgresqlDatabase(target.name, engine, wait_seconds, generation, is_sealing),
         PostgresqlDatabase(target.name, engine, wait_seconds),
         lambda: GenerationSignal(target, generation),
     )
