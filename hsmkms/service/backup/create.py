@@ -86,9 +86,10 @@ def backup(
 ) -> BackupMade:
     """Write a backup to a new file, sealed to the recipients, or by the token if there are none.
 
-    The file appears complete or not at all. StoreError if it exists or cannot be written; DependencyTimeoutException if
-    another backup is in progress.
+    The file appears complete or not at all. StoreError if it exists or cannot be written, or if the database
+    is on a server; DependencyTimeoutException if another backup is in progress.
     """
+    core.store.require_files("backup")
     envelope = _by_token(core) if not recipients else _to_recipients(recipients)
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS), _draft(file) as draft, _workplace(core) as place:
         try:
