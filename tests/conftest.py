@@ -44,6 +44,8 @@ A folder that is not among them comes first."""
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the module under test."""
     options.add(parser)
+    engines = ["sqlite", "postgresql"]
+    parser.addoption("--store-engine", choices=engines, default=engines[0], help="for tests that run on one engine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -104,13 +106,13 @@ def driver(pytestconfig: pytest.Config) -> Driver:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests of modules that are marked so on both engines of the store."""
     if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
-        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True, scope="module")
 
 
-@pytest.fixture
-def engine(request: pytest.FixtureRequest) -> str:
-    """The engine of the test's store."""
-    return str(getattr(request, "param", "sqlite"))
+@pytest.fixture(scope="module")
+def engine(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> str:
+    """The engine of the test's store: the option says it for tests that do not run on both."""
+    return str(getattr(request, "param", pytestconfig.getoption("store_engine")))
 
 
 @pytest.fixture(scope="session")

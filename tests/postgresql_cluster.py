@@ -103,14 +103,18 @@ class Cluster:
         self.admin.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {template} STRATEGY file_copy")
         return name
 
+    def drop(self, url: str) -> None:
+        """Drop a database, whoever is connected."""
+        self.admin.execute(f"DROP DATABASE {name_of(url)} (FORCE)")
+
     @contextmanager
     def database(self, template: str = "template1") -> Iterator[str]:
         """Make a new database from a template, and drop it at the end, whoever is connected; yield its URL."""
-        name = self.create(template)
+        url = self.url(self.create(template))
         try:
-            yield self.url(name)
+            yield url
         finally:
-            self.admin.execute(f"DROP DATABASE {name} (FORCE)")
+            self.drop(url)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._unprivileged(), self._programs / program, *arguments]
@@ -124,6 +128,11 @@ class Cluster:
         if os.geteuid() == 0:
             options += ("--reuid", _SERVER_USER, "--regid", _SERVER_USER, "--clear-groups")
         return ["setpriv", *options] if options else []
+
+
+def name_of(url: str) -> str:
+    """Return the name of the database in a URL."""
+    return url.partition("@/")[2].partition("?")[0]
 
 
 @contextmanager

@@ -33,6 +33,8 @@ class Store:
         busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
     ) -> None:
         self.folder = folder
+        self.target = target
+        """Where the databases are, if they are not files of the folder."""
         self.sealing = False
         """True once this process seals its writes to the control plane."""
         if target is not None:
