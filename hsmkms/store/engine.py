@@ -60,19 +60,21 @@ class Store:
         *,
         target: "Target | None" = None,
         busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+        older: bool = False,
     ) -> Self:
         """Open the databases: in ``folder``, where the audit log is in any case, or at ``target``.
 
-        Raises StoreError (missing, damaged, open to other users; also for an audit log that others can change),
-        MigrationError (older or newer than this program) or DependencyTimeoutException (the server does not answer).
+        With ``older`` also older ones, to announce their migration. Raises StoreError (missing, damaged, open to other
+        users; also for an audit log that others can change), MigrationError (older than this program, or newer without
+        an announcement that this program works with them) or DependencyTimeoutException (the server does not answer).
         """
         if target is not None:
             from hsmkms.store.postgresql import creation  # noqa: PLC0415 - its driver is an extra
 
-            creation.check(target)
+            creation.check(target, older=older)
         else:
             for database in files.DATABASES:
-                files.check(folder, database)
+                files.check(folder, database, older=older)
         audit_files.check_own(folder / audit_files.FOLDER)
         return cls(folder, target=target, busy_timeout_seconds=busy_timeout_seconds)
 

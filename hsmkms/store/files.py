@@ -93,18 +93,38 @@ def _set_wal(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"the file system of {path} does not let SQLite share memory: use a local disk")
 
 
-def check(folder: Path, database: DatabaseFile) -> None:
-    """Raise unless the file exists, is private, and has the revision that this program works with.
+def check(folder: Path, database: DatabaseFile, *, older: bool = False) -> None:
+    """Raise unless the file exists, is private, and has a revision that this program works with.
 
-    StoreError: missing, readable by others, or not a database of hsmkms. MigrationError: older or newer.
+    StoreError: missing, readable by others, or not a database of hsmkms. MigrationError: newer, without an announcement
+    that this program works with it; or older, unless ``older``.
     """
     path = folder / database.name
     check_private(path)
     with faults.translated(path), closing(connect(path)) as connection:
         revision = read_revision(connection, path)
+    if works_with(folder, database, revision) or revision == database.revisions[-1]:
+        return
     check_known(f"the database {path}", revision, database.revisions)
-    if revision != database.revisions[-1]:
+    if not older:
         raise MigrationError(f"the database {path} is older than this program: run `hsmkms migrate`")
+
+
+def works_with(folder: Path, database: DatabaseFile, revision: str) -> bool:
+    """Return True if that is a newer revision, of which meta.db says that this program works with it.
+
+    What it says is proven when the schema is compared: see ``announcements.py``.
+    """
+    path = folder / META.name
+    if revision in database.revisions:
+        return False
+    with faults.translated(path), closing(connect(path)) as connection:
+        tables = "SELECT count(name) FROM sqlite_master NOT INDEXED WHERE type = 'table' AND name = ?"
+        if not connection.execute(tables, ("schema_announcement",)).fetchone()[0]:
+            return False
+        announced = "SELECT works_with FROM schema_announcement WHERE revision = ?"
+        row = connection.execute(announced, (revision,)).fetchone()
+    return row is not None and row[0] in database.revisions
 
 
 def check_pages(path: Path) -> None:

@@ -53,8 +53,8 @@ class RootRow(Struct, frozen=True):
 
 def fetch(conn: Connection, subject: str) -> SealRow | None:
     """Return the seal of a subject, or None."""
-    row = seal_engine.of(conn).run(conn, _SEAL, {"subject": subject}).one_or_none()
-    return None if row is None else SealRow(row[0], row[1])
+    found = seal_engine.of(conn).rows(conn, _SEAL, {"subject": subject})
+    return SealRow(found[0][0], found[0][1]) if found else None
 
 
 def every(conn: Connection) -> dict[str, SealRow]:
@@ -98,8 +98,8 @@ def drop_all(tx: Connection) -> None:
 
 def newest_root(conn: Connection) -> RootRow | None:
     """Return the root over the store's present state, or None if it was never sealed."""
-    row = seal_engine.of(conn).run(conn, _NEWEST_ROOT).one_or_none()
-    return None if row is None else RootRow(row[0], row[1], row[2])
+    found = seal_engine.of(conn).rows(conn, _NEWEST_ROOT)
+    return RootRow(found[0][0], found[0][1], found[0][2]) if found else None
 
 
 def root(conn: Connection, number: int) -> RootRow | None:

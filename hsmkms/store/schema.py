@@ -36,7 +36,7 @@ from hsmkms.model.enums import (
 )
 from hsmkms.store.instant import WIDE, Instant
 
-META_REVISIONS: Final = tuple(f"meta_{number:04}" for number in range(1, 9))
+META_REVISIONS: Final = tuple(f"meta_{number:04}" for number in range(1, 10))
 LOG_REVISIONS: Final = tuple(f"log_{number:04}" for number in range(1, 4))
 """Known revisions of each database, oldest first; the last is the one that this program works with."""
 
@@ -364,10 +364,7 @@ row_seal: Final = Table(
     Column("epoch", WIDE, nullable=False),
     Column("mac", LargeBinary, nullable=False),
 )
-"""The seal over all rows of a subject (a key, an alias, a user …) since an epoch.
-
-See ``service/runtime/row_seals.py``.
-"""
+"""The seal over all rows of a subject (a key, an alias, a user …) since an epoch: ``service/runtime/row_seals.py``."""
 
 store_root: Final = Table(
     "store_root",
@@ -385,6 +382,15 @@ seal_tree: Final = Table(
     Column("value", LargeBinary, nullable=False),
 )
 """The valid seals as a tree of HMACs: see ``rules/seal_tree.py``."""
+
+schema_announcement: Final = Table(
+    "schema_announcement",
+    meta,
+    Column("revision", Text, primary_key=True),
+    Column("works_with", Text, nullable=False),
+    Column("content", Text, nullable=False),
+)
+"""What the schema is at a revision of meta.db or log.db: see ``announcements.py``. Its rows are sealed."""
 
 audit_outbox: Final = Table(
     "audit_outbox",

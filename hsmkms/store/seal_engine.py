@@ -3,10 +3,13 @@
 SQL text that is given to an engine is understood by both; its parameters are written ``:name``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, CursorResult
+
+LAYOUT: Final = "hsmkms.layout"
+"""The sealed tables of a database whose schema is another one, among the notes of a connection."""
 
 OPTION: Final = "hsmkms_seal_engine"
 """Execution option of every engine's connections."""
@@ -34,6 +37,15 @@ class SealEngine(Protocol):
 
     def differences(self, conn: Connection) -> tuple[str, ...]:
         """Return how the schema differs from the one expected, as of the beginning of the transaction."""
+
+    def expected_objects(self) -> Iterable[tuple[str, ...]]:
+        """Return the objects of this program's own schema, as ``accept`` compares them."""
+
+    def accept(self, conn: Connection, objects: Iterable[tuple[str, ...]]) -> bool:
+        """Expect these objects instead from now on, if they are exactly what is there; False if they are not.
+
+        Lasts until the schema changes; then the connection's LAYOUT is forgotten too.
+        """
 
     def compare_again(self, conn: Connection) -> tuple[str, ...]:
         """Compare the schema now, whatever is cached."""

@@ -35,21 +35,22 @@ class Path(NamedTuple):
 
 def path(conn: Connection, node: int, leaf: int) -> Path | None:
     """Return the path to a leaf, or None in a store that was never sealed."""
-    row = seal_engine.of(conn).run(conn, _PATH, {"node": node, "leaf": leaf}).one_or_none()
-    if row is None:
+    found = seal_engine.of(conn).rows(conn, _PATH, {"node": node, "leaf": leaf})
+    if not found:
         return None
+    row = found[0]
     return Path(RootRow(row[0], row[1], row[2]), row[3] or b"", row[4] or b"", row[5] or b"")
 
 
 def part(conn: Connection, number: int) -> bytes:
     """Return the value of a part; b"" if there is none."""
-    row = seal_engine.of(conn).run(conn, _PART, {"number": number}).one_or_none()
-    return b"" if row is None else row[0]
+    found = seal_engine.of(conn).rows(conn, _PART, {"number": number})
+    return found[0][0] if found else b""
 
 
 def parts(conn: Connection) -> dict[int, bytes]:
     """Return the values of all parts that are stored, by number: a query for each would be thousands."""
-    return {row[0]: row[1] for row in seal_engine.of(conn).run(conn, _PARTS)}
+    return {row[0]: row[1] for row in seal_engine.of(conn).rows(conn, _PARTS)}
 
 
 def planted(conn: Connection) -> bool:

@@ -50,9 +50,9 @@ def access_key_index(access_key_id: str) -> str:
     return f"access-key/{access_key_id}"
 
 
-def is_index(subject: str) -> bool:
+def is_index(conn: Connection, subject: str) -> bool:
     """Return True for an index, whose rows also belong to subjects."""
-    return subject.startswith(seal_layout.own().index_kinds)
+    return subject.startswith(layout(conn).index_kinds)
 
 
 def user_subject(name: str | None) -> str:
@@ -72,17 +72,18 @@ def object_subject(conn: Connection, token_id: str, cka_id: bytes) -> str | None
     return seal_layout.read_listed(_OBJECT, found[0])[0] if found else None
 
 
-def layout(conn: Connection) -> Layout:  # noqa: ARG001 - every connection has the same one
-    """Return the sealed tables of the database."""
-    return seal_layout.own()
+def layout(conn: Connection) -> Layout:
+    """Return the sealed tables of the database: this program's, or those of the schema that was accepted instead."""
+    accepted: Layout | None = conn.info.get(seal_engine.LAYOUT)
+    return seal_layout.own() if accepted is None else accepted
 
 
 def entries(conn: Connection, subject: str) -> list[Entry]:
     """Return the rows of a subject or an index."""
     kind, _, name = subject.partition("/")
-    query = layout(conn).queries[kind]
-    parameters = query.parameters(name)
-    if parameters is None:
+    query = layout(conn).queries.get(kind)
+    parameters = query.parameters(name) if query is not None else None
+    if query is None or parameters is None:
         return []
     return query.entries(seal_engine.of(conn).rows(conn, query.sql, parameters))
 

@@ -135,10 +135,14 @@ _KEY: Final = (Pattern("key", ("key_id",)),)
 _INSTALLATION: Final = (Pattern("installation"),)
 _USER: Final = Pattern("user", ("user_name",))
 
+SCHEMA: Final = "schema"
+"""Subject of the announcements of schemas."""
+
 SUBJECTS: Final[dict[Table, tuple[Pattern, ...]]] = {
     schema.installation: _INSTALLATION,
     schema.token: _INSTALLATION,
     schema.installation_key: _INSTALLATION,
+    schema.schema_announcement: (Pattern(SCHEMA),),
     schema.key: _KEY,
     schema.regional_key: _KEY,
     schema.rotation: _KEY,

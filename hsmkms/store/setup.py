@@ -52,6 +52,11 @@ def upgrade(folder: Path, target: "Target | None") -> list[str]:
     return creation.upgrade(target)
 
 
+def must_announce(folder: Path, target: "Target | None") -> bool:
+    """Return True if a migration of the databases must be announced first: older programs could work on beside it."""
+    return migrate.needs_announcement(current(folder, target))
+
+
 def current(folder: Path, target: "Target | None") -> dict[str, str]:
     """Return the revision of each database, by the name that it has as a file."""
     if target is None:

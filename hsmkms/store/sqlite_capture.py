@@ -22,14 +22,19 @@ GUARDS: Final = (SEALS, SEALS_BEFORE)
 GUARDED: Final = ("change_log", "token_object", "wrapping_key")
 """Tables with guard triggers: every change of a sealed row writes to at least one of them."""
 
+_TABLES: Final = "SELECT name FROM main.sqlite_master NOT INDEXED WHERE type = 'table'"
 DIRTY: Final = "dirty_subject"
 
 
 def capture(connection: sqlite3.Connection) -> None:
-    """Make a connection record the subjects of rows that it changes, in a temporary table. Outside transactions."""
+    """Make a connection record the subjects of rows that it changes, in a temporary table. Outside transactions.
+
+    A table that is missing is one of this program's that a migration has yet to create.
+    """
     connection.execute("PRAGMA temp_store=MEMORY")
+    there = {name for (name,) in connection.execute(_TABLES)}
     statements = [f"CREATE TEMP TABLE {DIRTY} (subject TEXT NOT NULL)"]
-    for table in seal_layout.own().tables:
+    for table in (each for each in seal_layout.own().tables if each.name in there):
         for event, sides in (("INSERT", ("NEW",)), ("UPDATE", ("OLD", "NEW")), ("DELETE", ("OLD",))):
             # Not OR IGNORE: an upsert's conflict clause overrides the one of statements in its triggers.
             notes = "".join(f"INSERT INTO {DIRTY} VALUES ({table.subject_expression(side, _hexed)});" for side in sides)  # noqa: S608

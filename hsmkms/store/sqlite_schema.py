@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from hsmkms.store import sqlite_capture
+from hsmkms.store import seal_engine, sqlite_capture
 
 # NOT INDEXED: an index on this very table could hide rows of it.
 _LISTING: Final = "SELECT type, name, tbl_name, sql FROM main.sqlite_master NOT INDEXED"
@@ -55,6 +55,7 @@ OBJECTS: Final[frozenset[Object]] = frozenset(
         ("index", "sqlite_autoindex_regional_key_1", "regional_key", ""),
         ("index", "sqlite_autoindex_rotation_1", "rotation", ""),
         ("index", "sqlite_autoindex_row_seal_1", "row_seal", ""),
+        ("index", "sqlite_autoindex_schema_announcement_1", "schema_announcement", ""),
         ("index", "sqlite_autoindex_tag_1", "tag", ""),
         ("index", "sqlite_autoindex_token_1", "token", ""),
         ("index", "sqlite_autoindex_token_object_1", "token_object", ""),
@@ -80,6 +81,7 @@ OBJECTS: Final[frozenset[Object]] = frozenset(
         ("table", "regional_key", "regional_key", "eca23882f6d48a173d8e6ec91e69811a"),
         ("table", "rotation", "rotation", "a76e01cd7cd1b467bb54961e56528852"),
         ("table", "row_seal", "row_seal", "c80067f45c0a2ab0dd63e121904544a5"),
+        ("table", "schema_announcement", "schema_announcement", "0297eb5dbc623bf295b7ef18e6916167"),
         ("table", "seal_tree", "seal_tree", "647580d9302a07c42756b986de7685b8"),
         ("table", "sqlite_sequence", "sqlite_sequence", "4cb1eaf14467f226196148cb56885696"),
         ("table", "store_root", "store_root", "a0819296856be7bffdd746c3d1b8835b"),
@@ -116,7 +118,8 @@ def look(connection: sqlite3.Connection, info: MutableMapping[Any, Any]) -> None
     if compared is None or compared.version != version:
         # From here on the schema is parsed from this snapshot; SQLite may have read it from another one before.
         connection.execute("PRAGMA writable_schema=RESET")
-        info[_COMPARED] = Compared(version, _differences(connection))
+        info[_COMPARED] = Compared(version, _differences(connection, OBJECTS))
+        info.pop(seal_engine.LAYOUT, None)
 
 
 def differences(conn: Connection) -> tuple[str, ...]:
@@ -125,12 +128,20 @@ def differences(conn: Connection) -> tuple[str, ...]:
     return compared.differences
 
 
+def accept(conn: Connection, objects: Iterable[tuple[str, ...]]) -> bool:
+    """Expect these objects until the schema changes, if they are exactly what is there; False if they are not."""
+    expected = frozenset((each[0], each[1], each[2], each[3]) for each in objects)
+    if _differences(_raw(conn), expected):
+        return False
+    compared: Compared = conn.info[_COMPARED]
+    conn.info[_COMPARED] = Compared(compared.version, ())
+    return True
+
+
 def compare_again(conn: Connection) -> tuple[str, ...]:
     """Compare again, reading the file now: it may have been edited without a change of the schema version."""
     conn.info.pop(_COMPARED, None)
-    connection = conn.connection.driver_connection
-    assert isinstance(connection, sqlite3.Connection)  # noqa: S101 - for mypy
-    look(connection, conn.info)
+    look(_raw(conn), conn.info)
     return differences(conn)
 
 
@@ -153,11 +164,17 @@ def objects(connection: sqlite3.Connection) -> list[Object]:
     return [_object(*row) for row in connection.execute(_LISTING)]
 
 
-def _differences(connection: sqlite3.Connection) -> tuple[str, ...]:
+def _raw(conn: Connection) -> sqlite3.Connection:
+    connection = conn.connection.driver_connection
+    assert isinstance(connection, sqlite3.Connection)  # noqa: S101 - for mypy
+    return connection
+
+
+def _differences(connection: sqlite3.Connection, wanted: frozenset[Object]) -> tuple[str, ...]:
     actual = Counter(objects(connection))
     sealed = any(row[:2] == ("table", "store_root") for row in actual) and connection.execute(_SEALED).fetchone()[0]
     guards = [_guards(function) for function in sqlite_capture.GUARDS]
-    choices = [Counter(OBJECTS | each) for each in (guards if sealed else [frozenset(), *guards])]
+    choices = [Counter(wanted | each) for each in (guards if sealed else [frozenset(), *guards])]
     expected = min(choices, key=lambda choice: (actual - choice).total() + (choice - actual).total())
     return tuple(_phrases(actual - expected, expected - actual))
 

@@ -40,7 +40,7 @@ from hsmkms.service.runtime.ports import Clock, Installation, never_drifted
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import aliases, audit_files, files, installation, leases, log_renewal, setup
+from hsmkms.store import aliases, audit_files, installation, leases, log_renewal, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
 from hsmkms.wiring import tokens as token_wiring
@@ -110,8 +110,8 @@ def core_of(
         tokens = Tokens(store, token.id, device, seek)
         undo.callback(tokens.close)
         tokens.require(partial(binding.TokenIdentity, store, accepting=accepting is not None))
-        core = _core(settings, store, tokens, _described(settings, row), clock, monotonic)
-        undo.callback(_end_use, core)
+        core = assemble(settings, store, tokens, described(settings, row), clock, monotonic)
+        undo.callback(end_use, core)
         core.witnesses[token.id] = witness
         tokens.attach_all(token_wiring.open_spare(settings, tokens))
         freshness = Freshness(core)
@@ -124,7 +124,7 @@ def core_of(
     return core
 
 
-def _end_use(core: Core) -> None:
+def end_use(core: Core) -> None:
     """Flush this process's audit records to disk, and close the resources that the parts of a core hold open."""
     with ExitStack() as rest:
         rest.callback(core.cache.close)
@@ -139,7 +139,7 @@ def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = ut
         row, token = binding.expected(store)
         away = UnavailableDevice(fault)
         tokens = Tokens(store, token.id, away, lambda _: away)
-        return _core(settings, store, tokens, _described(settings, row), clock, None)
+        return assemble(settings, store, tokens, described(settings, row), clock, None)
     except BaseException:
         store.close()
         raise
@@ -173,7 +173,7 @@ def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
     return log_renewal.renew(settings.data_dir, clock())
 
 
-def _core(
+def assemble(
     settings: Settings,
     store: Store,
     tokens: Tokens,
@@ -181,6 +181,7 @@ def _core(
     clock: Clock,
     monotonic: Monotonic | None,
 ) -> Core:
+    """Put the parts of an open installation together; see ``core_of``."""
     rotation, imports = settings.rotation, settings.imports
     seals = RowSeals(store, partial(row_seals.keys_from, tokens, installation))
     cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
@@ -311,28 +312,8 @@ def is_initialised(settings: Settings) -> bool:
         store.close()
 
 
-def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
-    """Migrate both databases to this program's revision; return the applied revisions and the current ones."""
-    target = target_of(settings)
-    applied = setup.upgrade(settings.data_dir, target)
-    return applied, setup.current(settings.data_dir, target)
-
-
-def check_databases(settings: Settings) -> None:
-    """Check every page of both databases, if they are files. Raises StoreError if one is damaged."""
-    if settings.store.url is not None:
-        return
-    for database in files.DATABASES:
-        files.check_pages(settings.data_dir / database.name)
-
-
-def database_revisions(settings: Settings) -> dict[str, str]:
-    """Return both databases' revisions; raises StoreError or MigrationError unless this program supports them."""
-    open_store(settings).close()
-    return setup.current(settings.data_dir, target_of(settings))
-
-
-def _described(settings: Settings, row: InstallationRow) -> Installation:
+def described(settings: Settings, row: InstallationRow) -> Installation:
+    """Return what the service knows of the installation."""
     return Installation(
         id=row.id,
         account=row.account,

@@ -18,9 +18,9 @@ def target_of(settings: Settings) -> "Target | None":
     return setup.target_at(store.url, password_reader(store.password)) if store.url is not None else None
 
 
-def open_store(settings: Settings) -> Store:
-    """Open the store. Raises as ``Store.open`` does."""
-    return Store.open(settings.data_dir, target=target_of(settings))
+def open_store(settings: Settings, *, older: bool = False) -> Store:
+    """Open the store. Raises as ``Store.open`` does; see there for ``older``."""
+    return Store.open(settings.data_dir, target=target_of(settings), older=older)
 
 
 def require_files(settings: Settings, act: str) -> None:

@@ -18,7 +18,7 @@ from cli_site import SECONDS, Site
 from hsmkms.config import settings as config
 from hsmkms.rules import blob
 from hsmkms.store.files import META
-from hsmkms.wiring import core as wiring
+from hsmkms.wiring import databases
 
 HERE = Path(__file__).parent
 FROZEN = sorted(each.name for each in HERE.glob("meta_*"))
@@ -50,7 +50,7 @@ def test_every_revision_is_kept() -> None:
 def test_it_works(thawed: Site) -> None:
     """Migrated, every ciphertext opens; aliases, states and users are as they were; nothing differs."""
     parsed = json.loads((thawed.folder / "expected.json").read_text())
-    wiring.migrate_databases(config.load(thawed.config))
+    databases.migrate_databases(config.load(thawed.config))
     arguments = [str(thawed.config), str(thawed.folder / "expected.json")]
     done = warm.run_program(HERE / "programs/look.py", arguments, thawed.environment(), SECONDS)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -70,7 +70,7 @@ def test_an_edit_of_before_is_not_sealed(thawed: Site) -> None:
     (disabled,) = json.loads((thawed.folder / "expected.json").read_text())["disabled"]
     with closing(sqlite3.connect(thawed.data / "meta.db")) as connection, connection:
         connection.execute("UPDATE regional_key SET state = 'Enabled' WHERE key_id = ?", (disabled,))
-    wiring.migrate_databases(config.load(thawed.config))
+    databases.migrate_databases(config.load(thawed.config))
     done = warm.run_program(HERE / "programs/verify.py", [str(thawed.config), disabled], thawed.environment(), SECONDS)
     assert (done.returncode, done.stderr.count(b"verify-store")) == (0, 1)
     found = json.loads(done.stdout)

@@ -205,3 +205,32 @@ def test_migrations_only_add(database: files.DatabaseFile) -> None:
         for column in re.findall(r"op\.add_column\((.*)\)\n", text):
             assert "nullable=False" not in column or "server_default" in column
         assert not re.search(r"\.(update|delete)\(", text)
+
+
+OPENED_BEFORE = {
+    "installation",
+    "token",
+    "installation_key",
+    "change_log",
+    "row_seal",
+    "store_root",
+    "seal_tree",
+    "schema_announcement",
+    "audit_outbox",
+}
+"""Tables that a program reads and writes in a database of the schema before its own, to announce its migration."""
+
+
+def test_migrations_expand() -> None:
+    """From meta_0009 on the programs of two neighbouring schemas run side by side.
+
+    New columns are empty for rows of the older program, new tables refer to no row that it deletes, and the tables
+    that the newer one needs before the migration stay as they are.
+    """
+    for revision in schema.META_REVISIONS[schema.META_REVISIONS.index("meta_0009") :]:
+        text = (Path(migrate.__file__).with_name("migrations") / "meta/versions" / f"{revision}.py").read_text()
+        for table, column in re.findall(r'op\.add_column\("(\w+)", (.*)\)\n', text):
+            assert table not in OPENED_BEFORE
+            assert "nullable=True" in column
+            assert "server_default" not in column
+        assert "ForeignKey" not in text

@@ -115,10 +115,10 @@ def _warning(detail: str) -> Verdict:
 
 
 def _databases(context: CheckContext) -> Verdict:
-    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see CheckContext
+    from hsmkms.wiring import databases  # noqa: PLC0415 - see CheckContext
 
-    revisions = wiring.database_revisions(context.settings)
-    wiring.check_databases(context.settings)
+    revisions = databases.database_revisions(context.settings)
+    databases.check_databases(context.settings)
     return _ok(f"private, whole, and at the revision of this program: {', '.join(revisions.values())}")
 
 

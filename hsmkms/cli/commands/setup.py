@@ -198,8 +198,9 @@ def migrate(common: Common) -> None:
     Example: hsmkms migrate
     """
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - help must not pay for the database
+    from hsmkms.wiring import databases  # noqa: PLC0415 - as above
 
-    applied, revisions = wiring.migrate_databases(wiring.load_settings(common.config))
+    applied, revisions = databases.migrate_databases(wiring.load_settings(common.config))
     common.show({"Applied": list(applied), "Revisions": dict(revisions)})
 
 

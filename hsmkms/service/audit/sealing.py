@@ -32,6 +32,7 @@ from hsmkms.service.keys.installation_keys import lost, sealed_versions, sealing
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import audit_files, changes
 from hsmkms.store.installation import InstallationKeyRow, TokenRow
+from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
 
 log = logging.getLogger("hsmkms.service")
 
@@ -346,9 +347,21 @@ def seal_rows(core: Core) -> None:
     if core.seals.root() is not None:
         if not (core.seals.current() or core.seals.renew(record_event) or core.seals.current()):
             log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")
+        else:
+            announce_schema(core)
         return
     last = Sealer(core).last()
     if last is not None and last.seal.root_number and not core.seals.empty():
         log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
         return
     core.seals.seal_all(again=False, record=record_event)
+
+
+def announce_schema(core: Core, *, before_migration: bool = False) -> None:
+    """Announce this program's schema in the database, unless that was done; see ``RowSeals.announce``."""
+    region = core.installation.default_region
+
+    def record_event() -> None:
+        core.audit.event("AnnounceSchema", region, "", {"revisions": [META_REVISIONS[-1], LOG_REVISIONS[-1]]})
+
+    core.seals.announce(record_event, before_migration=before_migration)

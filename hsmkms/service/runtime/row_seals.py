@@ -30,12 +30,13 @@ from hsmkms.service.runtime.ports import Installation
 from hsmkms.service.runtime.seal_checks import AlteredError, Form, RowFault, Totals
 from hsmkms.service.runtime.seal_tree import SealTree
 from hsmkms.service.runtime.tokens import Tokens
+from hsmkms.store import announcements, row_forms, row_seals, seal_engine, seal_layout, seal_tree, sealed_rows
 from hsmkms.store import installation as stored
-from hsmkms.store import row_forms, row_seals, seal_engine, seal_tree, sealed_rows
 from hsmkms.store.engine import Connection, Store
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import RootRow, SealRow
 from hsmkms.store.seal_layout import INSTALLATION, Entry
+from hsmkms.store.sealed_tables import SCHEMA
 
 log = logging.getLogger("hsmkms.service")
 
@@ -98,7 +99,7 @@ class RowSeals:
     def verify(self, conn: Connection) -> list[RowFault]:
         """Check the whole store; return the faults of each subject, or else of all rows together."""
         by = self._sealed_by(conn) or _SealedBy(self.key(conn), row_forms.form, b"")
-        faults = seal_checks.faults(conn, by.key, Totals.every(conn, by.key, by.form))
+        faults = seal_checks.faults(conn, by.key, by.form)
         self.alarms = {}
         for each in faults:
             self._alarm(each)
@@ -118,10 +119,10 @@ class RowSeals:
                 return _SealedBy(each, row_forms.form_until_0008, present)
         return None
 
-    def _require_schema(self, conn: Connection) -> None:
+    def _require_schema(self, conn: Connection, key: bytes) -> None:
         """Raise StoreError if the schema is not hsmkms's own: a foreign one could hide deciding rows from the seals."""
         try:
-            seal_checks.require_schema(conn)
+            seal_checks.require_schema(conn, key)
         except AlteredError as exc:
             self._alarm(exc.fault)
             raise StoreError(f"{self._store.meta.name} is not sealed: {exc.fault.reason}") from None
@@ -143,13 +144,12 @@ class RowSeals:
     def before_commit(self, tx: Connection) -> None:
         """Seal the rows that the transaction has changed; KMSInternalException if they were not as sealed before."""
         engine = seal_engine.of(tx)
-        dirty, ours = engine.take_touched(tx), not engine.differences(tx)
-        root = row_seals.newest_root(tx) if dirty or not ours else None
+        dirty = engine.take_touched(tx)
+        # Under a foreign schema nothing is committed: a trigger may have suppressed changes.
+        root = row_seals.newest_root(tx) if dirty or engine.differences(tx) else None
         if root is None:
             return
         try:
-            if not ours:  # a foreign trigger may have suppressed changes
-                seal_checks.require_schema(tx)
             with self._store.reading() as before:  # nobody else can commit now: this is what the transaction began with
                 key = self._key or self.key(before)
                 try:
@@ -159,7 +159,8 @@ class RowSeals:
                     change = _changed(before, tx, key, dirty)
         except AlteredError as exc:
             self._refuse(exc)
-        _seal_change(tx, key, change, root)
+        if dirty:
+            _seal_change(tx, key, change, root)
 
     def after_commit(self) -> None:
         """Do nothing: the seals were committed with the rows."""
@@ -172,7 +173,7 @@ class RowSeals:
     def empty(self) -> bool:
         """Return True if the store has only the rows of `hsmkms init`."""
         with self._store.reading() as conn:
-            return all(subject == INSTALLATION for subject, _ in sealed_rows.every(conn))
+            return _is_new(conn)
 
     def root(self) -> RootRow | None:
         """Return the seal over the whole store in its present state, or None if it was never sealed."""
@@ -197,7 +198,7 @@ class RowSeals:
     def require_schema(self) -> None:
         """Raise StoreError if the schema of the database is not the one that hsmkms created."""
         with self._store.reading() as conn:
-            self._require_schema(conn)
+            self._require_schema(conn, self.key(conn))
 
     def seal_all(self, *, again: bool, record: Callable[[], None] | None = None) -> bool:
         """Seal every row as it is now, in one transaction that calls ``record``. False if all were sealed before.
@@ -208,12 +209,11 @@ class RowSeals:
             root = row_seals.newest_root(tx)
             if root is not None and not again:
                 return False
-            self._require_schema(tx)
             key = self.key(tx)
-            totals = Totals.every(tx, key)
-            if record is not None and set(totals.subjects) != {INSTALLATION}:  # else it has just been made
+            self._require_schema(tx, key)
+            if record is not None and not _is_new(tx):
                 record()
-            _seal_all(tx, key, totals, root)
+            _seal_all(tx, key, root)
         self.alarms = {}
         return True
 
@@ -229,14 +229,30 @@ class RowSeals:
             planted = seal_tree.planted(tx)
             if planted and by.form is row_forms.form:
                 return False
-            self._require_schema(tx)
+            self._require_schema(tx, by.key)
             totals = Totals.every(tx, by.key, by.form)
             if rules.total_of(by.key, _root(root)) != totals.whole:
                 return False
-            if planted and seal_checks.faults(tx, by.key, totals):
+            if planted and seal_checks.faults(tx, by.key, by.form):
                 return False
             record()
-            _seal_all(tx, by.present, Totals.every(tx, by.present), root)
+            _seal_all(tx, by.present, root)
+        return True
+
+    def announce(self, record: Callable[[], None], *, before_migration: bool = False) -> bool:
+        """Announce this program's schema, in one transaction with ``record``; False if it was announced already.
+
+        Other programs' databases get none, but ``before_migration``: then older programs work on after that.
+        """
+        with self._store.reading() as conn:
+            if announcements.stored(conn, announcements.of_this_program(conn)):
+                return False
+        with self._store.atomic() as tx:
+            self._require_schema(tx, self.key(tx))
+            ours = sealed_rows.layout(tx) is seal_layout.own()
+            if not (ours or before_migration) or not announcements.put(tx, announcements.of_this_program(tx)):
+                return False
+            record()
         return True
 
     def current(self) -> bool:
@@ -250,8 +266,8 @@ class RowSeals:
         danger: edits by hand count as right.
         """
         with self._store.atomic() as tx:
-            self._require_schema(tx)
-            _seal_all(tx, key, Totals.every(tx, key), row_seals.newest_root(tx))
+            self._require_schema(tx, key)
+            _seal_all(tx, key, row_seals.newest_root(tx))
         self.alarms = {}
 
     def sealed_with(self, key: bytes) -> bool:
@@ -266,7 +282,7 @@ class RowSeals:
                 return
             if self.verify(tx):
                 raise KMSInternalException(REFUSED)
-            _seal_all(tx, key, Totals.every(tx, key), row_seals.newest_root(tx))
+            _seal_all(tx, key, row_seals.newest_root(tx))
 
 
 def _proven(conn: Connection, key: bytes, subjects: Sequence[str]) -> ProvenRows:
@@ -294,6 +310,7 @@ class _Change(Struct, frozen=True):
 def _changed(before: Connection, tx: Connection, key: bytes, dirty: Sequence[str]) -> _Change:
     """Compare what a transaction has touched with what it began with. AlteredError if that was not as sealed."""
     tree = seal_checks.tree(tx, key, dirty)  # of the transaction: a trigger would have worked in it
+    seal_checks.require_schema(before, key)
     less, more = seal_checks.require(before, key, tree, dirty), Totals()
     for subject in dirty:
         more.add(key, subject, sealed_rows.entries(tx, subject))
@@ -340,6 +357,11 @@ def key_from(device: Device, installation: Installation, own: bytes, label: byte
     return device.own.mac(own_permit(OperatorAct.SEAL, own), own, label + installation.id.encode())
 
 
+def _is_new(conn: Connection) -> bool:
+    """Return True if the store has only the rows of `hsmkms init`."""
+    return all(subject in (INSTALLATION, SCHEMA) for subject, _ in sealed_rows.every(conn))
+
+
 def _fits(conn: Connection, key: bytes, form: Form = row_forms.form) -> bool:
     """Return True if the installation's own rows are sealed with that key, in that form."""
     seal = row_seals.fetch(conn, INSTALLATION)
@@ -357,7 +379,7 @@ def _seal_change(tx: Connection, key: bytes, change: _Change, root: RootRow) -> 
     for subject, total in change.totals.items():
         epoch = row_seals.note(tx, subject, gone=not total)
         if total:
-            seals[subject] = _made(key, subject, epoch, total)
+            seals[subject] = _made(tx, key, subject, epoch, total)
         else:
             row_seals.drop(tx, subject)
         change.tree.enter(subject, seals.get(subject))
@@ -366,24 +388,27 @@ def _seal_change(tx: Connection, key: bytes, change: _Change, root: RootRow) -> 
     change.tree.write(tx, _put_root(tx, key, root.number + 1, whole))
 
 
-def _made(key: bytes, subject: str, epoch: int, total: int) -> SealRow:
-    if sealed_rows.is_index(subject):
+def _made(tx: Connection, key: bytes, subject: str, epoch: int, total: int) -> SealRow:
+    if sealed_rows.is_index(tx, subject):
         return SealRow(epoch, rules.index_seal(key, subject, os.urandom(rules.NONCE_BYTES), total))
     return SealRow(epoch, rules.subject_mac(key, subject, epoch, total))
 
 
-def _seal_all(tx: Connection, key: bytes, totals: Totals, root: RootRow | None) -> None:
-    """Seal all subjects and indexes with these sums of rows, replacing all seals."""
+def _seal_all(tx: Connection, key: bytes, root: RootRow | None) -> None:
+    """Seal all subjects and indexes, with an announcement of the schema, replacing all seals."""
     engine = seal_engine.of(tx)
     engine.forget_schema(tx)
     engine.require_sealing(tx)
+    if sealed_rows.layout(tx) is seal_layout.own():
+        announcements.put(tx, announcements.of_this_program(tx))
+    totals = Totals.every(tx, key)
     every = totals.subjects | totals.indexes
     for subject, change in row_seals.newest_changes(tx).items():
         if not change.gone and subject not in every:
             row_seals.note(tx, subject, gone=True)
     tree, seals = SealTree.empty(key), dict[str, SealRow]()
     for subject, total in every.items():
-        seals[subject] = _made(key, subject, row_seals.note(tx, subject), total)
+        seals[subject] = _made(tx, key, subject, row_seals.note(tx, subject), total)
         tree.enter(subject, seals[subject])
     row_seals.drop_all(tx)
     row_seals.put(tx, seals)

@@ -8,12 +8,14 @@ from msgspec import Struct
 
 from hsmkms.rules import row_seals as rules
 from hsmkms.rules import seal_tree
-from hsmkms.service.runtime.seal_tree import BrokenTreeError, ForeignSchemaError, SealTree
-from hsmkms.store import row_forms, row_seals, seal_engine, sealed_rows
+from hsmkms.service.runtime.seal_tree import BrokenTreeError, SealTree
+from hsmkms.store import announcements, row_forms, row_seals, seal_engine, sealed_rows
+from hsmkms.store.announcements import Announcement
 from hsmkms.store.engine import Connection
+from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import SealRow
 from hsmkms.store.seal_layout import Entry
-from hsmkms.store.sealed_tables import SealedTable, Values
+from hsmkms.store.sealed_tables import SCHEMA, SealedTable, Values
 
 STORE: Final = "store"
 """Subject of faults that concern all rows together."""
@@ -89,10 +91,13 @@ class Totals(Struct):
 
 def tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
     """Read the tree over the seals, for these subjects. AlteredError if the tree or the schema was altered."""
+    require_schema(conn, key)
+    return _tree(conn, key, subjects)
+
+
+def _tree(conn: Connection, key: bytes, subjects: Sequence[str]) -> SealTree:
     try:
         return SealTree.read(conn, key, *subjects[:1])
-    except ForeignSchemaError:
-        raise AlteredError(*_foreign(seal_engine.of(conn).differences(conn))) from None
     except BrokenTreeError:
         raise AlteredError(RowFault(STORE, _TREELESS)) from None
 
@@ -111,7 +116,7 @@ def require(
         if proven is not None:
             proven += entries
         found = totals.subjects.get(subject) if entries else None
-        reason = _judge(key, subject, found, row_seals.fetch(conn, subject), _tag(known, subject))
+        reason = _judge(conn, key, subject, found, row_seals.fetch(conn, subject), _tag(known, subject))
         if reason is not None:
             raise AlteredError(RowFault(subject, reason))
     return totals
@@ -129,9 +134,12 @@ def index_total(conn: Connection, key: bytes, known: SealTree, index: str) -> in
     return rules.index_total(key, index, seal.mac)
 
 
-def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
-    """Return all faults of the store, whose rows have these sums."""
-    found = _foreign(seal_engine.of(conn).compare_again(conn))
+def faults(conn: Connection, key: bytes, form: Form = row_forms.form) -> list[RowFault]:
+    """Return all faults of the store."""
+    seal_engine.of(conn).compare_again(conn)
+    foreign = differences(conn, key)
+    found = _foreign(foreign)
+    totals = Totals.every(conn, key, form)
     damage = seal_engine.of(conn).damage(conn)
     if damage:
         found.append(RowFault(STORE, _DAMAGED.format("; ".join(damage))))
@@ -141,27 +149,61 @@ def faults(conn: Connection, key: bytes, totals: Totals) -> list[RowFault]:
     known, seals = totals.subjects | totals.indexes, row_seals.every(conn)
     names = {*known, *seals, *row_seals.newest_changes(conn)}
     try:
-        tags = SealTree.read(conn, key, whole=True).every()
+        tags = _whole_tree(conn, key, trusted=not foreign)
         found += _nameless(key, tags, names)
-    except (BrokenTreeError, ForeignSchemaError):
+    except BrokenTreeError:
         # The seals are taken for those that are in force, to name what can be named.
         tags = {seal_tree.name(key, each): _tag_of(key, each, seal) for each, seal in seals.items()}
-        names = {each for each in names if not sealed_rows.is_index(each)}
+        names = {each for each in names if not sealed_rows.is_index(conn, each)}
         found = found or [RowFault(STORE, _TREELESS)]
     for subject in sorted(names):
         tag = tags.get(seal_tree.name(key, subject))
-        reason = _judge(key, subject, known.get(subject), seals.get(subject), tag)
+        reason = _judge(conn, key, subject, known.get(subject), seals.get(subject), tag)
         if reason is not None:
             found.append(RowFault(subject, reason))
     sealed = rules.total_of(key, rules.Root(number=root.number, nonce=root.nonce, value=root.value))
     return found if found or sealed == totals.whole else [RowFault(STORE, _ROOT)]
 
 
-def require_schema(conn: Connection) -> None:
-    """Raise AlteredError if the schema is not the one that hsmkms created: nothing is sealed under another one."""
-    found = seal_engine.of(conn).differences(conn)
+def require_schema(conn: Connection, key: bytes) -> None:
+    """Raise AlteredError if the schema is not one that hsmkms created: nothing is sealed under another one."""
+    found = differences(conn, key)
     if found:
         raise AlteredError(*_foreign(found))
+
+
+def differences(conn: Connection, key: bytes) -> tuple[str, ...]:
+    """Return how the schema differs from this program's; empty if another program has announced the one that is there.
+
+    From then on the connection reads and seals rows by that announcement.
+    """
+    engine = seal_engine.of(conn)
+    if engine.differences(conn):
+        for each in reversed(_announced(conn, key)):
+            if engine.accept(conn, each.content.objects):
+                conn.info[seal_engine.LAYOUT] = each.layout
+                break
+    return engine.differences(conn)
+
+
+def _announced(conn: Connection, key: bytes) -> list[Announcement]:
+    """Return the announcements that this program can use; none if they are not as they were sealed.
+
+    The schema is not known yet. That may hide announcements or show older ones, but nothing that was not sealed.
+    """
+    proven: list[Entry] = []
+    try:
+        require(conn, key, _tree(conn, key, [SCHEMA]), [SCHEMA], proven)
+    except AlteredError:
+        return []
+    return announcements.usable(announcements.read(ProvenRows(proven)))
+
+
+def _whole_tree(conn: Connection, key: bytes, *, trusted: bool) -> dict[bytes, bytes]:
+    """Return all entries of the tree. BrokenTreeError if it does not fit, or under a schema that is not ``trusted``."""
+    if not trusted:
+        raise BrokenTreeError
+    return SealTree.read(conn, key, whole=True).every()
 
 
 def _foreign(differences: Sequence[str]) -> list[RowFault]:
@@ -173,7 +215,9 @@ def _nameless(key: bytes, tags: dict[bytes, bytes], names: Iterable[str]) -> lis
     return [RowFault(STORE, _NAMELESS.format(count))] if count else []
 
 
-def _judge(key: bytes, subject: str, found: int | None, seal: SealRow | None, tag: bytes | None) -> str | None:
+def _judge(
+    conn: Connection, key: bytes, subject: str, found: int | None, seal: SealRow | None, tag: bytes | None
+) -> str | None:
     """Return the fault of a subject or index with that sum of rows (None: no rows), or None if there is no fault."""
     if seal is None:
         if tag is None:
@@ -183,14 +227,14 @@ def _judge(key: bytes, subject: str, found: int | None, seal: SealRow | None, ta
         return _RETURNED
     if found is None:
         return _VANISHED
-    if not _fits(key, subject, seal, found):
+    if not _fits(conn, key, subject, seal, found):
         return _ALTERED
     return None if _in_force(key, subject, seal, tag) else _OLDER
 
 
-def _fits(key: bytes, subject: str, seal: SealRow, found: int) -> bool:
+def _fits(conn: Connection, key: bytes, subject: str, seal: SealRow, found: int) -> bool:
     """Return True if the seal was made for rows with that sum."""
-    if sealed_rows.is_index(subject):
+    if sealed_rows.is_index(conn, subject):
         return rules.index_total(key, subject, seal.mac) == found
     return hmac.compare_digest(rules.subject_mac(key, subject, seal.epoch, found), seal.mac)
 

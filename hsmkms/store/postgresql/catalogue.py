@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy import Connection, Dialect, MetaData, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-from hsmkms.store import schema
+from hsmkms.store import schema, seal_engine
 from hsmkms.store.postgresql import capture
 
 _OF_SCHEMA: Final = "relnamespace = current_schema()::regnamespace"
@@ -85,6 +85,7 @@ Object = tuple[str, str, str]
 """Kind, name and properties of a table, column, index, trigger, function, rule, policy or foreign key."""
 
 
+_ACCEPTED: Final = "hsmkms.accepted_schema"
 _MOST_COMPARED: Final = 16
 _lock: Final = threading.Lock()
 _compared: Final[dict[str, tuple[str, ...]]] = {}
@@ -93,7 +94,10 @@ _compared: Final[dict[str, tuple[str, ...]]] = {}
 
 def differences(conn: Connection) -> tuple[str, ...]:
     """Return how the schema differs from the one expected; empty if it does not."""
-    version = str(conn.exec_driver_sql(_VERSION).scalar_one())
+    version = _version(conn)
+    if conn.info.get(_ACCEPTED) == version:
+        return ()
+    forget(conn)
     with _lock:
         found = _compared.get(version)
     if found is None:
@@ -105,10 +109,28 @@ def differences(conn: Connection) -> tuple[str, ...]:
     return found
 
 
-def compare(conn: Connection) -> tuple[str, ...]:
-    """Compare now, whatever was compared before."""
+def compare(conn: Connection, wanted: Iterable[tuple[str, ...]] | None = None) -> tuple[str, ...]:
+    """Compare now, whatever was compared before; by default with what this program expects."""
     actual = {(str(row[0]), str(row[1]), str(row[2])) for row in conn.exec_driver_sql(_LISTING)}
-    return tuple(_phrases(actual, expected()))
+    return tuple(_phrases(actual, expected() if wanted is None else {(each[0], each[1], each[2]) for each in wanted}))
+
+
+def accept(conn: Connection, objects: Iterable[tuple[str, ...]]) -> bool:
+    """Expect these objects until the schema changes, if they are exactly what is there; False if they are not."""
+    if compare(conn, objects):
+        return False
+    conn.info[_ACCEPTED] = _version(conn)
+    return True
+
+
+def forget(conn: Connection) -> None:
+    """Expect this program's own schema again."""
+    conn.info.pop(_ACCEPTED, None)
+    conn.info.pop(seal_engine.LAYOUT, None)
+
+
+def _version(conn: Connection) -> str:
+    return str(conn.exec_driver_sql(_VERSION).scalar_one())
 
 
 def expected() -> set[Object]:

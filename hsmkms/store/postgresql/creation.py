@@ -75,10 +75,11 @@ def current(target: Target) -> dict[str, str]:
         return _known_revisions(conn, target)
 
 
-def check(target: Target) -> None:
-    """Raise unless the database has the revision that this program works with, on a server that it works with.
+def check(target: Target, *, older: bool = False) -> None:
+    """Raise unless the database has a revision that this program works with, on a server that it works with.
 
-    StoreError: not a database of hsmkms, too old a server, or one that loses commits. MigrationError: older or newer.
+    StoreError: not a database of hsmkms, too old a server, or one that loses commits. MigrationError: newer, without an
+    announcement that this program works with it; or older, unless ``older``.
     """
     with _transaction(target) as conn:
         revisions = _known_revisions(conn, target)
@@ -86,7 +87,7 @@ def check(target: Target) -> None:
     if not durable:
         raise StoreError(f"{target.name} has synchronous_commit = off, so it loses what was answered: set it to on")
     for database in files.DATABASES:
-        if revisions[database.name] != database.revisions[-1]:
+        if revisions[database.name] in database.revisions[:-1] and not older:
             raise MigrationError(f"{target.name} is older than this program: run `hsmkms migrate`")
 
 
@@ -99,7 +100,10 @@ def upgrade(target: Target) -> list[str]:
         conn.exec_driver_sql(_LOCK)
         revisions = _known_revisions(conn, target)
         for database in files.DATABASES:
-            missing = database.revisions[database.revisions.index(revisions[database.name]) + 1 :]
+            revision = revisions[database.name]
+            if revision not in database.revisions:
+                continue  # a newer one that this program works with
+            missing = database.revisions[database.revisions.index(revision) + 1 :]
             if missing:
                 command.upgrade(_config(conn, database), missing[-1])
             applied += missing
@@ -138,8 +142,21 @@ def _known_revisions(conn: Connection, target: Target) -> dict[str, str]:
     if revisions.keys() != VERSION_TABLES.keys():
         raise StoreError(f"{target.name} is no database of hsmkms: run `hsmkms init --store-url`, or correct store.url")
     for database in files.DATABASES:
-        files.check_known(target.name, revisions[database.name], database.revisions)
+        revision = revisions[database.name]
+        if revision not in database.revisions and not _is_announced(conn, database, revision):
+            files.check_known(target.name, revision, database.revisions)
     return revisions
+
+
+def _is_announced(conn: Connection, database: DatabaseFile, revision: str) -> bool:
+    """Return True if the database says that this program works with that newer revision.
+
+    What it says is proven when the schema is compared: see ``announcements.py``.
+    """
+    if schema.schema_announcement.name not in inspect(conn).get_table_names():
+        return False
+    columns = schema.schema_announcement.c
+    return conn.scalar(select(columns.works_with).where(columns.revision == revision)) in database.revisions
 
 
 def tables(metadata: MetaData) -> MetaData:

@@ -1,7 +1,7 @@
 """PostgreSQL's part of sealing: see ``seal_engine.py``."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -36,8 +36,17 @@ class PostgresqlSeals:
         """Return how the schema differs from the one expected."""
         return catalogue.differences(conn)
 
+    def expected_objects(self) -> Iterable[tuple[str, ...]]:
+        """Return the objects of this program's own schema."""
+        return catalogue.expected()
+
+    def accept(self, conn: Connection, objects: Iterable[tuple[str, ...]]) -> bool:
+        """Expect these objects instead, if they are exactly what is there."""
+        return catalogue.accept(conn, objects)
+
     def compare_again(self, conn: Connection) -> tuple[str, ...]:
         """Compare the schema now."""
+        catalogue.forget(conn)
         return catalogue.compare(conn)
 
     def forget_schema(self, tx: Connection) -> None:

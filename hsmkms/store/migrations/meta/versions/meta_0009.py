@@ -1,0 +1,21 @@
+"""Announcements of schemas, so that programs of this revision work beside those of the next one.
+
+Rows are sealed in another form from here on. That is done when the token is next opened, as `hsmkms migrate` does.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "meta_0009"
+down_revision = "meta_0008"
+
+
+def upgrade() -> None:
+    """Make the table."""
+    op.create_table(
+        "schema_announcement",
+        sa.Column("revision", sa.Text, nullable=False),
+        sa.Column("works_with", sa.Text, nullable=False),
+        sa.Column("content", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("revision", name=op.f("pk_schema_announcement")),
+    )

@@ -1,0 +1,85 @@
+"""Migrate and check the databases of an installation."""
+
+import logging
+from contextlib import ExitStack
+from functools import partial
+
+from hsmkms.config.settings import Settings
+from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenError
+from hsmkms.service.audit import sealing
+from hsmkms.service.runtime import open_processes
+from hsmkms.service.runtime.core import Core
+from hsmkms.service.runtime.tokens import Tokens
+from hsmkms.store import files, setup
+from hsmkms.wiring import core
+from hsmkms.wiring import tokens as token_wiring
+from hsmkms.wiring.stores import open_store, target_of
+
+log = logging.getLogger("hsmkms.service")
+
+
+def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """Migrate both databases to this program's revision; return the applied revisions and the current ones.
+
+    The token is needed to announce the migration to running processes, and afterwards to seal the rows. Without it
+    nothing is migrated while any process has the installation open; the rows are sealed when it is next opened.
+    """
+    target = target_of(settings)
+    if setup.must_announce(settings.data_dir, target):
+        _announce(settings)
+    applied = setup.upgrade(settings.data_dir, target)
+    if applied:
+        try:
+            _close(core.core_of(settings))
+        except HsmKmsError as exc:
+            log.warning("the rows will be sealed when the installation is next opened, since it cannot be now: %s", exc)
+    return applied, setup.current(settings.data_dir, target)
+
+
+def _close(opened: Core) -> None:
+    with ExitStack() as rest:
+        rest.callback(opened.store.close)
+        rest.callback(opened.tokens.close)
+        rest.callback(core.end_use, opened)
+
+
+def _announce(settings: Settings) -> None:
+    """Announce this program's schema in databases of an older one, so that running processes take it for no tampering.
+
+    Without the token: ConfigurationError if any process has the installation open, else a warning.
+    """
+    with ExitStack() as opened:
+        store = open_store(settings, older=True)
+        opened.callback(store.close)
+        try:
+            row, token, device, _ = token_wiring.open_home(settings, store, None)
+        except (TokenError, SetupError) as exc:
+            others = open_processes.living(settings.data_dir)
+            if others:
+                raise ConfigurationError(
+                    f"nothing was migrated: running processes (pid {', '.join(map(str, others))}) take a migration for "
+                    f"tampering unless it is announced, for which the token is missing ({exc}). Make it available, or "
+                    "stop them first"
+                ) from exc
+            log.warning("the migration is not announced, since the token is not available: %s", exc)
+            return
+        seek = partial(token_wiring.seek, lambda: settings, store)
+        tokens = Tokens(store, token.id, device, seek)
+        opened.callback(tokens.close)
+        parts = core.assemble(settings, store, tokens, core.described(settings, row), core.utc_now, None)
+        opened.callback(core.end_use, parts)
+        sealing.announce_schema(parts, before_migration=True)
+
+
+def check_databases(settings: Settings) -> None:
+    """Check every page of both databases, if they are files. Raises StoreError if one is damaged."""
+    if settings.store.url is not None:
+        return
+    for database in files.DATABASES:
+        files.check_pages(settings.data_dir / database.name)
+
+
+def database_revisions(settings: Settings) -> dict[str, str]:
+    """Return both databases' revisions; raises StoreError or MigrationError unless this program supports them."""
+    open_store(settings).close()
+    return setup.current(settings.data_dir, target_of(settings))
