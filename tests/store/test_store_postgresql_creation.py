@@ -96,6 +96,22 @@ def test_a_newer_database(empty: Target, tmp_path: Path) -> None:
         creation.upgrade(empty)
 
 
+def test_a_newer_database_that_announces_itself(empty: Target, tmp_path: Path) -> None:
+    """It is opened if it says that this program works with it; what it says is proven later, by its seal."""
+    creation.create(empty)
+    execute(
+        empty,
+        f"INSERT INTO schema_announcement VALUES ('meta_9999', '{META.revisions[-1]}', '{{}}')",
+        "INSERT INTO schema_announcement VALUES ('meta_9998', 'meta_9990', '{}')",
+        "UPDATE alembic_version SET version_num = 'meta_9999'",
+    )
+    Store.open(tmp_path, target=empty).close()
+    assert creation.upgrade(empty) == []
+    execute(empty, "UPDATE alembic_version SET version_num = 'meta_9998'")
+    with pytest.raises(MigrationError, match="newer"):
+        Store.open(tmp_path, target=empty)
+
+
 def test_what_is_no_database_of_hsmkms(empty: Target, cluster: Cluster, tmp_path: Path) -> None:
     """No tables, no such database, or tables of another owner: each error says what to do."""
     with pytest.raises(StoreError, match="hsmkms init --store-url"):

@@ -151,19 +151,44 @@ PLANTED = {
 }
 
 
+def change(target: Target, *statements: str) -> None:
+    """Change the schema by hand."""
+    with target.connect() as conn:
+        for each in statements:
+            conn.execute(each.encode())
+
+
 @pytest.mark.parametrize("kind", PLANTED)
 def test_planted(store: Store, target: Target, kind: str) -> None:
     """Everything that is not as hsmkms made it is named, also to a process that has compared the schema before."""
     with store.reading() as conn:
         assert seal_engine.of(conn).differences(conn) == ()
-    with target.connect() as conn:
-        for each in PLANTED[kind]:
-            conn.execute(each.encode())
+    change(target, *PLANTED[kind])
     with store.reading() as conn:
         found = seal_engine.of(conn).differences(conn)
         assert found
         assert seal_engine.of(conn).compare_again(conn) == found
     assert all(any(word in each for word in ("was added", "was changed", "was removed")) for each in found)
+
+
+def test_an_announced_schema_is_accepted_until_it_changes(store: Store, target: Target) -> None:
+    """Only if exactly what was announced is there; a further change is a difference again, and forgets the layout."""
+    newer = {("table", "newer", "r p f f f f"), ("column", "newer.id", "integer f ()")}
+    announced = {*catalogue.expected(), *newer}
+    with store.reading() as conn:
+        assert not seal_engine.of(conn).accept(conn, announced)
+    change(target, "CREATE TABLE newer (id integer)")
+    with store.reading() as conn:
+        engine = seal_engine.of(conn)
+        assert engine.differences(conn) == ("column 'newer.id' was added", "table 'newer' was added")
+        assert not engine.accept(conn, catalogue.expected())
+        assert engine.accept(conn, announced)
+        conn.info[seal_engine.LAYOUT] = "another"
+        assert engine.differences(conn) == ()
+    change(target, "ALTER TABLE newer ADD COLUMN more integer")
+    with store.reading() as conn:
+        assert seal_engine.of(conn).differences(conn)
+        assert seal_engine.LAYOUT not in conn.info
 
 
 def test_what_the_guards_need_is_compared() -> None:
