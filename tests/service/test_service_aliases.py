@@ -29,8 +29,6 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.keys import DescribeKeyRequest, DisableKeyRequest
 from hsmkms.rules import paging
 
-pytestmark = pytest.mark.both_engines
-
 UNKNOWN = "12345678-1234-4123-8123-123456789012"
 
 

@@ -197,4 +197,5 @@ def test_what_the_guards_need_is_compared() -> None:
     texts = {text for kind, _, text in objects if kind == "function"}
     assert {f"f t {body}" for body in capture.functions().values()} == texts
     assert capture.UNSEALED_STATE in capture.functions()["must_seal"]
+    assert {type(word) for each in objects for word in each} == {str}  # plain ones: announcements are JSON
     assert all(" A " in text for kind, _, text in objects if kind == "trigger")

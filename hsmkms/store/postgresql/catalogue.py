@@ -171,7 +171,7 @@ def _of_metadata(metadata: MetaData) -> Iterable[Object]:
 
 
 def _table(name: str, persistence: str) -> Object:
-    return "table", name, f"r {persistence} f f f f"
+    return "table", str(name), f"r {persistence} f f f f"
 
 
 def _bit(value: bool) -> str:  # noqa: FBT001 - what it converts
