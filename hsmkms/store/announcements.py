@@ -77,10 +77,10 @@ def read(rows: ProvenRows) -> list[Announcement]:
     ]
 
 
-def usable(announcements: Sequence[Announcement]) -> list[Announcement]:
-    """Return the announcements of schemas that this program can use: earlier ones, and what works with it."""
+def usable(announced: Sequence[Announcement], *, older: bool) -> list[Announcement]:
+    """Return those of newer schemas that this program works with, and with ``older`` those of earlier ones."""
     known = {*META_REVISIONS, *LOG_REVISIONS}
-    return [each for each in announcements if each.revision in known or each.works_with in known]
+    return [each for each in announced if (older if each.revision in known else each.works_with in known)]
 
 
 def _row(each: Announcement) -> dict[str, str]:

@@ -11,6 +11,9 @@ from sqlalchemy import Connection, CursorResult
 LAYOUT: Final = "hsmkms.layout"
 """The sealed tables of a database whose schema is another one, among the notes of a connection."""
 
+OLDER: Final = "hsmkms.older"
+"""True among the notes of a connection that may meet an older schema, to announce its migration."""
+
 OPTION: Final = "hsmkms_seal_engine"
 """Execution option of every engine's connections."""
 

@@ -11,7 +11,7 @@ a database engine does in its own way in ``seal_engine.py``.
 from collections.abc import Iterator
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from hsmkms.store import schema, seal_engine, seal_layout
 from hsmkms.store.seal_layout import INSTALLATION, Entry, Layout
@@ -86,6 +86,16 @@ def entries(conn: Connection, subject: str) -> list[Entry]:
     if query is None or parameters is None:
         return []
     return query.entries(seal_engine.of(conn).rows(conn, query.sql, parameters))
+
+
+def are_readable(conn: Connection) -> bool:
+    """Return False if a sealed table or one of its columns is missing, so that a query for all rows would fail."""
+    inspector = inspect(conn)
+    for table in layout(conn).tables:
+        present = inspector.get_columns(table.name) if inspector.has_table(table.name) else []
+        if not {column.name for column in table.columns} <= {column["name"] for column in present}:
+            return False
+    return True
 
 
 def every(conn: Connection) -> Iterator[tuple[str, Entry]]:

@@ -10,7 +10,7 @@ from hsmkms.service.audit import sealing
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import files, setup
+from hsmkms.store import announcements, files, setup
 from hsmkms.wiring import core
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.stores import open_store, target_of
@@ -28,12 +28,22 @@ def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
     if setup.must_announce(settings.data_dir, target):
         _announce(settings)
     applied = setup.upgrade(settings.data_dir, target)
-    if applied:
+    if applied or not _is_sealed(settings):  # or an earlier attempt was interrupted
         try:
             _close(core.core_of(settings))
         except HsmKmsError as exc:
             log.warning("the rows will be sealed when the installation is next opened, since it cannot be now: %s", exc)
     return applied, setup.current(settings.data_dir, target)
+
+
+def _is_sealed(settings: Settings) -> bool:
+    """Return True if this program's schema is announced in meta.db, which comes with the seals in its form."""
+    store = open_store(settings)
+    try:
+        with store.reading() as conn:
+            return announcements.stored(conn, announcements.of_this_program(conn))
+    finally:
+        store.close()
 
 
 def _close(opened: Core) -> None:

@@ -17,6 +17,7 @@ from cli_site import SECONDS, Site
 
 from hsmkms.config import settings as config
 from hsmkms.rules import blob
+from hsmkms.store import migrate
 from hsmkms.store.files import META
 from hsmkms.wiring import databases
 
@@ -76,6 +77,20 @@ def test_an_edit_of_before_is_not_sealed(thawed: Site) -> None:
     found = json.loads(done.stdout)
     assert f"key/{disabled}" in found.pop("faults")
     assert found == {"state": "KMSInternalException", "accepted": [], "then": "Enabled"}
+
+
+@pytest.mark.parametrize("thawed", ["meta_0008"], indirect=True)
+def test_an_interrupted_migration_goes_on(thawed: Site) -> None:
+    """Tables that were migrated without sealing the rows again are sealed by the next `migrate`, in the audit log."""
+    assert migrate.upgrade(thawed.data) == ["meta_0009"]
+    rows = "SELECT count(subject) FROM row_seal WHERE subject = 'schema'"
+    with closing(sqlite3.connect(thawed.data / "meta.db")) as connection:
+        assert connection.execute(rows).fetchone() == (0,)
+        assert thawed.run("migrate").json["Applied"] == []
+        assert connection.execute(rows).fetchone() == (1,)
+    logged = b"".join(path.read_bytes() for path in (thawed.data / "audit").glob("lane-*.jsonl"))
+    assert logged.count(b'"SealStore"') == 1
+    assert thawed.run("verify-store").json["Faults"] == []
 
 
 @pytest.mark.parametrize("name", FROZEN)

@@ -42,6 +42,19 @@ from hsmkms.wiring import core as wiring
 with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
     print(json.dumps([f"{fault.subject}: {fault.reason}" for fault in kms.operator.audit.verify_rows()]))
 """
+SCHEMA = """
+import json, sys
+from pathlib import Path
+from hsmkms.config import settings as config
+from hsmkms.errors import StoreError
+from hsmkms.kms import Kms
+from hsmkms.wiring import core as wiring
+with Kms(wiring.core_of(config.load(Path(sys.argv[1])))) as kms:
+    try:
+        kms._core.seals.require_schema()
+    except StoreError as exc:
+        print(json.dumps(str(exc)))
+"""
 
 
 class Rolling(Struct):
@@ -157,6 +170,13 @@ def test_what_nobody_announced(rolling: Rolling) -> None:
     )
     assert rolling.refusal(key_id) == "KMSInternalException"
     assert any(fault.startswith("schema: ") for fault in rolling.next_faults())
+    # The schema of before was announced too, but it is not the one of the next program.
+    rolling.sql(
+        "DELETE FROM schema_announcement WHERE revision = 'meta_9999'; DROP INDEX evil; DROP TABLE key_note;"
+        "ALTER TABLE regional_key DROP COLUMN colour;"
+    )
+    assert "table 'key_note' was removed" in next_version.run(rolling.program, rolling.site, SCHEMA)
+    assert rolling.refusal(key_id) == ""
 
 
 def test_a_migration_that_nobody_announced(rolling: Rolling) -> None:

@@ -215,6 +215,21 @@ def test_index_that_leaves_rows_out(world: World, index: str, columns: str, hidd
     assert world.look(user) in (DENIED, "")
 
 
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("ALTER TABLE user_tag DROP COLUMN tag_value", "table 'user_tag' was changed"),
+        ("DROP TABLE user_tag", "table 'user_tag' was removed"),
+    ],
+)
+def test_what_is_gone(world: World, script: str, words: str) -> None:
+    """Verifying names a column or table that was removed, of which no row can be read."""
+    run(world, script)
+    assert world.faults() == ["store"]
+    assert words in reasons(world)
+    assert world.look("ute") == REFUSED
+
+
 def test_nothing_makes_it_right(world: World) -> None:
     """Under another schema nothing is sealed, also where the operator accepts what is there."""
     run(world, PLANTED["index"].script)

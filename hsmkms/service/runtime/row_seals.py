@@ -61,6 +61,7 @@ class RowSeals:
         self._store = store
         self._make_keys = make_keys
         self._key: bytes | None = None
+        self._before_migration = False
         self._lock = threading.Lock()
         self.without_key: Callable[[], HsmKmsError | None] = lambda: None
         """Returns, without a call to the token, the reason why no seal can be checked at all, or None."""
@@ -151,6 +152,7 @@ class RowSeals:
             return
         try:
             with self._store.reading() as before:  # nobody else can commit now: this is what the transaction began with
+                before.info[seal_engine.OLDER] = self._before_migration
                 key = self._key or self.key(before)
                 try:
                     change = _changed(before, tx, key, dirty)
@@ -247,7 +249,9 @@ class RowSeals:
         with self._store.reading() as conn:
             if announcements.stored(conn, announcements.of_this_program(conn)):
                 return False
+        self._before_migration = before_migration
         with self._store.atomic() as tx:
+            tx.info[seal_engine.OLDER] = before_migration
             self._require_schema(tx, self.key(tx))
             ours = sealed_rows.layout(tx) is seal_layout.own()
             if not (ours or before_migration) or not announcements.put(tx, announcements.of_this_program(tx)):

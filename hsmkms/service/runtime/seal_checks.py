@@ -139,6 +139,8 @@ def faults(conn: Connection, key: bytes, form: Form = row_forms.form) -> list[Ro
     seal_engine.of(conn).compare_again(conn)
     foreign = differences(conn, key)
     found = _foreign(foreign)
+    if foreign and not sealed_rows.are_readable(conn):
+        return found
     totals = Totals.every(conn, key, form)
     damage = seal_engine.of(conn).damage(conn)
     if damage:
@@ -196,7 +198,8 @@ def _announced(conn: Connection, key: bytes) -> list[Announcement]:
         require(conn, key, _tree(conn, key, [SCHEMA]), [SCHEMA], proven)
     except AlteredError:
         return []
-    return announcements.usable(announcements.read(ProvenRows(proven)))
+    older = bool(conn.info.get(seal_engine.OLDER))
+    return announcements.usable(announcements.read(ProvenRows(proven)), older=older)
 
 
 def _whole_tree(conn: Connection, key: bytes, *, trusted: bool) -> dict[bytes, bytes]:
