@@ -41,7 +41,7 @@ class Coercion:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
         if kind in (str, list[str]):
-            for each in (value,) if isinstance(value, str) else value:
+            for each in value if isinstance(value, list | tuple) else (value,):
                 _require_text(each)
         if kind in (str, int, Path) and self._is_plain(value):
             return kind(value)
