@@ -1,6 +1,7 @@
 """The audit log as the service writes it: what is in a record, and what is not."""
 
 import json
+import os
 import threading
 from contextlib import suppress
 from typing import Any
@@ -72,6 +73,18 @@ def test_paths_of_users(kms: Kms) -> None:
     who = last(kms)["userIdentity"]
     assert (who["arn"], who["userName"]) == (f"arn:aws:iam::{ACCOUNT}:user/division/gina", "gina")
     kms.operator.credentials.delete_user("gina")
+
+
+def test_no_user_agent(kms: Kms) -> None:
+    """The record of a client that names no user agent has none; that of a call in this process names the process."""
+    key_id = new_key(kms).key_id
+    for address, agent in (("192.0.2.7", ""), (None, f"pid {os.getpid()})")):
+        kms.describe_key(
+            DescribeKeyRequest(key_id=key_id), msgspec.structs.replace(kms.caller(REGION), source_address=address)
+        )
+        named = last(kms)["userAgent"]
+        assert named.endswith(agent)
+        assert bool(named) is (address is None)
 
 
 def test_lone_surrogates(kms: Kms) -> None:

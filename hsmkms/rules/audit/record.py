@@ -285,6 +285,7 @@ def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcom
     read_only = is_read_only(event.name)
     error, response = outcome.error, outcome.response
     used = outcome.used if error is None else ()
+    agent = caller.user_agent or (occasion.agent if caller.source_address is None else "")
     return AuditRecord(
         user_identity=identity(caller.principal, occasion.account, caller.access_key_id),
         event_time=event_time(event.at),
@@ -292,7 +293,7 @@ def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcom
         event_name=event.name,
         aws_region=caller.region,
         source_ip_address=caller.source_address or LOCAL,
-        user_agent=(caller.user_agent or occasion.agent)[:MAX_USER_AGENT],
+        user_agent=agent[:MAX_USER_AGENT],
         error_code=UNSET if error is None else error.code,
         error_message=UNSET if error is None else str(error)[:MAX_MESSAGE],
         request_parameters=event.shown,
