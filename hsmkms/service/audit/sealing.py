@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from hsmkms.errors import (
     HsmKmsError,
+    KMSInternalException,
     ObjectLostError,
     StoreError,
     TokenUnavailableError,
@@ -348,13 +349,24 @@ def seal_rows(core: Core) -> None:
         if not (core.seals.current() or core.seals.renew(record_event) or core.seals.current()):
             log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")
         else:
-            announce_schema(core)
+            _announce_quietly(core)
         return
     last = Sealer(core).last()
     if last is not None and last.seal.root_number and not core.seals.empty():
         log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
         return
     core.seals.seal_all(again=False, record=record_event)
+
+
+def _announce_quietly(core: Core) -> None:
+    """Announce this program's schema; if former announcements were edited, only log it.
+
+    Nothing else depends on them here, and the operator needs an open installation to verify and accept the rows.
+    """
+    try:
+        announce_schema(core)
+    except (StoreError, KMSInternalException) as exc:
+        log.error("the schema of the control-plane database cannot be announced: %s", exc)  # noqa: TRY400 - as above
 
 
 def announce_schema(core: Core, *, before_migration: bool = False) -> None:
