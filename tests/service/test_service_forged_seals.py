@@ -1,5 +1,6 @@
 """Seals, and rows that are read before any seal, that were replaced by values of other types: named, never a crash."""
 
+import logging
 import sqlite3
 from contextlib import closing
 
@@ -7,6 +8,7 @@ import pytest
 from test_service_row_seals import Victim, describe, made, victim
 
 from hsmkms.errors import KMSInternalException, StoreError
+from hsmkms.service.audit import sealing
 
 __all__ = ["made", "victim"]
 
@@ -122,3 +124,36 @@ def test_what_is_read_before_seals(victim: Victim, statement: str, words: str) -
         connection.execute(statement)
     with pytest.raises(StoreError, match=words):
         victim.site.open()
+
+
+class Releasing(logging.Handler):
+    """Rolls a transaction back as soon as a warning says that a process waits for it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(logging.WARNING)
+        self.connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Release the write lock."""
+        if "waiting" in record.getMessage():
+            self.connection.rollback()
+
+
+def test_rows_are_sealed_again_after_another_writer(victim: Victim) -> None:
+    """Opening waits for a process that holds the write lock longer than one transaction waits, and then seals."""
+    core = victim.kms._core
+    with core.store.atomic() as tx:
+        tx.exec_driver_sql("PRAGMA busy_timeout=0")
+    victim.edit("DELETE FROM seal_tree")  # as before meta_0008
+    assert not core.seals.current()
+    with closing(sqlite3.connect(core.store.meta.file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        handler = Releasing(other)
+        logging.getLogger("hsmkms.service").addHandler(handler)
+        try:
+            sealing.seal_rows(core)
+        finally:
+            logging.getLogger("hsmkms.service").removeHandler(handler)
+        assert not other.in_transaction
+    assert core.seals.current()
+    assert victim.faults() == []
