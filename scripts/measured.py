@@ -34,10 +34,11 @@ TABLES: Final = {
 
 
 def has_history() -> bool:
-    """Whether this is a clone with all revisions: a package or a shallow clone cannot tell what has changed."""
+    """Whether this is a clone with all these revisions: a package or a shallow clone cannot tell what has changed."""
     if not (ROOT / ".git").exists():
         return False
-    return _git("rev-parse", "--is-shallow-repository") == "false"
+    known = _git("rev-list", "--all", "--abbrev-commit", "--abbrev=7").split()
+    return all(any(each.startswith(table.revision) for each in known) for table in TABLES.values())
 
 
 def sentence(name: str) -> str:

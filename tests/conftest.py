@@ -13,10 +13,12 @@ from pathlib import Path
 
 import examples
 import groups
+import postgresql_cluster
 import pytest
 import shims
 import trials
 from devices import MakeToken, close_everything
+from postgresql_cluster import Cluster, NotInstalledError
 from tokens import options
 from tokens.driver import Driver, NotPossibleError, Token
 from tokens.softhsm import SoftHsmDriver
@@ -44,6 +46,8 @@ A folder that is not among them comes first."""
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the module under test."""
     options.add(parser)
+    engines = ["sqlite", "postgresql"]
+    parser.addoption("--store-engine", choices=engines, default=engines[0], help="for tests that run on one engine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     pytest-xdist would begin with the longest files.
     """
     options.configure(config)
+    config.addinivalue_line("markers", "both_engines: tests with a store that run on SQLite and on PostgreSQL")
     config.option.loadscopereorder = False
     # pytest 9.1 loses the fixtures of a folder whose files are not next to each other (its issue 14635).
     folders = [Path(each.partition("::")[0]).parent for each in config.args]
@@ -106,6 +111,28 @@ def scratch() -> Iterator[Path]:
 def driver(pytestconfig: pytest.Config) -> Driver:
     """The module under test, and how its tokens are made."""
     return options.driver_of(pytestconfig)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests of modules that are marked so on both engines of the store."""
+    if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
+        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def engine(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> str:
+    """The engine of the test's store: the option says it for tests that do not run on both."""
+    return str(getattr(request, "param", pytestconfig.getoption("store_engine")))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """This worker's PostgreSQL server (Debian: postgresql)."""
+    try:
+        with postgresql_cluster.running_cluster() as running:
+            yield running
+    except NotInstalledError as exc:
+        pytest.skip(str(exc))
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ from hsmkms.config.settings import (
     parse_uri,
     read_pin,
 )
+from hsmkms.config.store_settings import PasswordSettings, password_reader
 from hsmkms.config.template import init_text
 from hsmkms.errors import ConfigurationError, PinError
 
@@ -573,30 +574,93 @@ def test_every_setting_is_documented(table: str, setting: str) -> None:
 
 
 ALTERNATIVES = {"uri": ("label",), "environment": ("file",), "command": ("file",), "prompt": ("file",)}
-TOGETHER = {"certificate": "private_key", "private_key": "certificate"}
-COMMENTED = re.findall(r"^# (\w+) = .+$", (CONF / "hsmkms.toml").read_text(), re.MULTILINE)
+TOGETHER = {"certificate": "private_key", "private_key": "certificate"} | dict.fromkeys(
+    ("store.password file", "store.password environment", "store.password command"), "url"
+)
+COMMENTED = [
+    f"{table} {setting}".strip()
+    for table, text in tables_of((CONF / "hsmkms.toml").read_text()).items()
+    for setting in re.findall(r"^# (\w+) = .+$", text, re.MULTILINE)
+]
 
 
-@pytest.mark.parametrize("setting", COMMENTED)
-def test_commented_settings(tmp_path: Path, setting: str) -> None:
+@pytest.mark.parametrize("commented", COMMENTED)
+def test_commented_settings(tmp_path: Path, commented: str) -> None:
     """Every line that conf/hsmkms.toml shows as a comment is right when put in force, alone or for its alternative."""
+    table, _, setting = commented.rpartition(" ")
     text = (CONF / "hsmkms.toml").read_text()
     if setting == "uri":  # it brings the PIN's place with it
         text = text.replace('file = "pin"', "")
-    if setting in TOGETHER:
-        text = re.sub(rf"^# {TOGETHER[setting]} = ", f"{TOGETHER[setting]} = ", text, flags=re.MULTILINE)
-    for other in ALTERNATIVES.get(setting, ()):
-        text = re.sub(rf"^{other} = .*$", "", text, flags=re.MULTILINE)
+    other = TOGETHER.get(commented, TOGETHER.get(setting))
+    if other is not None:
+        text = re.sub(rf"^# {other} = (?!.pkcs11)", f"{other} = ", text, flags=re.MULTILINE)
+    for alternative in ALTERNATIVES.get(setting, ()) if table.startswith("token") else ():
+        text = re.sub(rf"^{alternative} = .*$", "", text, flags=re.MULTILINE)
+    head, mark, part = text.partition(f"[{table}]\n") if table else ("", "", text)
+    in_force, lines = re.subn(rf"^# {setting} = ", f"{setting} = ", part, count=1, flags=re.MULTILINE)
     file = tmp_path / "hsmkms.toml"
-    in_force, lines = re.subn(rf"^# {setting} = ", f"{setting} = ", text, flags=re.MULTILINE)
-    file.write_text(in_force)
+    file.write_text(f"{head}{mark}{in_force}")
     assert lines == 1
     assert isinstance(load(file), Settings)
+
+
+WRONG_STORES = {
+    'url = "sqlite:///x"': "must begin with postgresql",
+    'url = "postgresql+psycopg://me:hunter2@db/hsmkms"': "must not hold a password",
+    'password = {file = "hunter2"}': "goes with store.url",
+    'url = "postgresql+psycopg://db/x"\npassword = {file = "hunter2", environment = "HUNTER2"}': "name one of",
+    'url = "postgresql+psycopg://db/x"\npassword = {command = []}': "must name a program",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_STORES)
+def test_wrong_stores(tmp_path: Path, text: str) -> None:
+    """What is wrong is said without the password that may stand there."""
+    file = tmp_path / "hsmkms.toml"
+    file.write_text(
+        (CONF / "hsmkms.toml").read_text().replace("[store]\n", f"[store]\n{text}\n").replace("[store.password]", "")
+    )
+    with pytest.raises(ConfigurationError, match=WRONG_STORES[text]) as caught:
+        load(file)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_passwords_of_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, a variable or a program gives it, each time anew; a file that others can read is refused."""
+    file = tmp_path / "password"
+    file.touch(0o600)
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho from-a-program\n")
+    program.chmod(0o700)
+    read = password_reader(PasswordSettings(file=file))
+    assert read is not None
+    for password in ("first", "second"):
+        file.write_text(f"{password}\nmore\n")
+        assert read() == password
+    monkeypatch.setenv("DATABASE_PASSWORD", "from-a-variable")
+    for source, expected in (
+        (PasswordSettings(environment="DATABASE_PASSWORD"), "from-a-variable"),
+        (PasswordSettings(command=(str(program),)), "from-a-program"),
+    ):
+        other = password_reader(source)
+        assert other is not None
+        assert other() == expected
+    assert password_reader(PasswordSettings()) is None
+    file.write_text("\n")
+    with pytest.raises(ConfigurationError, match="holds no password"):
+        read()
+    file.write_text("hunter2")
+    file.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600") as caught:
+        read()
+    assert "hunter2" not in str(caught.value)
 
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 names = texts.filter(lambda text: not set(text) & {"=", "\0"})
 paths = names.filter(lambda text: "~" not in text).map(lambda text: Path("/") / text)
+values = st.text(st.characters(codec="utf-8"), max_size=20).filter(lambda text: "/" not in text)
+"""Of variables; one that is the path of a file that others can change is refused."""
 pin_settings = st.one_of(
     st.builds(PinSettings, file=paths),
     st.builds(PinSettings, environment=texts),
@@ -613,7 +677,7 @@ pin_settings = st.one_of(
         serial=st.none() | texts,
         uri=st.none(),
         pin=pin_settings,
-        environment=st.dictionaries(names, st.text(st.characters(codec="utf-8"), max_size=20), max_size=3),
+        environment=st.dictionaries(names, values, max_size=3),
         init_reserved=st.none() | texts,
         max_sessions=st.integers(1, 1000),
         session_wait_seconds=st.floats(0, 3600),

@@ -182,6 +182,7 @@ OWNERS = {
     "sqlalchemy": "store",
     "alembic": "store",
     "sqlite3": "store",
+    "psycopg": "store",
     "typer": "cli",
     "rich": "cli",
     "jmespath": "cli",

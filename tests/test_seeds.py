@@ -24,6 +24,7 @@ FILES = {
     "crashes": "C",
     "tokens": "T",
     "regions": "M",
+    "nodes": "N",
 }
 """Each file of statements, and the letter of its ids."""
 

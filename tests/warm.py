@@ -1,11 +1,11 @@
 """Run `hsmkms` and the tests' programs in processes that need not import it: a warm process forks them.
 
 Importing takes most of the time of a command, and the suite runs more than a thousand. The process (warm_process.py)
-has imported all and does nothing else: no database, no token, no thread. A command gets its own streams, folder,
-arguments and environment. Most commands that a test runs itself share a process, one after the other
-(warm_runner.py), until one leaves something open. Where something acts before ``main`` (a preloaded library, a variable
-of Python's), the installed script is run instead; but what `faketime` runs can be forked from a warm process of its
-own.
+has imported all, has run a few commands on an installation of its own, and keeps nothing open: no database, no token,
+no thread. A command gets its own streams, folder, arguments and environment. Commands of the API that a test runs
+itself share a process, one after the other (warm_runner.py), until one fails. Where something acts before ``main`` (a
+preloaded library, a variable of Python's), the installed script is run instead; but what `faketime` runs can be forked
+from a warm process of its own.
 """
 
 import atexit
@@ -19,7 +19,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +26,6 @@ import warm_client
 
 from hsmkms.cli.api.build import command_names
 from hsmkms.cli.arguments import command_of
-from hsmkms.cli.commands import MODULES
 
 SCRIPT: Final = Path(sys.executable).parent / "hsmkms"
 EARLY: Final = ("LD_", "PYTHON", "FAKETIME", "LC_", "TZ", "MALLOC_", "OPENSSL_", "TYPER_", "_TYPER_")
@@ -43,8 +41,6 @@ AWS_MODULES: Final = ("awscli.clidriver", "awscli.handlers")
 AWS_SOCKET: Final = "aws-socket"
 
 RUNNER: Final = Path(__file__).with_name("warm_runner.py")
-SHARING: Final = frozenset((*command_names(), *chain.from_iterable(MODULES.values()))) - {"serve", "guide"}
-"""The commands that may share a process: all but a server's, and one that starts a pager."""
 HELP: Final = frozenset({"help", "--help", "-h"})
 
 FAKED: Final = ("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED")
@@ -140,8 +136,8 @@ atexit.register(_runner.end)
 
 
 def _may_share(words: Sequence[str]) -> bool:
-    """Return True for a command that does not change more in its process than what it leaves open."""
-    return words[0] == str(SCRIPT) and command_of(words[1:]) in SHARING and HELP.isdisjoint(words)
+    """Return True for a command of the API, but for its help: others change more in their process."""
+    return words[0] == str(SCRIPT) and command_of(words[1:]) in command_names() and HELP.isdisjoint(words)
 
 
 def _write_client(client: Path, script: Path, address: Path) -> None:

@@ -1,9 +1,8 @@
-"""Run one command after the other, for warm.py: most of a short command's time is its fork's.
+"""Run one command of the API after the other, for warm.py: most of a short command's time is its fork's.
 
 The kernel copies each page that a forked process writes to, and Python counts references in all that it looks at. The
 warm process runs it; standard input is the socket over which commands come and their statuses go. It ends after a
-command that has left a thread or a file, or that ended with another status than 0 and 1: the next one has a fresh
-process.
+command that has failed, or left a thread or a file: the next one has a fresh process.
 """
 
 import atexit
@@ -35,7 +34,7 @@ def serve(control: socket.socket) -> None:
         become(sent, streams)
         os.environ.update(variables)
         status = run()
-        clean = status in (0, 1) and threading.active_count() == 1 and open_files() == files
+        clean = status == 0 and threading.active_count() == 1 and open_files() == files
         control.send(b"%d %d" % (status, clean))
 
 

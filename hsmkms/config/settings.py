@@ -17,9 +17,10 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from hsmkms import ownership
-from hsmkms.config import softhsm, token_tables
+from hsmkms.config import softhsm, store_settings, token_tables
 from hsmkms.config.limits import above_zero, between, broken, matching, off_or_between, one_of
 from hsmkms.config.pins import PinSettings, read_pin, read_private_key, read_secret, terminal_prompt
+from hsmkms.config.store_settings import PasswordSettings, StoreSettings
 from hsmkms.config.token_tables import FURTHER_TOKENS
 from hsmkms.config.token_uri import TokenUri, parse_uri
 from hsmkms.errors import ConfigurationError
@@ -32,6 +33,7 @@ __all__ = [
     "AuditSettings",
     "BackupSettings",
     "ImportSettings",
+    "PasswordSettings",
     "PermissionSettings",
     "PinSettings",
     "ReconcileSettings",
@@ -39,6 +41,7 @@ __all__ = [
     "Secret",
     "ServeSettings",
     "Settings",
+    "StoreSettings",
     "TokenSettings",
     "TokenUri",
     "check",
@@ -181,6 +184,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     audit: AuditSettings = AuditSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     backup: BackupSettings = BackupSettings()
+    store: StoreSettings = StoreSettings()
 
     @property
     def tokens(self) -> tuple[TokenSettings, ...]:
@@ -264,6 +268,7 @@ def check_owners(settings: Settings) -> None:
         softhsm.check_owner(token.environment, token.serials)
         _check_program("the PIN command", token.pin.command)
     _check_program("the signing command", settings.backup.signing_command)
+    _check_program("the command for the database's password", settings.store.password.command)
     if settings.audit.seal_file is not None and not os.geteuid():  # through a link there root could overwrite any file
         ownership.check("audit.seal_file", settings.audit.seal_file)
     for name, file in {"certificate": settings.serve.certificate, "private_key": settings.serve.private_key}.items():
@@ -295,6 +300,7 @@ def _resolved(folder: Path, settings: Settings) -> Settings:
         serve=_resolved_serve(folder, settings.serve),
         audit=_resolved_audit(folder, settings.audit),
         backup=_resolved_backup(folder, settings.backup),
+        store=_resolved_store(folder, settings.store),
     )
 
 
@@ -311,6 +317,7 @@ def check(settings: Settings) -> None:
         "services must name each service once": len(set(services)) < len(services),
         "services: '*' stands for every name, so it stands alone": EVERY_SERVICE in services and len(services) > 1,
         **_serve_faults(settings.serve),
+        **store_settings.faults(settings.store),
         "backup.signing_key and backup.signing_command: name one of them": None
         not in (backup.signing_key, backup.signing_command),
     }
@@ -367,6 +374,16 @@ def _resolved_backup(folder: Path, backup: BackupSettings) -> BackupSettings:
         signing_key=folder / key if key is not None else None,
         signing_command=_resolved_command("backup.signing_command", folder, command) if command is not None else None,
     )
+
+
+def _resolved_store(folder: Path, store: StoreSettings) -> StoreSettings:
+    file, command = store.password.file, store.password.command
+    password = replace(
+        store.password,
+        file=folder / file if file is not None else None,
+        command=_resolved_command("store.password.command", folder, command) if command is not None else None,
+    )
+    return replace(store, password=password)
 
 
 def _serve_faults(serve: ServeSettings) -> dict[str, bool]:

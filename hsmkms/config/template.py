@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,24 @@ TEMPLATE: Final = """\
 # The services that have a key of their own, created at the first use of its alias: alias/aws/NAME. Users can use these
 # keys but not manage them. ["*"] is every name, for development only: a request with any such alias creates a key.
 {services}
+
+[store]
+# A PostgreSQL database in place of the files meta.db and log.db: postgresql+psycopg://USER@HOST/DATABASE. Its query
+# takes what libpq knows, such as sslrootcert, or several hosts (?host=one:5432&host=two:5432). Over the network the
+# server's certificate is verified (sslmode=verify-full) unless the query says otherwise. Needs the extra
+# hsmkms[postgresql]. So far one machine may use it at a time, and backups are the server's own.
+{store_url}
+
+[store.password]
+# The source of the database's password, if it wants one: one of these. It is read again for each connection.
+# A file with the password on its first line, owned by this user or root and readable by nobody else.
+{password_file}
+
+# A variable of the environment.
+{password_environment}
+
+# A program and its arguments, run without a shell, that prints it.
+{password_command}
 
 # The token. If there are several, each table is [[token]], with [token.pin] and [token.environment] below it; their
 # order has no meaning: keys are created on the one that `hsmkms migrate-token` named last.
@@ -214,6 +233,13 @@ EXAMPLES: Final[dict[str, Any]] = {
 }
 """Values in the commented lines of settings without a default."""
 
+PASSWORD_EXAMPLES: Final[dict[str, Any]] = {
+    "file": "/etc/hsmkms/database-password",
+    "environment": "HSMKMS_DATABASE_PASSWORD",
+    "command": ["systemd-creds", "cat", "database-password"],
+}
+DATABASE_EXAMPLE: Final = "postgresql+psycopg://hsmkms@db.example.net/hsmkms"
+
 
 def init_text(settings: Settings) -> str:
     """Write the commented file that ``load`` reads as these settings; a setting at its default is commented out.
@@ -234,6 +260,7 @@ def init_text(settings: Settings) -> str:
         **_lines(settings.audit, "durability", "interval_milliseconds", "when_unwritable", "segment_mib", "seal_file"),
         **_lines(settings.reconcile, "grace_hours"),
         **_lines(settings.backup, "recipients", "signing_key", "signing_command"),
+        **_store_lines(settings),
     }
     assignments = [f"{_toml_key(name)} = {_toml(value)}" for name, value in settings.token.environment.items()]
     variables = assignments or [f"# SOFTHSM2_CONF = {_toml(EXAMPLES['SOFTHSM2_CONF'])}"]
@@ -242,12 +269,19 @@ def init_text(settings: Settings) -> str:
     return TEMPLATE.format(**lines, variables="\n".join(variables), quotas="\n".join(quotas))
 
 
-def _lines(section: Struct, *names: str) -> dict[str, str]:
+def _store_lines(settings: Settings) -> dict[str, str]:
+    """Format the lines of the store; its password and a token's PIN have sources of the same names."""
+    sources = _lines(settings.store.password, *PASSWORD_EXAMPLES, examples=PASSWORD_EXAMPLES)
+    url = _lines(settings.store, "url", examples={"url": DATABASE_EXAMPLE})["url"]
+    return {"store_url": url} | {f"password_{name}": line for name, line in sources.items()}
+
+
+def _lines(section: Struct, *names: str, examples: Mapping[str, Any] = EXAMPLES) -> dict[str, str]:
     """Format one line for each setting: an assignment, or a comment if it has its default."""
     defaults = {each.name: each.default for each in msgspec.structs.fields(section)}
     values = {name: getattr(section, name) for name in names}
     return {
-        name: f"# {name} = {_toml(EXAMPLES.get(name, value))}"
+        name: f"# {name} = {_toml(examples.get(name, value))}"
         if value == defaults[name]
         else f"{name} = {_toml(value)}"
         for name, value in values.items()

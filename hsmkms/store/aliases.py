@@ -4,7 +4,6 @@ Every change is recorded in the change log under the name, and under the keys th
 affect who may use it.
 """
 
-import sqlite3
 from collections import defaultdict
 from datetime import datetime
 from typing import Any
@@ -15,6 +14,7 @@ from hsmkms.errors import AlreadyExistsException, NotFoundException
 from hsmkms.model.ids import alias_arn
 from hsmkms.model.records import AliasRecord
 from hsmkms.store import changes, faults
+from hsmkms.store.faults import Violation
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import alias, installation
 
@@ -24,14 +24,8 @@ def insert(tx: Connection, region: str, name: str, key_id: str, now: datetime) -
 
     Raises AlreadyExistsException if the name is taken, and NotFoundException if there is no such key.
     """
-    with faults.constraints(
-        {
-            sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: AlreadyExistsException(
-                f"An alias with the name {name} already exists in {region}"
-            ),
-            sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: _no_key(region, key_id),
-        }
-    ):
+    taken = AlreadyExistsException(f"An alias with the name {name} already exists in {region}")
+    with faults.constraints(tx, {Violation.UNIQUE: taken, Violation.REFERENCE: _no_key(region, key_id)}):
         tx.execute(
             alias.insert().values(region=region, name=name, key_id=key_id, creation_date=now, last_updated_date=now)
         )
@@ -44,7 +38,7 @@ def update(tx: Connection, region: str, name: str, key_id: str, now: datetime) -
     if before is None:
         return False
     statement = alias.update().where(alias.c.region == region, alias.c.name == name)
-    with faults.constraints({sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: _no_key(region, key_id)}):
+    with faults.constraints(tx, {Violation.REFERENCE: _no_key(region, key_id)}):
         tx.execute(statement.values(key_id=key_id, last_updated_date=now))
     _note(tx, region, name, before.target_key_id, key_id)
     return True

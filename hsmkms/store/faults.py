@@ -4,9 +4,11 @@ import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError
@@ -80,13 +82,35 @@ def translated(file: Path) -> Iterator[None]:
         raise translate(exc, file) from exc
 
 
+class Violation(Enum):
+    """Kind of a violated constraint."""
+
+    UNIQUE = "unique"
+    REFERENCE = "reference"
+
+
+_VIOLATIONS: Final[dict[int | str, Violation]] = {
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: Violation.UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: Violation.UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: Violation.REFERENCE,
+    "23505": Violation.UNIQUE,
+    "23503": Violation.REFERENCE,
+}
+"""By SQLite's extended code, and by the SQLSTATE of other engines."""
+
+
 @contextmanager
-def constraints(errors: Mapping[int, HsmKmsError]) -> Iterator[None]:
-    """Raise the given error if the block violates the constraint with that extended SQLite code."""
+def constraints(tx: Connection, errors: Mapping[Violation, HsmKmsError]) -> Iterator[None]:
+    """Raise the given error if the block violates such a constraint; the transaction can be continued.
+
+    On PostgreSQL that needs a savepoint.
+    """
     try:
-        yield
+        with tx.begin_nested():
+            yield
     except IntegrityError as exc:
-        error = errors.get(getattr(exc.orig, "sqlite_errorcode", 0))
+        code = getattr(exc.orig, "sqlite_errorcode", None) or getattr(exc.orig, "sqlstate", None)
+        error = errors.get(_VIOLATIONS[code]) if code in _VIOLATIONS else None
         if error is None:
             raise
         raise error from exc

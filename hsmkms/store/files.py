@@ -105,7 +105,7 @@ def check(folder: Path, database: DatabaseFile, *, older: bool = False) -> None:
         revision = read_revision(connection, path)
     if works_with(folder, database, revision) or revision == database.revisions[-1]:
         return
-    check_known(path, revision, database.revisions)
+    check_known(f"the database {path}", revision, database.revisions)
     if not older:
         raise MigrationError(f"the database {path} is older than this program: run `hsmkms migrate`")
 
@@ -160,11 +160,11 @@ def check_own(path: Path) -> None:
         raise StoreError(f"{path} can be changed by another user, so it is not used: {weakness}")
 
 
-def check_known(path: Path, revision: str, known: Sequence[str]) -> None:
-    """Raise MigrationError for a revision that this program does not know."""
+def check_known(name: str, revision: str, known: Sequence[str]) -> None:
+    """Raise MigrationError for a revision that this program does not know; ``name`` is the database's."""
     if revision not in known:
         raise MigrationError(
-            f"the database {path} is newer than this program (its revision is {revision}): use the version of hsmkms "
+            f"{name} is newer than this program (its revision is {revision}): use the version of hsmkms "
             "that migrated it, or a later one"
         )
 

@@ -7,10 +7,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 from sqlalchemy import Column, Connection, Select, Table, exists, select
-from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.model.ids import ROOT_PATH, derived_user_id
-from hsmkms.store import changes
+from hsmkms.store import changes, upserts
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import (
     Lifecycle,
@@ -137,7 +136,7 @@ def put_policy(tx: Connection, kind: Owner, owner: str, policy_name: str, docume
     """Insert or replace a policy of a user or group."""
     table, owners = _table(kind)
     row = {owners.name: owner, "policy_name": policy_name, "document": document}
-    tx.execute(insert(table).values(row).on_conflict_do_update(set_={"document": document}))
+    upserts.put(tx, table, [row])
     _note(tx, _concerned(tx, kind, owner))
 
 
@@ -162,7 +161,7 @@ def policies(conn: Connection, kind: Owner, owner: str) -> dict[str, str]:
 
 def insert_group(tx: Connection, name: str, now: datetime) -> bool:
     """Insert a new group; False if the name is taken."""
-    return bool(tx.execute(insert(user_group).values(name=name, created_at=now).on_conflict_do_nothing()).rowcount)
+    return upserts.put_new(tx, user_group, {"name": name, "created_at": now})
 
 
 def delete_group(tx: Connection, name: str) -> bool:
@@ -193,7 +192,7 @@ def group_exists(conn: Connection, name: str) -> bool:
 
 def add_member(tx: Connection, group_name: str, user_name: str) -> None:
     """Add a user to a group."""
-    tx.execute(insert(group_member).values(group_name=group_name, user_name=user_name).on_conflict_do_nothing())
+    upserts.put_new(tx, group_member, {"group_name": group_name, "user_name": user_name})
     _note(tx, [user_name])
 
 
@@ -217,9 +216,8 @@ def tags(conn: Connection, user_name: str) -> dict[str, str]:
 
 def put_tags(tx: Connection, user_name: str, values: Mapping[str, str]) -> None:
     """Add tags to a user, replacing the values of existing ones."""
-    for tag_key, tag_value in values.items():
-        row = {"user_name": user_name, "tag_key": tag_key, "tag_value": tag_value}
-        tx.execute(insert(user_tag).values(row).on_conflict_do_update(set_={"tag_value": tag_value}))
+    rows = [{"user_name": user_name, "tag_key": name, "tag_value": value} for name, value in values.items()]
+    upserts.put(tx, user_tag, rows)
     _note(tx, [user_name])
 
 

@@ -187,7 +187,7 @@ def forget_unused_material(tx: Connection, row_id: int | None) -> None:
 
 def _insert_material(tx: Connection, key_id: str, new: MaterialRecord, label: str, status: ObjectStatus) -> None:
     new_material = {"key_id": key_id} | {name: getattr(new, name) for name in _NEW_MATERIAL_COLUMNS}
-    row_id: int = tx.execute(_INSERT_MATERIAL, new_material).lastrowid
+    row_id: int = tx.execute(_INSERT_MATERIAL, new_material).inserted_primary_key[0]  # type: ignore[index]  # of one row
     presence = {
         "key_id": key_id,
         "material": row_id,

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import exists, func, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, exists, func, select, update
 
-from hsmkms.store import files
-from hsmkms.store.engine import Database, Store
+from hsmkms.store import files, upserts
+from hsmkms.store.engine import Store
 from hsmkms.store.schema import encryption_count
+from hsmkms.store.sqlite_database import FileDatabase
 
 _reserved = encryption_count.c.reserved
 
@@ -16,15 +16,22 @@ _reserved = encryption_count.c.reserved
 def reserve(store: Store, material_id: str, count_of: Callable[[int], int]) -> tuple[int, int]:
     """Reserve encryptions before they happen; return (used before, granted).
 
-    ``count_of`` gets the number used already and returns how many to grant, 0 for none.
+    ``count_of`` gets the number used already and returns how many to grant, 0 for none. It may be called again.
     """
-    with store.log.atomic() as tx:
-        used = tx.execute(select(_reserved).where(encryption_count.c.material_id == material_id)).scalar() or 0
+    of_material = encryption_count.c.material_id == material_id
+    locked = select(_reserved).where(of_material).with_for_update()  # for engines without one lock for all writers
+
+    def take(tx: Connection) -> tuple[int, int]:
+        used = tx.scalar(locked)
+        if used is None:
+            upserts.put_new(tx, encryption_count, {"material_id": material_id, "reserved": 0})
+            used = tx.execute(locked).scalar_one()  # another process may have inserted it meanwhile
         granted = count_of(used)
         if granted:
-            added = insert(encryption_count).values(material_id=material_id, reserved=granted)
-            tx.execute(added.on_conflict_do_update(set_={_reserved: _reserved + granted}))
-    return used, granted
+            tx.execute(update(encryption_count).where(of_material).values(reserved=used + granted))
+        return used, granted
+
+    return store.log.run(take)
 
 
 def give_back(store: Store, material_id: str, unused: int) -> None:
@@ -45,7 +52,7 @@ def counted(folder: Path) -> bool:
     file = folder / files.LOG.name
     if not file.exists():
         return False
-    log = Database(file)
+    log = FileDatabase(file)
     try:
         with log.reading() as conn:
             return conn.scalar(select(exists().where(encryption_count.c.reserved > 0))) or False

@@ -13,7 +13,8 @@ from typing import Final
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.store import faults, files, migrate
-from hsmkms.store.engine import Database
+from hsmkms.store.database import Database
+from hsmkms.store.sqlite_database import FileDatabase
 
 _UNKNOWN_BEFORE: Final = 1
 
@@ -52,6 +53,8 @@ def renew(folder: Path, now: datetime) -> Path | None:
 
 def is_unknown_before(log: Database) -> bool:
     """Return True if the loss of counts is not yet recorded in the control plane."""
+    if not isinstance(log, FileDatabase):
+        return False
     with log.reading() as conn:
         return bool(conn.exec_driver_sql("PRAGMA user_version").scalar() == _UNKNOWN_BEFORE)
 

@@ -5,7 +5,7 @@ Alembic is imported only when a migration runs: reading a revision does not need
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,7 +55,11 @@ def upgrade(folder: Path) -> list[str]:
 
 def must_announce(folder: Path) -> bool:
     """Return True if a migration of the databases must be announced first: older programs could work on beside it."""
-    revisions = current(folder)
+    return needs_announcement(current(folder))
+
+
+def needs_announcement(revisions: Mapping[str, str]) -> bool:
+    """Return True if a migration from these revisions, by the databases' names, must be announced first."""
     known = {database.name: database.revisions for database in files.DATABASES}
     announcing = revisions[files.META.name] in known[files.META.name][_FIRST_ANNOUNCING:]
     return announcing and any(revision in known[name][:-1] for name, revision in revisions.items())
@@ -101,7 +105,7 @@ def _upgrade(path: Path, database: DatabaseFile) -> Sequence[str]:
         revision = files.read_revision(connection, path)
     if files.works_with(path.parent, database, revision):
         return []
-    files.check_known(path, revision, database.revisions)
+    files.check_known(f"the database {path}", revision, database.revisions)
     missing = database.revisions[database.revisions.index(revision) + 1 :]
     if missing:
         _run(path, database, missing)

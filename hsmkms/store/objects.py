@@ -5,9 +5,8 @@ from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Connection, Row, Select, select
-from sqlalchemy.dialects.sqlite import insert
 
-from hsmkms.store import keys
+from hsmkms.store import keys, upserts
 from hsmkms.store.regions import LEADING
 from hsmkms.store.schema import (
     Lifecycle,
@@ -152,8 +151,7 @@ def forget_doomed(tx: Connection, token_id: str, cka_id: bytes) -> None:
 
 def note_seen(tx: Connection, token_id: str, cka_id: bytes, now: datetime) -> datetime:
     """Record an unacknowledged object on the token, and return when it was first seen."""
-    statement = insert(orphan).values(token_id=token_id, cka_id=cka_id, first_seen=now)
-    tx.execute(statement.on_conflict_do_nothing())
+    upserts.put_new(tx, orphan, {"token_id": token_id, "cka_id": cka_id, "first_seen": now})
     query = select(orphan.c.first_seen).where(orphan.c.token_id == token_id, orphan.c.cka_id == cka_id)
     since: datetime = tx.execute(query).scalar_one()
     return since

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy import Connection, func, literal, select
-from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.model.enums import Origin
 from hsmkms.model.records import KeyRecord
-from hsmkms.store import changes, keys, materials
+from hsmkms.store import changes, keys, materials, upserts
 from hsmkms.store.schema import Lifecycle, key, material, material_presence, regional_key
 
 LEADING: Final = key.c.primary_region.is_(None) | (key.c.primary_region == regional_key.c.region)
@@ -34,8 +33,7 @@ def insert_replica(tx: Connection, record: KeyRecord, tags: Mapping[str, str]) -
         "pending_window_days": None,
         "version": changes.note(tx, record.region, record.key_id),
     }
-    added = insert(regional_key).values(key_id=record.key_id, region=record.region, **values)
-    tx.execute(added.on_conflict_do_update(set_=values))
+    upserts.put(tx, regional_key, [{"key_id": record.key_id, "region": record.region, **values}])
     generated = literal(record.origin is Origin.AWS_KMS)
     known = select(material.c.key_id, literal(record.region), material.c.id, generated)
     tx.execute(

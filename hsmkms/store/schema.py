@@ -161,7 +161,7 @@ regional_key: Final = Table(
     Column("creation_date", Instant, nullable=False),
     Column("deletion_date", Instant),
     Column("pending_window_days", Integer),
-    Column("version", Integer, nullable=False),
+    Column("version", WIDE, nullable=False),
     _one_of("lifecycle", Lifecycle),
     _one_of("state", KeyState),
     Index("ix_regional_key_region", "region", "key_id"),
@@ -351,7 +351,7 @@ key_grant: Final = Table(
 change_log: Final = Table(
     "change_log",
     meta,
-    Column("epoch", Integer, primary_key=True),
+    Column("epoch", WIDE, primary_key=True),
     Column("region", Text, nullable=False),
     Column("subject", Text, nullable=False, index=True),
     sqlite_autoincrement=True,
@@ -361,7 +361,7 @@ row_seal: Final = Table(
     "row_seal",
     meta,
     Column("subject", Text, primary_key=True),
-    Column("epoch", Integer, nullable=False),
+    Column("epoch", WIDE, nullable=False),
     Column("mac", LargeBinary, nullable=False),
 )
 """The seal over all rows of a subject (a key, an alias, a user …) since an epoch: ``service/runtime/row_seals.py``."""
@@ -369,7 +369,7 @@ row_seal: Final = Table(
 store_root: Final = Table(
     "store_root",
     meta,
-    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("number", WIDE, primary_key=True, autoincrement=False),
     Column("nonce", LargeBinary, nullable=False),
     Column("value", LargeBinary, nullable=False),
 )
@@ -395,7 +395,7 @@ schema_announcement: Final = Table(
 audit_outbox: Final = Table(
     "audit_outbox",
     meta,
-    Column("id", Integer, primary_key=True),
+    Column("id", WIDE, primary_key=True),
     Column("lane", Text, nullable=False),
     Column("event_id", Text, nullable=False),
     Column("record", LargeBinary, nullable=False),

@@ -2,9 +2,9 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection
 
+from hsmkms.store import upserts
 from hsmkms.store.engine import Store
 from hsmkms.store.schema import sweeper
 
@@ -13,14 +13,18 @@ def acquire_lease(store: Store, holder: str, now: datetime, duration: timedelta)
     """Take or renew the lease; False while another holder has it.
 
     A lease that ends later than ``duration`` from now was written before the clock was set back: it counts as expired.
+    One statement decides and writes, so that of several processes at once only one gets it.
     """
-    with store.log.atomic() as tx:
-        lease = tx.execute(select(sweeper.c.holder, sweeper.c.until)).one_or_none()
-        if lease is not None and lease.holder != holder and now < lease.until <= now + duration:
-            return False
-        mine = {"holder": holder, "until": now + duration}
-        tx.execute(insert(sweeper).values(only=1, **mine).on_conflict_do_update(set_=mine))
-    return True
+
+    def take(tx: Connection) -> bool:
+        time = store.log.lease_time(tx, now)
+        mine = {"holder": holder, "until": time + duration}
+        free = (sweeper.c.holder == holder) | (sweeper.c.until <= time) | (sweeper.c.until > time + duration)
+        taken = upserts.insert(tx, sweeper).values(only=1, **mine)
+        taken = taken.on_conflict_do_update(index_elements=[sweeper.c.only], set_=mine, where=free)
+        return upserts.count(tx, taken) > 0
+
+    return store.log.run(take)
 
 
 def release_lease(store: Store, holder: str) -> None:

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.sqlite import insert
 
-from hsmkms.store import keys
+from hsmkms.store import keys, upserts
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import tag
 
@@ -25,14 +24,8 @@ def put(tx: Connection, key_id: str, region: str, values: Mapping[str, str]) -> 
     """Add tags, replacing the values of existing ones."""
     if not values:
         return
-    statement = insert(tag)
-    tx.execute(
-        statement.on_conflict_do_update(
-            index_elements=[tag.c.key_id, tag.c.region, tag.c.tag_key],
-            set_={"tag_value": statement.excluded.tag_value},
-        ),
-        [{"key_id": key_id, "region": region, "tag_key": name, "tag_value": value} for name, value in values.items()],
-    )
+    rows = [{"key_id": key_id, "region": region, "tag_key": name, "tag_value": value} for name, value in values.items()]
+    upserts.put(tx, tag, rows)
     keys.touch(tx, key_id, region)
 
 

@@ -5,10 +5,9 @@ from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import Connection, Select, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from hsmkms.model.ids import ROOT_PATH, derived_user_id
-from hsmkms.store import changes
+from hsmkms.store import changes, upserts
 from hsmkms.store.engine import Store
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import AccessKeyStatus, access_key, access_key_use, user
@@ -46,8 +45,7 @@ class AccessKeyRow(Struct, frozen=True, kw_only=True):
 def insert_user(tx: Connection, name: str, now: datetime, unique_id: str, path: str = ROOT_PATH) -> bool:
     """Insert a new user; False if the name is taken, whatever the paths are."""
     stored_path = None if path == ROOT_PATH else path
-    row = insert(user).values(name=name, created_at=now, unique_id=unique_id, path=stored_path)
-    return bool(tx.execute(row.on_conflict_do_nothing()).rowcount)
+    return upserts.put_new(tx, user, {"name": name, "created_at": now, "unique_id": unique_id, "path": stored_path})
 
 
 def delete_user(tx: Connection, name: str) -> bool:
@@ -136,10 +134,8 @@ def delete_access_key(tx: Connection, access_key_id: str) -> bool:
 
 def note_use(store: Store, access_key_id: str, region: str, now: datetime) -> None:
     """Store when and for which region an access key was last used, in log.db."""
-    fresh = {"region": region, "used_at": now}
-    added = insert(access_key_use).values(access_key_id=access_key_id, **fresh)
-    with store.log.atomic() as tx:
-        tx.execute(added.on_conflict_do_update(set_=fresh))
+    row = {"access_key_id": access_key_id, "region": region, "used_at": now}
+    store.log.run(lambda tx: upserts.put(tx, access_key_use, [row]))
 
 
 def last_uses(store: Store) -> dict[str, tuple[datetime, str]]:

@@ -40,10 +40,11 @@ from hsmkms.service.runtime.ports import Clock, Installation, never_drifted
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import aliases, audit_files, files, installation, leases, log_renewal, migrate
+from hsmkms.store import aliases, audit_files, installation, leases, log_renewal, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
 from hsmkms.wiring import tokens as token_wiring
+from hsmkms.wiring.stores import open_store, require_files, target_of
 
 Monotonic = Callable[[], float]
 
@@ -101,7 +102,7 @@ def core_of(
     the first login; it may block. ``accepting``: a token of the settings that is accepted though it is a clone, since
     the operator is about to accept it.
     """
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     with ExitStack() as undo:
         undo.callback(store.close)
         row, token, device, witness = token_wiring.open_home(settings, store, pin, before_login, accepting)
@@ -133,7 +134,7 @@ def end_use(core: Core) -> None:
 
 def core_without_token(settings: Settings, fault: HsmKmsError, clock: Clock = utc_now) -> Core:
     """Open an installation without its token, for work that needs only the database; ``fault`` says why it is away."""
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         row, token = binding.expected(store)
         away = UnavailableDevice(fault)
@@ -165,6 +166,7 @@ def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
 
     ConfigurationError if it is not damaged, or a process has the installation open.
     """
+    require_files(settings, "renew-log")
     open_processes.require_none(settings.data_dir)
     if log_renewal.damage(settings.data_dir) is None:
         raise ConfigurationError("log.db is whole, so it was left as it is")
@@ -223,7 +225,7 @@ def audit_folder(settings: Settings) -> Path:
 
 def target_of_alias(settings: Settings, alias: KeyRef) -> str:
     """Return the id of an alias's key, from the database alone. Raises NotFoundException, StoreError."""
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         with store.reading() as conn:
             record = aliases.fetch(conn, alias.region, alias.name)
@@ -263,14 +265,15 @@ def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
 def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
     device = token_wiring.open_device(settings)
     try:
-        if not files.exists(settings.data_dir):
-            if leases.counted(settings.data_dir):
+        target = target_of(settings)
+        if not setup.exists(settings.data_dir, target):
+            if target is None and leases.counted(settings.data_dir):
                 raise StoreError(
                     f"{settings.data_dir} has a log.db with counts of encryptions but no meta.db: restore that one. "
                     "To give up its keys and start again, choose another --data-dir"
                 )
-            migrate.create(settings.data_dir)
-        store = Store.open(settings.data_dir)
+            setup.create(settings.data_dir, target)
+        store = open_store(settings)
         try:
             return binding.initialise(store, device, settings.account_id, clock)
         finally:
@@ -281,18 +284,28 @@ def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
 
 def begun_with(settings: Settings) -> tuple[str | None, str | None]:
     """Return the account and the token serial with which ``initialise`` began; None for what is not decided yet."""
-    if not files.exists(settings.data_dir):
+    if not setup.exists(settings.data_dir, target_of(settings)):
         return None, None
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         return binding.begun_with(store)
     finally:
         store.close()
 
 
+def is_begun(settings: Settings) -> bool:
+    """Return True if the databases are there."""
+    return setup.exists(settings.data_dir, target_of(settings))
+
+
+def database_names(settings: Settings) -> list[str]:
+    """Return the databases' names for people."""
+    return setup.names(settings.data_dir, target_of(settings))
+
+
 def is_initialised(settings: Settings) -> bool:
     """Return True if ``initialise`` has been completed for these settings."""
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         return binding.is_bound(store)
     finally:

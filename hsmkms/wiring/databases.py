@@ -10,10 +10,10 @@ from hsmkms.service.audit import sealing
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import announcements, files, migrate
-from hsmkms.store.engine import Store
+from hsmkms.store import announcements, files, setup
 from hsmkms.wiring import core
 from hsmkms.wiring import tokens as token_wiring
+from hsmkms.wiring.stores import open_store, target_of
 
 log = logging.getLogger("hsmkms.service")
 
@@ -24,20 +24,21 @@ def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
     The token is needed to announce the migration to running processes, and afterwards to seal the rows. Without it
     nothing is migrated while any process has the installation open; the rows are sealed when it is next opened.
     """
-    if migrate.must_announce(settings.data_dir):
+    target = target_of(settings)
+    if setup.must_announce(settings.data_dir, target):
         _announce(settings)
-    applied = migrate.upgrade(settings.data_dir)
+    applied = setup.upgrade(settings.data_dir, target)
     if applied or not _is_sealed(settings):  # or an earlier attempt was interrupted
         try:
             _close(core.core_of(settings))
         except HsmKmsError as exc:
             log.warning("the rows will be sealed when the installation is next opened, since it cannot be now: %s", exc)
-    return applied, migrate.current(settings.data_dir)
+    return applied, setup.current(settings.data_dir, target)
 
 
 def _is_sealed(settings: Settings) -> bool:
     """Return True if this program's schema is announced in meta.db, which comes with the seals in its form."""
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         with store.reading() as conn:
             return announcements.stored(conn, announcements.of_this_program(conn))
@@ -58,7 +59,7 @@ def _announce(settings: Settings) -> None:
     Without the token: ConfigurationError if any process has the installation open, else a warning.
     """
     with ExitStack() as opened:
-        store = Store.open(settings.data_dir, older=True)
+        store = open_store(settings, older=True)
         opened.callback(store.close)
         try:
             row, token, device, _ = token_wiring.open_home(settings, store, None)
@@ -81,12 +82,14 @@ def _announce(settings: Settings) -> None:
 
 
 def check_databases(settings: Settings) -> None:
-    """Check every page of both databases. Raises StoreError if one is damaged."""
+    """Check every page of both databases, if they are files. Raises StoreError if one is damaged."""
+    if settings.store.url is not None:
+        return
     for database in files.DATABASES:
         files.check_pages(settings.data_dir / database.name)
 
 
 def database_revisions(settings: Settings) -> dict[str, str]:
     """Return both databases' revisions; raises StoreError or MigrationError unless this program supports them."""
-    Store.open(settings.data_dir).close()
-    return migrate.current(settings.data_dir)
+    open_store(settings).close()
+    return setup.current(settings.data_dir, target_of(settings))

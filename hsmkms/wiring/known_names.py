@@ -2,12 +2,12 @@
 
 from hsmkms.config.settings import Settings
 from hsmkms.store import aliases, users
-from hsmkms.store.engine import Store
+from hsmkms.wiring.stores import open_store
 
 
 def alias_names(settings: Settings, region: str | None) -> list[str]:
     """Return the aliases of a region, by default of the configured one. Raises as ``Store.open`` does."""
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         with store.meta.reading() as conn:
             return [each.name for each in aliases.every(conn, region or settings.default_region)]
@@ -17,7 +17,7 @@ def alias_names(settings: Settings, region: str | None) -> list[str]:
 
 def user_names(settings: Settings) -> list[str]:
     """Return the users. Raises as ``Store.open`` does."""
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         with store.meta.reading() as conn:
             return [each.name for each in users.users(conn)]

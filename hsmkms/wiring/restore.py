@@ -24,6 +24,7 @@ from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
 from hsmkms.store import files
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.core import core_of
+from hsmkms.wiring.stores import require_files
 
 _NO_WISHES: Final = Order()
 
@@ -44,6 +45,7 @@ def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: 
 
     See ``service/backup/restore.py``.
     """
+    require_files(settings, "restore")
     files.make_folder(settings.data_dir)
     with ExitStack() as opened:
         reachable = cache(lambda: token_wiring.open_what_can_be(settings, opened))

@@ -23,6 +23,7 @@ from hsmkms.service.runtime import binding
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow, TokenRow
+from hsmkms.wiring.stores import open_store
 
 Proof = TypeVar("Proof")
 
@@ -265,7 +266,7 @@ def _fault_of(not_opened: Sequence[HsmKmsError], not_proven: Sequence[HsmKmsErro
 
 def names_home(settings: Settings) -> bool:
     """Return True if a token of the settings has the home's label or serial; if none is found, the home is away."""
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         _, home = binding.expected(store)
     finally:

@@ -8,7 +8,8 @@ from hsmkms.config.settings import Settings
 from hsmkms.model.ids import key_arn
 from hsmkms.model.records import KeyRecord
 from hsmkms.store import aliases, installation, keys, leases, usage
-from hsmkms.store.engine import Connection, Store
+from hsmkms.store.engine import Connection
+from hsmkms.wiring.stores import open_store
 
 
 class Counters(Struct, frozen=True, kw_only=True):
@@ -35,7 +36,7 @@ class Known(Struct, frozen=True, kw_only=True):
 def read(settings: Settings, key: str | None) -> Known:
     """Return the counters of a key (an ARN, or its last part) or of all keys. Raises as ``Store.open`` does."""
     key_id = None if key is None else key.rpartition("key/")[2]
-    store = Store.open(settings.data_dir)
+    store = open_store(settings)
     try:
         counts = leases.beyond(store, 1)
         last = usage.fetch_all(store).values()

@@ -80,8 +80,8 @@ def make(folder: Path) -> Path:
             f'LOG_REVISIONS: Final = tuple(f"log_{{number:04}}" for number in range(1, {len(LOG_REVISIONS) + 2}))',
         ),
         (
-            '    Column("version", Integer, nullable=False),\n    _one_of("lifecycle"',
-            '    Column("version", Integer, nullable=False),\n    Column("colour", Text),\n    _one_of("lifecycle"',
+            '    Column("version", WIDE, nullable=False),\n    _one_of("lifecycle"',
+            '    Column("version", WIDE, nullable=False),\n    Column("colour", Text),\n    _one_of("lifecycle"',
         ),
         ("orphan: Final = Table(", f"{_TABLE}orphan: Final = Table("),
     )

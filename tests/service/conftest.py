@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trials
+from postgresql_cluster import Cluster
 from service_sites import NewFolder, NewSite, Site, StoppedClock, close_everything
 
 from hsmkms.kms import Kms
@@ -46,22 +47,48 @@ def prepared(new_folder: NewFolder) -> Site:
     return site
 
 
+@pytest.fixture(scope="session")
+def prepared_on_server(new_folder: NewFolder, cluster: Cluster) -> Site:
+    """The same with its database on a PostgreSQL server."""
+    site = Site.make(new_folder(), cluster)
+    site.open(StoppedClock()).close()
+    return site
+
+
 @pytest.fixture(scope="module")
-def kms(prepared: Site, new_folder: NewFolder) -> Iterator[Kms]:
+def original(engine: str, request: pytest.FixtureRequest) -> Site:
+    """The installation that is copied for the engine under test."""
+    site = request.getfixturevalue("prepared" if engine == "sqlite" else "prepared_on_server")
+    assert isinstance(site, Site)
+    return site
+
+
+@pytest.fixture(scope="module")
+def kms(original: Site, new_folder: NewFolder) -> Iterator[Kms]:
     """An installation that the tests of a module share; it serves REGION (the default) and OTHER_REGION."""
-    with prepared.copy(new_folder()).open() as opened:
+    site = original.copy(new_folder())
+    with site.open() as opened:
         yield opened
+    site.drop()
 
 
 @pytest.fixture
-def new_site(prepared: Site, new_folder: NewFolder) -> Iterator[NewSite]:
+def new_site(original: Site, new_folder: NewFolder) -> Iterator[NewSite]:
     """Copies the prepared installation, with other settings where they are given. Not for modules that use ``kms``.
 
     All copies are one installation: a test that needs another one asks for ``stranger``. What a failed test left open
     is closed after it, so that the next one finds a clean process.
     """
-    yield lambda **changes: prepared.copy(new_folder(), **changes)
+    made: list[Site] = []
+
+    def copy(**changes: object) -> Site:
+        made.append(original.copy(new_folder(), **changes))
+        return made[-1]
+
+    yield copy
     close_everything()
+    for each in made:
+        each.drop()
 
 
 @pytest.fixture

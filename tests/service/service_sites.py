@@ -17,10 +17,11 @@ from typing import Any, Self
 import msgspec
 import warm
 from msgspec import Struct
+from postgresql_cluster import Cluster, name_of
 
 from hsmkms.config import settings as config
 from hsmkms.config import template as config_template
-from hsmkms.config.settings import PinSettings, Settings, TokenSettings
+from hsmkms.config.settings import PinSettings, Settings, StoreSettings, TokenSettings
 from hsmkms.hsm import device as devices
 from hsmkms.hsm.session import module as modules
 from hsmkms.kms import Kms
@@ -68,6 +69,8 @@ class Site(Struct, frozen=True, kw_only=True):
 
     folder: Path
     settings: Settings
+    cluster: Cluster | None = None
+    """The server of its database, if that is not in files."""
 
     @classmethod
     def new_token(cls, folder: Path, **changes: object) -> Self:
@@ -80,9 +83,11 @@ class Site(Struct, frozen=True, kw_only=True):
         return cls._configured(folder, module, made.serial, made.environment, changes)
 
     @classmethod
-    def make(cls, folder: Path, **changes: object) -> Self:
-        """Make a whole installation in ``folder``."""
-        site = cls.new_token(folder, **changes)
+    def make(cls, folder: Path, cluster: Cluster | None = None, **changes: object) -> Self:
+        """Make a whole installation in ``folder``, with its database on a server if one is given."""
+        if cluster is not None:
+            changes["store"] = StoreSettings(url=cluster.url(cluster.create()))
+        site = msgspec.structs.replace(cls.new_token(folder, **changes), cluster=cluster)
         wiring.initialise(site.settings, lambda: START)  # no later than any clock of the tests
         return site
 
@@ -97,7 +102,16 @@ class Site(Struct, frozen=True, kw_only=True):
         shutil.copytree(self.folder, folder)
         softhsm = folder / "softhsm" / "softhsm2.conf"
         softhsm.write_text(softhsm.read_text().replace(str(self.folder), str(folder)))
-        return self._configured(folder, token.module, token.serial, {"SOFTHSM2_CONF": str(softhsm)}, changes)
+        if self.cluster is not None:
+            template = name_of(str(self.settings.store.url))
+            changes["store"] = StoreSettings(url=self.cluster.url(self.cluster.create(template)))
+        copied = self._configured(folder, token.module, token.serial, {"SOFTHSM2_CONF": str(softhsm)}, changes)
+        return msgspec.structs.replace(copied, cluster=self.cluster)
+
+    def drop(self) -> None:
+        """Drop the database, if it is on a server."""
+        if self.cluster is not None:
+            self.cluster.drop(str(self.settings.store.url))
 
     @classmethod
     def _configured(
@@ -118,7 +132,8 @@ class Site(Struct, frozen=True, kw_only=True):
 
     def varied(self, name: str, **changes: object) -> Self:
         """The same databases with other settings, in a second configuration file."""
-        return self.written(self.folder, msgspec.structs.replace(self.settings, **changes), name)
+        varied = self.written(self.folder, msgspec.structs.replace(self.settings, **changes), name)
+        return msgspec.structs.replace(varied, cluster=self.cluster)
 
     def open(self, clock: Clock = wiring.utc_now) -> Kms:
         """Open it in this process; the caller closes it."""
@@ -215,7 +230,7 @@ NewSite = Callable[..., Site]
 
 def store_beside(kms: Kms) -> Store:
     """The databases of an open installation on connections of their own; what is written there is sealed as well."""
-    store = Store.open(kms._core.store.folder)
+    store = Store.open(kms._core.store.folder, target=kms._core.store.target)
     store.meta.companions.append(RowSeals(store, lambda conn, _: [kms._core.seals.key(conn)]))
     return store
 

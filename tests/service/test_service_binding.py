@@ -7,7 +7,7 @@ from service_sites import NewFolder, Site, StoppedClock, mac_key, new_key, run, 
 
 from hsmkms.errors import BindingError, ConfigurationError, StoreError, ValidationException
 from hsmkms.service.runtime import binding
-from hsmkms.store import installation
+from hsmkms.store import installation, migrate
 from hsmkms.store.engine import Store
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import tokens as token_wiring
@@ -106,7 +106,7 @@ def test_init_is_carried_on(new_folder: NewFolder, step: str) -> None:
 def test_init_steps_are_reported(new_folder: NewFolder, clock: StoppedClock) -> None:
     """The numbered steps of init come in their order, and the dates are those of the clock that was given."""
     site = Site.new_token(new_folder())
-    wiring.migrate.create(site.settings.data_dir)
+    migrate.create(site.settings.data_dir)
     device = token_wiring.open_device(site.settings)
     store = Store.open(site.settings.data_dir)
     steps: list[str] = []

@@ -27,6 +27,8 @@ from hsmkms.model.crypto import EncryptRequest
 from hsmkms.model.grants import GrantConstraints, GrantListEntry
 from hsmkms.model.ids import root_arn, user_arn
 
+pytestmark = pytest.mark.both_engines
+
 ROOT = root_arn(ACCOUNT)
 ALICE, BOB, CAROL = (user_arn(ACCOUNT, name) for name in ("alice", "bob", "carol"))
 RETIRE = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:RetireGrant","Resource":"*"}}'

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgresql_cluster import Cluster
 from store_samples import ACCOUNT, INSTALLATION, NOW, TOKEN
 
 from hsmkms.store import installation, migrate
 from hsmkms.store.engine import Store
+from hsmkms.store.postgresql import creation
+from hsmkms.store.postgresql.target import Target, parse
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +22,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("pristine") / "data"
     migrate.create(made)
     store = Store.open(made)
-    with store.atomic() as tx:
-        installation.insert(tx, INSTALLATION, ACCOUNT, NOW)
-        installation.insert_token(tx, TOKEN, "label", "serial", "manufacturer", "model", NOW)
+    _begin_installation(store)
     store.close()
     return made
 
@@ -37,9 +38,37 @@ def folder(pristine: Path) -> Iterator[Path]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def pristine_database(cluster: Cluster) -> str:
+    """The same in a PostgreSQL database, which is a template."""
+    name = cluster.create()
+    target = parse(cluster.url(name))
+    creation.create(target)
+    store = Store(Path(), target=target)
+    _begin_installation(store)
+    store.close()
+    return name
+
+
 @pytest.fixture
-def store(folder: Path) -> Iterator[Store]:
+def target(cluster: Cluster, pristine_database: str) -> Iterator[Target]:
+    """A PostgreSQL database of the test's own with a copy of it."""
+    with cluster.database(pristine_database) as url:
+        yield parse(url)
+
+
+@pytest.fixture
+def store(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An open store that gives up waiting for a lock soon."""
-    opened = Store.open(folder, busy_timeout_seconds=0.2)
+    if engine == "postgresql":
+        opened = Store.open(tmp_path, target=request.getfixturevalue("target"), busy_timeout_seconds=0.2)
+    else:
+        opened = Store.open(request.getfixturevalue("folder"), busy_timeout_seconds=0.2)
     yield opened
     opened.close()
+
+
+def _begin_installation(store: Store) -> None:
+    with store.atomic() as tx:
+        installation.insert(tx, INSTALLATION, ACCOUNT, NOW)
+        installation.insert_token(tx, TOKEN, "label", "serial", "manufacturer", "model", NOW)

@@ -13,6 +13,8 @@ from hsmkms.store.engine import Store
 from hsmkms.store.schema import ObjectStatus, alias, regional_key, tag, token_object
 from hsmkms.store.schema import rotation as rotation_table
 
+pytestmark = pytest.mark.both_engines
+
 TICK = timedelta(microseconds=1)
 PENDING = KeyState.PENDING_DELETION
 

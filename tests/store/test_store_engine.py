@@ -15,7 +15,6 @@ from store_samples import LATER, NOW, REGION, a_key, pragma, read, write
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError
 from hsmkms.store import changes, files, keys, migrate, schema, wal_index
-from hsmkms.store.changes import ChangeSignal
 from hsmkms.store.engine import Database, Store
 from hsmkms.store.files import LOG, META
 
@@ -205,7 +204,7 @@ def header(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.mark.usefixtures("header")
 def test_the_signal_moves_with_commits_and_only_then(store: Store, folder: Path) -> None:
     """Commits of this and of any other program move it once; reading, rolling back and log.db do not."""
-    signal = ChangeSignal(store)
+    signal = store.change_signal()
     assert not signal.moved()
     write(store, a_key())
     assert (signal.moved(), signal.moved()) == (True, False)
@@ -226,7 +225,7 @@ def test_the_signal_moves_with_commits_and_only_then(store: Store, folder: Path)
 
 def test_sqlite_is_asked_only_after_a_commit(store: Store) -> None:
     """While the header of the WAL index is the same no statement runs; commits are seen, also in a new WAL."""
-    signal, statements = ChangeSignal(store), []
+    signal, statements = store.change_signal(), []
     signal._connection.set_trace_callback(statements.append)
     assert [signal.moved() for _ in range(3)] == [False] * 3
     with store.reading() as conn:
@@ -246,7 +245,7 @@ def test_sqlite_is_asked_only_after_a_commit(store: Store) -> None:
 
 def test_commits_of_a_process_that_is_killed_are_seen(store: Store, folder: Path) -> None:
     """Each commit of another process is seen before its next one, and the last one also after its kill."""
-    signal = ChangeSignal(store)
+    signal = store.change_signal()
     with subprocess.Popen(
         [sys.executable, "-c", COMMITTING, str(folder / META.name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -279,7 +278,7 @@ for line in sys.stdin:
 @pytest.mark.usefixtures("header")
 def test_a_closed_signal_says_so(store: Store) -> None:
     """Its memory may be gone, so it is not read any more."""
-    signal = ChangeSignal(store)
+    signal = store.change_signal()
     signal.close()
     with pytest.raises(StoreError):
         signal.moved()
@@ -288,7 +287,7 @@ def test_a_closed_signal_says_so(store: Store) -> None:
 def test_headers_that_are_not_used(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that is not mapped has no header, nor has one whose index has another format."""
     assert wal_index.find_header(folder / "other.db") is None
-    signal = ChangeSignal(store)
+    signal = store.change_signal()
     found = wal_index.find_header(store.meta.file)
     assert found is not None
     assert len(found.raw) == wal_index.HEADER_BYTES
@@ -301,7 +300,7 @@ def test_each_database_has_its_own_signal(store: Store, tmp_path: Path) -> None:
     """Of two databases in one process the signal of the one that changed moves; a path by a link leads to the same."""
     migrate.create(tmp_path / "second")
     second = Store.open(tmp_path / "second")
-    signals = ChangeSignal(store), ChangeSignal(second)
+    signals = store.change_signal(), second.change_signal()
     for changed, expected in ((store, [True, False]), (second, [False, True])):
         with changed.atomic() as tx:
             changes.note(tx, REGION, "subject")
@@ -321,7 +320,7 @@ def test_a_mapping_whose_path_is_no_text(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir(mode=0o700)
     migrate.create(folder)
-    with closing(Store.open(folder)) as store, closing(ChangeSignal(store)) as signal:
+    with closing(Store.open(folder)) as store, closing(store.change_signal()) as signal:
         found = wal_index.find_header(store.meta.file)
         assert found is not None
         with store.atomic() as tx:
@@ -331,7 +330,7 @@ def test_a_mapping_whose_path_is_no_text(tmp_path: Path) -> None:
 
 def test_the_signal_never_holds_up_a_checkpoint(store: Store) -> None:
     """Asking leaves no read transaction open, so the WAL can be emptied."""
-    signal = ChangeSignal(store)
+    signal = store.change_signal()
     write(store, a_key())
     assert signal.moved()
     with closing(files.connect(store.meta.file)) as connection:
@@ -367,11 +366,11 @@ FORKED = """
 import os, sys
 from pathlib import Path
 from hsmkms.errors import ForkedProcessError
-from hsmkms.store.changes import ChangeSignal, latest
+from hsmkms.store.changes import latest
 from hsmkms.store.engine import Store
 
 store = Store.open(Path(sys.argv[1]))
-signal = ChangeSignal(store)
+signal = store.change_signal()
 with store.reading() as conn:
     latest(conn)
 child = os.fork()

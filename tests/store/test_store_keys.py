@@ -37,7 +37,9 @@ from hsmkms.model.enums import (
 from hsmkms.model.records import AliasRecord, KeyRecord
 from hsmkms.store import aliases, changes, installation, keys, objects, tags
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import Lifecycle, ObjectStatus
+from hsmkms.store.schema import Lifecycle, ObjectStatus, token_object
+
+pytestmark = pytest.mark.both_engines
 
 OTHER_TOKEN = "0a54b5c2-95f4-4dc5-9d0e-8f34e4c5a001"  # noqa: S105 - the id of a PKCS#11 token
 
@@ -205,11 +207,9 @@ def test_of_several_objects_the_present_one_counts(store: Store) -> None:
     copy = uuid.uuid4().bytes
     with store.atomic() as tx:
         installation.insert_token(tx, OTHER_TOKEN, "copy", "2", "m", "m", LATER)
-        tx.exec_driver_sql(
-            "INSERT INTO token_object (token_id, cka_id, material, purpose, status, label, created_at)"
-            " SELECT ?, ?, material, purpose, status, label, created_at + 1 FROM token_object",
-            (OTHER_TOKEN, copy),
-        )
+        row = tx.execute(token_object.select()).one()._asdict()
+        later = row["created_at"] + timedelta(microseconds=1)
+        tx.execute(token_object.insert().values(row | {"token_id": OTHER_TOKEN, "cka_id": copy, "created_at": later}))
     with store.atomic() as tx:
         first = keys.fetch(tx, REGION, record.key_id)
         asked = keys.fetch(tx, REGION, record.key_id, OTHER_TOKEN)

@@ -12,6 +12,8 @@ from hsmkms.errors import StoreError
 from hsmkms.store import leases
 from hsmkms.store.engine import Store
 
+pytestmark = pytest.mark.both_engines
+
 MATERIAL = "ab" * 32
 
 

@@ -17,6 +17,8 @@ from hsmkms.store.engine import Store
 from hsmkms.store.materials import WrappingKeyRow
 from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 
+pytestmark = pytest.mark.both_engines
+
 TICK = timedelta(microseconds=1)
 EXPIRES, STAYS = ExpirationModel.KEY_MATERIAL_EXPIRES, ExpirationModel.KEY_MATERIAL_DOES_NOT_EXPIRE
 

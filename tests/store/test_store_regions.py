@@ -10,6 +10,8 @@ from hsmkms.model.records import KeyRecord
 from hsmkms.store import deletion, regions
 from hsmkms.store.engine import Store
 
+pytestmark = pytest.mark.both_engines
+
 
 @pytest.fixture(params=[Origin.AWS_KMS, Origin.EXTERNAL])
 def primary(request: pytest.FixtureRequest, store: Store) -> KeyRecord:

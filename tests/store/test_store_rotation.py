@@ -17,6 +17,8 @@ from hsmkms.store.engine import Store
 from hsmkms.store.rotation import Candidate, Unfinished
 from hsmkms.store.schema import ObjectStatus, material
 
+pytestmark = pytest.mark.both_engines
+
 TICK = timedelta(microseconds=1)
 AUTOMATIC, ON_DEMAND = RotationType.AUTOMATIC, RotationType.ON_DEMAND
 

@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hsmkms.store import changes, sweeper
+from hsmkms.store import sweeper
 from hsmkms.store.engine import Store
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -28,6 +29,7 @@ def test_one_at_a_time(store: Store) -> None:
     assert not take(store, "one", 2 * LEASE)
 
 
+@pytest.mark.both_engines
 def test_ended_turn(store: Store) -> None:
     """The next process begins at once; a process without the lease cannot end it."""
     assert take(store, "one", timedelta())
@@ -44,9 +46,10 @@ def test_turn_of_a_wrong_clock(store: Store) -> None:
     assert not take(store, "one", TICK)
 
 
+@pytest.mark.both_engines
 def test_turns_are_no_change_of_keys(store: Store) -> None:
     """The change signal stays quiet: turns are in log.db."""
-    signal = changes.ChangeSignal(store)
+    signal = store.change_signal()
     assert take(store, "one", timedelta())
     sweeper.release_lease(store, "one")
     assert not signal.moved()

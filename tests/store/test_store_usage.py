@@ -7,9 +7,11 @@ from msgspec.structs import replace
 from store_samples import ELSEWHERE, LATER, NOW, REGION
 
 from hsmkms.model.enums import TrackedOperation
-from hsmkms.store import changes, usage
+from hsmkms.store import usage
 from hsmkms.store.engine import Store
 from hsmkms.store.usage import LastUse
+
+pytestmark = pytest.mark.both_engines
 
 TICK = timedelta(microseconds=1)
 USE = LastUse(
@@ -61,7 +63,7 @@ def test_keys_and_regions_apart(store: Store) -> None:
 
 def test_uses_are_no_change_of_keys(store: Store) -> None:
     """The change signal stays quiet: uses are in log.db."""
-    signal = changes.ChangeSignal(store)
+    signal = store.change_signal()
     usage.note(store, [USE])
     assert not signal.moved()
     signal.close()

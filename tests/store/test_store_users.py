@@ -14,6 +14,8 @@ from hsmkms.store.engine import Store
 from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
+pytestmark = pytest.mark.both_engines
+
 ACTIVE, INACTIVE = AccessKeyStatus.ACTIVE, AccessKeyStatus.INACTIVE
 
 
@@ -97,7 +99,7 @@ def test_every_change_of_an_access_key_is_noted(store: Store) -> None:
 
 def test_last_uses(store: Store) -> None:
     """The last use of each access key is returned, whether or not the key still exists, and is no change of keys."""
-    signal = changes.ChangeSignal(store)
+    signal = store.change_signal()
     assert users.last_uses(store) == {}
     users.note_use(store, "one", REGION, NOW)
     users.note_use(store, "one", "us-east-1", LATER)

@@ -31,6 +31,7 @@ LOADED: Final = (
     "recipients",
     "signing_key",
     "signing_command",
+    "store",
 )
 """Names of settings and tables whose values are loaded, run, read or written."""
 

@@ -26,6 +26,8 @@ class InitOptions(Struct, frozen=True, kw_only=True):
     regions: tuple[str, ...] | None = None
     token: TokenOptions
     create_softhsm_token: bool = False
+    store_url: str | None = None
+    store_password_file: Path | None = None
 
 
 def serial_setting(present: str, wanted: tuple[str, ...] | None) -> str | tuple[str, ...] | None:
@@ -59,6 +61,12 @@ def carry_on(file: Path, options: InitOptions, held: ExitStack) -> None:
 def _wanted(settings: "Settings", options: InitOptions, folder: Path, held: ExitStack) -> "Settings":
     """Return the settings with the options applied."""
     wanted = replace(settings, account_id=options.account_id or settings.account_id)
+    if options.store_url not in (None, settings.store.url):
+        begun = settings.store.url if settings.store.url is not None else "databases in the data folder"
+        raise _refused("--store-url", begun, folder)
+    if options.store_password_file is not None:
+        password = replace(settings.store.password, file=options.store_password_file)
+        wanted = replace(wanted, store=replace(settings.store, password=password))
     if options.regions is not None and options.regions != settings.regions:
         wanted = replace(wanted, regions=options.regions, default_region=options.regions[0])
     if _is_own_token(settings, folder):
@@ -150,7 +158,11 @@ def _as_written(settings: "Settings", folder: Path) -> "Settings":
     if _is_own_token(settings, folder):
         token = replace(token, pin=config.PinSettings(file=Path("pin")))
     return config.Settings(
-        account_id=settings.account_id, regions=settings.regions, default_region=settings.default_region, token=token
+        account_id=settings.account_id,
+        regions=settings.regions,
+        default_region=settings.default_region,
+        token=token,
+        store=settings.store,
     )
 
 

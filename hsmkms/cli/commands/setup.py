@@ -67,6 +67,21 @@ def init(
     create_softhsm_token: Annotated[
         bool, typer.Option("--create-softhsm-token", help="Create a SoftHSM token in the data folder.")
     ] = False,
+    store_url: Annotated[
+        str | None,
+        typer.Option(
+            "--store-url",
+            metavar="URL",
+            help="PostgreSQL database in place of files in the folder.",
+            show_default=False,
+        ),
+    ] = None,
+    store_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--store-password-file", metavar="FILE", help="File with its password, mode 0600.", show_default=False
+        ),
+    ] = None,
     account_id: Annotated[str, typer.Option("--account-id", help="Account of all ARNs: 12 digits.")] = DEFAULT_ACCOUNT,
     region: Annotated[
         list[str] | None, typer.Option("--region", help=f"Region to serve; repeat for more. Default: {DEFAULT_REGION}.")
@@ -101,6 +116,8 @@ def init(
             init_reserved=init_reserved,
         ),
         create_softhsm_token=create_softhsm_token,
+        store_url=store_url,
+        store_password_file=absolute(store_password_file) if store_password_file is not None else None,
     )
     folder = absolute(data_dir)
     with ExitStack() as held:  # some modules cannot be initialised twice in a process
@@ -133,13 +150,14 @@ def _configure(folder: Path, options: InitOptions, held: ExitStack) -> None:
     file = folder / CONFIG_FILE
     if not file.exists():
         label = options.token.label or DEFAULT_LABEL
-        draft = _draft(options.account_id or DEFAULT_ACCOUNT, options.regions or (DEFAULT_REGION,), label)
+        draft = _draft(options.account_id or DEFAULT_ACCOUNT, options.regions or (DEFAULT_REGION,), label, options)
         _check_folder(folder)
+        _check_database(draft)
         existing = None if options.create_softhsm_token else _existing_token(options.token, held)
         make_data_folder(folder)
         token = existing or _new_softhsm_token(folder, options.token.module, label)
         write_private(file, config_template.init_text(msgspec.structs.replace(draft, token=token)))
-    elif (folder / "meta.db").exists() and _complete(config.load(file)):
+    elif _complete(config.load(file)):
         raise ConfigurationError(f"{folder} holds an installation already; nothing was changed")
     else:
         carry_on(file, options, held)
@@ -164,7 +182,7 @@ def _show_installation(common: Common, file: Path) -> None:
             "Account": settings.account_id,
             "Regions": list(settings.regions),
             "Configuration": str(file.absolute()),
-            "Databases": [str(settings.data_dir / "meta.db"), str(settings.data_dir / "log.db")],
+            "Databases": wiring.database_names(settings),
             "Module": str(token.module),
             "TokenLabel": named.label or "",
             "TokenSerial": list(named.serial) if isinstance(named.serial, tuple) else named.serial or "",
@@ -192,21 +210,39 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _draft(account_id: str, regions: tuple[str, ...], label: str) -> "Settings":
+def _draft(account_id: str, regions: tuple[str, ...], label: str, options: InitOptions) -> "Settings":
     """The settings that the options say, checked before anything is made; the token is filled in later."""
     from hsmkms.config import settings as config  # noqa: PLC0415 - see _configure
 
     draft = config.Settings(
-        account_id=account_id, regions=regions, default_region=regions[0], token=config.TokenSettings(label=label)
+        account_id=account_id,
+        regions=regions,
+        default_region=regions[0],
+        token=config.TokenSettings(label=label),
+        store=config.StoreSettings(
+            url=options.store_url, password=config.PasswordSettings(file=options.store_password_file)
+        ),
     )
     config.check(draft)
     return draft
 
 
+def _check_database(draft: "Settings") -> None:
+    """Raise unless the named database can be connected to and is not one of another installation."""
+    from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see _configure
+
+    if draft.store.url is not None and wiring.is_begun(draft):
+        raise ConfigurationError(
+            "the database of --store-url holds an installation already; nothing was changed: name an empty one"
+        )
+
+
 def _complete(settings: "Settings") -> bool:
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see _configure
 
-    return wiring.is_initialised(settings)
+    local = settings.store.url is None
+    begun = (settings.data_dir / "meta.db").exists() if local else wiring.is_begun(settings)
+    return begun and wiring.is_initialised(settings)
 
 
 def _check_folder(folder: Path) -> None:

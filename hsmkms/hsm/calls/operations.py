@@ -102,11 +102,7 @@ def operate(  # noqa: PLR0913 - a call of two steps, and its buffer
     wipe: bool = False,
     exact: bool = False,
 ) -> bytes:
-    """Begin an operation and finish it; written out for speed, since every request comes through here.
-
-    ``wipe``: overwrite the buffer: after a success as much of it as was written, and at least as much as the input is
-    long, since a token may have worked there; after anything else all of it.
-    """
+    """Begin an operation and finish it; written out for speed, since every request comes through here."""
     code = begin(session, by.pointer, key)
     if code != CKR_OK:
         raise error_of(code)
@@ -117,21 +113,17 @@ def operate(  # noqa: PLR0913 - a call of two steps, and its buffer
     if not exact:
         room = ROOM
     length[0] = room
-    size = len(data)
-    used = ROOM
     try:
-        code = finish(session, data, size, out, length)
+        code = finish(session, data, len(data), out, length)
         written = length[0]
         if code == CKR_OK and (written != ROOM or exact):
             if written > room:
                 raise BufferTooSmallError
             output: bytes = scratch.written[:written]
-            if wipe and size <= ROOM:
-                used = max(size, written)
             return output
     finally:
         if wipe:
-            overwrite(out, used)
+            overwrite(out, room)
     if code == CKR_BUFFER_TOO_SMALL and room < written <= MOST:
         return _finish_large(finish, session, data, written, wipe=wipe, again=True)
     # Without an error it has written nothing: none of our outputs is as long as the whole buffer.
@@ -168,7 +160,7 @@ def _taken(code: int, out: Any, written: int, room: int, *, wipe: bool) -> bytes
 
 def overwrite(memory: Any, size: int) -> None:  # noqa: ANN401 - cdata
     """Fill memory with zeros."""
-    ffi.memmove(memory, _ZEROS if size <= ROOM else bytes(size), size)
+    ffi.memmove(memory, _ZEROS if size == ROOM else bytes(size), size)
 
 
 def _require_ok(code: int) -> None:

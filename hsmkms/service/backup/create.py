@@ -29,7 +29,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import files, installation, objects, snapshot
 from hsmkms.store.archive import Member
-from hsmkms.store.engine import Connection, Database
+from hsmkms.store.engine import Connection, FileDatabase
 from hsmkms.store.sealed_stream import KEY_BYTES, SealedWriter
 
 CONFIGURATION: Final = "hsmkms.toml"
@@ -89,9 +89,10 @@ def backup(
 ) -> BackupMade:
     """Write a backup to a new file, sealed to the recipients, or by the token if there are none.
 
-    The file appears complete or not at all. StoreError if it exists or cannot be written; DependencyTimeoutException if
-    another backup is in progress.
+    The file appears complete or not at all. StoreError if it exists or cannot be written, or if the database
+    is on a server; DependencyTimeoutException if another backup is in progress.
     """
+    core.store.require_files("backup")
     envelope = _by_token(core) if not recipients else _to_recipients(recipients)
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS), _draft(file) as draft, _workplace(core) as place:
         try:
@@ -243,7 +244,7 @@ def _digest(file: BinaryIO) -> str:
 
 def _inventory(core: Core, place: Path) -> list[NeededObject]:
     """List the objects that the copy needs, which may differ from what the database needs by now."""
-    copy = Database(place / files.META.name)
+    copy = FileDatabase(place / files.META.name)
     try:
         with copy.reading() as conn:
             return needed_objects(core, conn)

@@ -179,7 +179,7 @@ class RecordCache:
         self._check = check
         self._installation_changed = installation_changed
         self._guard = ForkGuard()
-        self._signal = changes.ChangeSignal(store)
+        self._signal = store.change_signal()
         self._lock = threading.Lock()
         self._owed = False
         self._keys: dict[tuple[str, str], CachedKey] = {}

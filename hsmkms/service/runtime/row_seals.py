@@ -126,7 +126,7 @@ class RowSeals:
             seal_checks.require_schema(conn, key)
         except AlteredError as exc:
             self._alarm(exc.fault)
-            raise StoreError(f"{self._store.meta.file} is not sealed: {exc.fault.reason}") from None
+            raise StoreError(f"{self._store.meta.name} is not sealed: {exc.fault.reason}") from None
 
     def _refuse(self, error: AlteredError) -> NoReturn:
         self._alarm(error.fault)

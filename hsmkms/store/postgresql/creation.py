@@ -1,0 +1,189 @@
+"""Create the tables in a PostgreSQL database, check their revisions, and migrate them.
+
+Both schemas are in one database, each with the table of its own revision. They are created from the definition that
+SQLite's migrations are compared with; later revisions come by the same migrations. Text is ordered by its bytes on
+every engine, so its columns have the collation C.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import (
+    CheckConstraint,
+    Connection,
+    MetaData,
+    NullPool,
+    Text,
+    create_engine,
+    inspect,
+    select,
+    table,
+    text,
+)
+from sqlalchemy import column as column_of
+
+from hsmkms.errors import MigrationError, StoreError
+from hsmkms.store import files, migrate, schema
+from hsmkms.store.files import DatabaseFile
+from hsmkms.store.postgresql import capture, faults
+from hsmkms.store.postgresql.database import WRITE_LOCK
+from hsmkms.store.postgresql.target import DRIVER, Target
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+VERSION_TABLES: Final = {files.META.name: "alembic_version", files.LOG.name: "alembic_version_log"}
+_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: schema.log}
+"""By the names that the two databases have as files."""
+
+OBJECTS: Final = (
+    "CREATE TABLE generation (number bigint NOT NULL)",
+    "INSERT INTO generation VALUES (0)",
+)
+"""What only this engine has; see generation.py."""
+
+_LOCK: Final = f"SELECT pg_advisory_xact_lock({WRITE_LOCK})"
+_OLDEST_SERVER: Final = 140_000
+"""As ``server_version_num``: older ones are not maintained any more, or not tested."""
+
+
+def create(target: Target) -> None:
+    """Create all tables in one transaction. Raises StoreError if the database has tables of hsmkms."""
+    with _transaction(target) as conn:
+        conn.exec_driver_sql(_LOCK)
+        if _revisions(conn):
+            raise StoreError(f"{target.name} is one of hsmkms already: it was left as it is")
+        for name, metadata in _METADATA.items():
+            tables(metadata).create_all(conn, checkfirst=False)
+            _stamp(conn, name)
+        for statement in (*OBJECTS, *capture.statements()):
+            conn.exec_driver_sql(statement)
+        conn.execute(schema.use_tracking.insert().values(only=1, since=datetime.now(UTC)))
+
+
+def exists(target: Target) -> bool:
+    """Return True if the database has tables of hsmkms."""
+    with _transaction(target) as conn:
+        return bool(_revisions(conn))
+
+
+def current(target: Target) -> dict[str, str]:
+    """Return the revision of each schema. Raises StoreError if the database has no tables of hsmkms."""
+    with _transaction(target) as conn:
+        return _known_revisions(conn, target)
+
+
+def check(target: Target, *, older: bool = False) -> None:
+    """Raise unless the database has a revision that this program works with, on a server that it works with.
+
+    StoreError: not a database of hsmkms, too old a server, or one that loses commits. MigrationError: newer, without an
+    announcement that this program works with it; or older, unless ``older``.
+    """
+    with _transaction(target) as conn:
+        revisions = _known_revisions(conn, target)
+        durable = conn.exec_driver_sql("SHOW synchronous_commit").scalar_one() != "off"
+    if not durable:
+        raise StoreError(f"{target.name} has synchronous_commit = off, so it loses what was answered: set it to on")
+    for database in files.DATABASES:
+        if revisions[database.name] in database.revisions[:-1] and not older:
+            raise MigrationError(f"{target.name} is older than this program: run `hsmkms migrate`")
+
+
+def upgrade(target: Target) -> list[str]:
+    """Migrate both schemas to this program's revision, in one transaction; return the revisions applied."""
+    from alembic import command  # noqa: PLC0415 - only a migration needs it, and it takes long to import
+
+    applied: list[str] = []
+    with _transaction(target) as conn:
+        conn.exec_driver_sql(_LOCK)
+        revisions = _known_revisions(conn, target)
+        for database in files.DATABASES:
+            revision = revisions[database.name]
+            if revision not in database.revisions:
+                continue  # a newer one that this program works with
+            missing = database.revisions[database.revisions.index(revision) + 1 :]
+            if missing:
+                command.upgrade(_config(conn, database), missing[-1])
+            applied += missing
+    return applied
+
+
+@contextmanager
+def _transaction(target: Target) -> Iterator[Connection]:
+    """Run a transaction on a connection of its own, committed at the end."""
+    engine = create_engine(f"{DRIVER}://", creator=target.connect, poolclass=NullPool, use_native_hstore=False)
+    with faults.translated(target.name), engine.connect() as conn:
+        conn.begin()
+        conn.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
+        version = conn.exec_driver_sql("SHOW server_version_num").scalar_one()
+        if int(version) < _OLDEST_SERVER:
+            raise StoreError(f"{target.name} runs PostgreSQL {int(version) // 10_000}: hsmkms needs 14 or newer")
+        encoding = conn.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise StoreError(f"{target.name} has the encoding {encoding}: create it with ENCODING 'UTF8'")
+        yield conn
+        conn.commit()
+
+
+def _revisions(conn: Connection) -> dict[str, str]:
+    """Return the revisions that are recorded, by schema."""
+    existing = inspect(conn).get_table_names()
+    return {
+        name: str(conn.execute(select(column_of("version_num")).select_from(table(version_table))).scalar_one())
+        for name, version_table in VERSION_TABLES.items()
+        if version_table in existing
+    }
+
+
+def _known_revisions(conn: Connection, target: Target) -> dict[str, str]:
+    revisions = _revisions(conn)
+    if revisions.keys() != VERSION_TABLES.keys():
+        raise StoreError(f"{target.name} is no database of hsmkms: run `hsmkms init --store-url`, or correct store.url")
+    for database in files.DATABASES:
+        revision = revisions[database.name]
+        if revision not in database.revisions and not _is_announced(conn, database, revision):
+            files.check_known(target.name, revision, database.revisions)
+    return revisions
+
+
+def _is_announced(conn: Connection, database: DatabaseFile, revision: str) -> bool:
+    """Return True if the database says that this program works with that newer revision.
+
+    What it says is proven when the schema is compared: see ``announcements.py``.
+    """
+    if schema.schema_announcement.name not in inspect(conn).get_table_names():
+        return False
+    columns = schema.schema_announcement.c
+    return conn.scalar(select(columns.works_with).where(columns.revision == revision)) in database.revisions
+
+
+def tables(metadata: MetaData) -> MetaData:
+    """Return a copy of a schema for this engine: text has the collation C, and the word ``only`` is quoted."""
+    copy = MetaData(naming_convention=schema.NAMES)
+    for each in metadata.sorted_tables:
+        for column in each.to_metadata(copy).columns:
+            if isinstance(column.type, Text):
+                column.type = Text(collation="C")
+            for constraint in column.constraints:
+                if isinstance(constraint, CheckConstraint) and str(constraint.sqltext) == "only = 1":
+                    constraint.sqltext = text('"only" = 1')
+    return copy
+
+
+def _config(conn: Connection, database: DatabaseFile) -> "Config":
+    config = migrate.alembic_config(database)
+    config.attributes["connection"] = conn
+    config.attributes["version_table"] = VERSION_TABLES[database.name]
+    return config
+
+
+def _stamp(conn: Connection, name: str) -> None:
+    """Record the newest revision of a schema, whose tables have just been created."""
+    from alembic.migration import MigrationContext  # noqa: PLC0415 - as above
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    (database,) = (each for each in files.DATABASES if each.name == name)
+    context = MigrationContext.configure(conn, opts={"version_table": VERSION_TABLES[name]})
+    context.stamp(ScriptDirectory.from_config(_config(conn, database)), database.revisions[-1])

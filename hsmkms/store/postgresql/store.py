@@ -1,0 +1,28 @@
+"""Open the parts of a store on PostgreSQL: the two databases, which share their connections, and the change signal."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from hsmkms.store.database import ChangeSignal
+from hsmkms.store.postgresql.database import PostgresqlDatabase, make_engine
+from hsmkms.store.postgresql.generation import Generation, GenerationSignal
+from hsmkms.store.postgresql.target import Target
+
+
+class Parts(Struct, frozen=True):
+    """What a store is made of."""
+
+    meta: PostgresqlDatabase
+    log: PostgresqlDatabase
+    change_signal: Callable[[], ChangeSignal]
+
+
+def open_parts(target: Target, wait_seconds: float, is_sealing: Callable[[], bool]) -> Parts:
+    """Open both databases. Nothing is connected yet; ``wait_seconds``: for the write lock, and for a connection."""
+    engine, generation = make_engine(target, wait_seconds), Generation()
+    return Parts(
+        PostgresqlDatabase(target.name, engine, wait_seconds, generation, is_sealing),
+        PostgresqlDatabase(target.name, engine, wait_seconds),
+        lambda: GenerationSignal(target, generation),
+    )

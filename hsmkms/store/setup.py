@@ -1,0 +1,71 @@
+"""Create the databases of an installation, look whether they are there, and migrate them, on either engine.
+
+Without a target they are files of the data folder.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hsmkms.errors import ConfigurationError
+from hsmkms.store import files, migrate
+
+if TYPE_CHECKING:
+    from hsmkms.store.postgresql.target import Target
+
+
+def target_at(url: str, password: Callable[[], str] | None) -> "Target":
+    """Return the database at a URL. Raises ConfigurationError, also if its driver is not installed."""
+    try:
+        from hsmkms.store.postgresql.target import parse  # noqa: PLC0415 - its driver is an extra
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f"store.url needs the Python package {exc.name}: run `pip install hsmkms[postgresql]`"
+        ) from exc
+    return parse(url, password)
+
+
+def exists(folder: Path, target: "Target | None") -> bool:
+    """Return True if the databases are there."""
+    if target is None:
+        return files.exists(folder)
+    from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
+
+    return creation.exists(target)
+
+
+def create(folder: Path, target: "Target | None") -> None:
+    """Create both databases with empty tables. Raises StoreError if they are there."""
+    if target is None:
+        return migrate.create(folder)
+    from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
+
+    return creation.create(target)
+
+
+def upgrade(folder: Path, target: "Target | None") -> list[str]:
+    """Migrate both databases to this program's revision; return the revisions applied."""
+    if target is None:
+        return migrate.upgrade(folder)
+    from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
+
+    return creation.upgrade(target)
+
+
+def must_announce(folder: Path, target: "Target | None") -> bool:
+    """Return True if a migration of the databases must be announced first: older programs could work on beside it."""
+    return migrate.needs_announcement(current(folder, target))
+
+
+def current(folder: Path, target: "Target | None") -> dict[str, str]:
+    """Return the revision of each database, by the name that it has as a file."""
+    if target is None:
+        return migrate.current(folder)
+    from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
+
+    return creation.current(target)
+
+
+def names(folder: Path, target: "Target | None") -> list[str]:
+    """Return the databases' names for people."""
+    return [target.name] if target is not None else [str(folder / each.name) for each in reversed(files.DATABASES)]

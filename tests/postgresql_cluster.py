@@ -1,0 +1,149 @@
+"""Runs a PostgreSQL cluster of the tests' own: an unprivileged server in a temporary folder, on a Unix socket alone."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+DEBIAN = Path("/usr/lib/postgresql")
+SUPERUSER = "tests"
+ROLE = "hsmkms"
+"""Owns the databases of the tests, and is no superuser."""
+
+START_SECONDS = 60
+
+_SERVER_USER = "postgres"
+_QUICK = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "log_min_messages": "warning"}
+_OFFLINE = {"listen_addresses": "", "timezone": "Asia/Kolkata", "max_connections": "120"}
+
+
+class NotInstalledError(Exception):
+    """There is no PostgreSQL server on this machine."""
+
+
+def find_programs() -> Path:
+    """Return the folder of the newest PostgreSQL's programs; NotInstalledError if there is none."""
+    versions = [each for each in DEBIAN.glob("*/bin") if (each / "initdb").exists()]
+    if versions:
+        return max(versions, key=lambda each: float(each.parent.name))
+    found = shutil.which("initdb")
+    if found is None:
+        raise NotInstalledError("PostgreSQL is not installed (package postgresql)")
+    return Path(found).resolve().parent
+
+
+class Cluster:
+    """A running server. ``connect`` returns connections of its superuser; ``database`` makes databases."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.folder = folder
+        self._programs = programs
+        self._numbers = itertools.count()
+        if os.geteuid() == 0:  # initdb and postgres refuse to run as root
+            shutil.chown(folder, _SERVER_USER, _SERVER_USER)
+        # As in most installations, the default order of text is not that of its bytes.
+        language = ("--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US")
+        access = ("--username", SUPERUSER, "--auth", "trust")
+        self._run("initdb", "--pgdata", str(folder / "data"), "--no-sync", *access, *language)
+        rules = folder / "data/pg_hba.conf"
+        rules.write_text(f"local all guarded scram-sha-256\n{rules.read_text()}")
+        self.server = self.start()
+        self.admin = self.connect()
+        self.admin.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'correct horse'")
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the server, which dies with this process, and wait until it answers."""
+        settings = [f"--{name}={value}" for name, value in (_QUICK | _OFFLINE).items()]
+        with (self.folder / "server.log").open("ab") as log:
+            self.server = subprocess.Popen(
+                [
+                    *self._unprivileged("--pdeathsig", "INT"),
+                    self._programs / "postgres",
+                    *("-D", self.folder / "data", "-k", self.folder, *settings),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        until = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.connect().close()
+            except psycopg.OperationalError as exc:
+                if self.server.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError((self.folder / "server.log").read_text()) from exc
+                time.sleep(0.02)
+            else:
+                return self.server
+
+    def stop(self) -> None:
+        """Stop the server at once, as a crash would."""
+        self.admin.close()
+        self.server.send_signal(3)  # SIGQUIT: without a checkpoint
+        self.server.wait(START_SECONDS)
+
+    def connect(self, database: str = "postgres") -> "psycopg.Connection[tuple[Any, ...]]":
+        """Open a connection of the superuser, in autocommit mode."""
+        return psycopg.connect(host=str(self.folder), user=SUPERUSER, dbname=database, autocommit=True)
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database, for its owner."""
+        return f"postgresql+psycopg://{ROLE}@/{database}?host={self.folder}"
+
+    def create(self, template: str = "template1") -> str:
+        """Make a new database from a template, to which nobody may be connected; return its name."""
+        name = f"made_{next(self._numbers)}"
+        self.admin.execute(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {template} STRATEGY file_copy")
+        return name
+
+    def drop(self, url: str) -> None:
+        """Drop a database, whoever is connected."""
+        self.admin.execute(f"DROP DATABASE {name_of(url)} (FORCE)")
+
+    @contextmanager
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """Make a new database from a template, and drop it at the end, whoever is connected; yield its URL."""
+        url = self.url(self.create(template))
+        try:
+            yield url
+        finally:
+            self.drop(url)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._unprivileged(), self._programs / program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr}")
+
+    @staticmethod
+    def _unprivileged(*options: str) -> list[str]:
+        """Return the beginning of a command that runs as an unprivileged user."""
+        if os.geteuid() == 0:
+            options += ("--reuid", _SERVER_USER, "--regid", _SERVER_USER, "--clear-groups")
+        return ["setpriv", *options] if options else []
+
+
+def name_of(url: str) -> str:
+    """Return the name of the database in a URL."""
+    return url.partition("@/")[2].partition("?")[0]
+
+
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """Run a cluster in a temporary folder, in memory where possible; NotInstalledError without PostgreSQL."""
+    programs = find_programs()
+    memory = Path("/dev/shm")  # noqa: S108 - only as the place of a fresh folder with a random name
+    place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="hsmkms-pg-", dir=place) as folder:
+        cluster = Cluster(Path(folder), programs)
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
