@@ -62,6 +62,14 @@ def owner(target: "Target | None") -> str | None:
     return None if found is None else str(found)
 
 
+def require_own(folder: Path, target: "Target | None") -> None:
+    """Raise StoreError if the databases are on a server, and belong to another data folder."""
+    if target is not None:
+        from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
+
+        creation.require_own(target, folder)
+
+
 def must_announce(folder: Path, target: "Target | None") -> bool:
     """Return True if a migration of the databases must be announced first: older programs could work on beside it."""
     return migrate.needs_announcement(current(folder, target))

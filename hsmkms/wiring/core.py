@@ -265,8 +265,7 @@ def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
 
 def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
     target = target_of(settings)
-    if target is not None and setup.exists(settings.data_dir, target):
-        open_store(settings).close()  # before the PIN is sent: another node's database is refused
+    setup.require_own(settings.data_dir, target)  # before the PIN is sent
     device = token_wiring.open_device(settings)
     try:
         if not setup.exists(settings.data_dir, target):

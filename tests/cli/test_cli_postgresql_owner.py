@@ -45,6 +45,10 @@ COMMANDS: dict[str, Callable[[Site], tuple[object, ...]]] = {
     "rotate-installation-keys": lambda _: ("rotate-installation-keys",),
     "create-access-key": lambda _: ("create-access-key", "--user-name", "x"),
     "audit verify": lambda _: ("audit", "verify"),
+    "accept-clone": lambda _: ("accept-clone", "--token", "hsmkms", "--yes"),
+    "migrate-token": lambda _: ("migrate-token", "--to", "hsmkms", "--yes"),
+    "change-pin": lambda _: ("change-pin", "--generate"),
+    "doctor --retry-pin": lambda _: ("doctor", "--retry-pin", "--yes"),
     "serve": lambda _: ("serve", "--port", "0"),
     "init": lambda site: ("init", "--data-dir", site.data),
     "init --config": lambda site: ("init", "--config", site.config),
@@ -61,6 +65,11 @@ def test_a_second_node(owner: Site, url: str) -> None:
         assert f"in {owner.data}" in refused.stderr, name
         assert OTHER in refused.stderr, name
         assert "Traceback" not in refused.stderr, name
+    assert owns in second.run("doctor").stdout
+    (second.data / "pin.new").touch(0o600)
+    (second.data / "pin.new").write_text("of an interrupted change\n")
+    assert owns in second.run("change-pin", "--generate").error
+    (second.data / "pin.new").unlink()
     assert not (second.data / "login.lock").exists(), "a PIN was sent"
     (second.data / "node-id").write_text(owns)
     second.run("create-key")

@@ -81,6 +81,13 @@ def owner(target: Target) -> Owner | None:
         return read_owner(conn) if _revisions(conn) else None
 
 
+def require_own(target: Target, folder: Path) -> None:
+    """Raise StoreError if the database has tables of hsmkms that belong to another data folder."""
+    with _transaction(target) as conn:
+        if _revisions(conn):
+            require_owner(conn, folder, target.name)
+
+
 def current(target: Target) -> dict[str, str]:
     """Return the revision of each schema. Raises StoreError if the database has no tables of hsmkms."""
     with _transaction(target) as conn:
