@@ -31,7 +31,7 @@ from hsmkms.store.files import DatabaseFile
 from hsmkms.store.postgresql import capture, faults
 from hsmkms.store.postgresql.database import WRITE_LOCK
 from hsmkms.store.postgresql.owner import Owner, insert_owner, read_owner, require_owner
-from hsmkms.store.postgresql.target import DRIVER, Target
+from hsmkms.store.postgresql.target import DRIVER, SCHEMA_PATH, Target
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -141,7 +141,7 @@ def _transaction(target: Target) -> Iterator[Connection]:
     engine = create_engine(f"{DRIVER}://", creator=target.connect, poolclass=NullPool, use_native_hstore=False)
     with faults.translated(target.name), engine.connect() as conn:
         conn.begin()
-        conn.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
+        conn.exec_driver_sql(f"BEGIN ISOLATION LEVEL READ COMMITTED; {SCHEMA_PATH}")
         version = conn.exec_driver_sql("SHOW server_version_num").scalar_one()
         if int(version) < _OLDEST_SERVER:
             raise StoreError(f"{target.name} runs PostgreSQL {int(version) // 10_000}: hsmkms needs 14 or newer")
