@@ -215,6 +215,7 @@ class RowSeals:
             self._require_schema(tx, key)
             if record is not None and not _is_new(tx):
                 record()
+            _withdraw_announcements(tx)
             _seal_all(tx, key, root)
         self.alarms = {}
         return True
@@ -272,6 +273,7 @@ class RowSeals:
         """
         with self._store.atomic() as tx:
             self._require_schema(tx, key)
+            _withdraw_announcements(tx)
             _seal_all(tx, key, row_seals.newest_root(tx))
         self.alarms = {}
 
@@ -397,6 +399,16 @@ def _made(tx: Connection, key: bytes, subject: str, epoch: int, total: int) -> S
     if sealed_rows.is_index(tx, subject):
         return SealRow(epoch, rules.index_seal(key, subject, os.urandom(rules.NONCE_BYTES), total))
     return SealRow(epoch, rules.subject_mac(key, subject, epoch, total))
+
+
+def _withdraw_announcements(tx: Connection) -> None:
+    """Remove the announcements of other schemas before rows are sealed that are not proven.
+
+    A forged one would make a schema that is changed afterwards count as right. A program of another schema announces
+    it again before it migrates. Where its schema is there already, `_require_schema` has proven the announcements.
+    """
+    if sealed_rows.layout(tx) is seal_layout.own():
+        announcements.drop_all(tx)
 
 
 def _seal_all(tx: Connection, key: bytes, root: RootRow | None) -> None:
