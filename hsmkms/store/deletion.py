@@ -14,9 +14,6 @@ from sqlalchemy import Connection, exists, func, select
 from hsmkms.model.enums import KeyState
 from hsmkms.store import changes, keys, materials
 from hsmkms.store.schema import (
-    Lifecycle,
-    ObjectPurpose,
-    ObjectStatus,
     alias,
     installation,
     installation_key,
@@ -29,6 +26,7 @@ from hsmkms.store.schema import (
     token_object,
     wrapping_key,
 )
+from hsmkms.store.statuses import Lifecycle, ObjectPurpose, ObjectStatus
 
 _GOING: Final = (ObjectStatus.INTENDED, ObjectStatus.PRESENT)
 

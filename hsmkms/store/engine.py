@@ -65,13 +65,14 @@ class Store:
         """Open the databases: in ``folder``, where the audit log is in any case, or at ``target``.
 
         With ``older`` also older ones, to announce their migration. Raises StoreError (missing, damaged, open to other
-        users; also for an audit log that others can change), MigrationError (older than this program, or newer without
-        an announcement that this program works with them) or DependencyTimeoutException (the server does not answer).
+        users, of another node; also for an audit log that others can change), MigrationError (older than this program,
+        or newer without an announcement that this program works with them) or DependencyTimeoutException (the server
+        does not answer).
         """
         if target is not None:
             from hsmkms.store.postgresql import creation  # noqa: PLC0415 - its driver is an extra
 
-            creation.check(target, older=older)
+            creation.check(target, folder, older=older)
         else:
             for database in files.DATABASES:
                 files.check(folder, database, older=older)

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Select, exists, func, select
 from hsmkms.model.records import GrantRecord
 from hsmkms.store import changes
 from hsmkms.store.proven_rows import ProvenRows
-from hsmkms.store.schema import Lifecycle, key_grant, regional_key
+from hsmkms.store.schema import key_grant, regional_key
+from hsmkms.store.statuses import Lifecycle
 
 
 def insert(tx: Connection, grant: GrantRecord) -> None:

@@ -11,16 +11,8 @@ from sqlalchemy import Column, Connection, Select, Table, exists, select
 from hsmkms.model.ids import ROOT_PATH, derived_user_id
 from hsmkms.store import changes, upserts
 from hsmkms.store.proven_rows import ProvenRows
-from hsmkms.store.schema import (
-    Lifecycle,
-    group_member,
-    group_policy,
-    regional_key,
-    user,
-    user_group,
-    user_policy,
-    user_tag,
-)
+from hsmkms.store.schema import group_member, group_policy, regional_key, user, user_group, user_policy, user_tag
+from hsmkms.store.statuses import Lifecycle
 
 EVERYWHERE = ""
 """Region in the change log: users are the same in every region."""

@@ -25,9 +25,6 @@ from hsmkms.model.ids import key_arn
 from hsmkms.model.records import KeyRecord, MaterialRecord, RotationSetting
 from hsmkms.store import changes
 from hsmkms.store.schema import (
-    Lifecycle,
-    ObjectPurpose,
-    ObjectStatus,
     installation,
     key,
     material,
@@ -37,6 +34,7 @@ from hsmkms.store.schema import (
     tag,
     token_object,
 )
+from hsmkms.store.statuses import Lifecycle, ObjectPurpose, ObjectStatus
 
 _SHARED: Final = ("spec", "usage", "origin", "manager", "multi_region", "primary_region")
 _REGIONAL: Final = (

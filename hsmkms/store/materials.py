@@ -12,16 +12,8 @@ from sqlalchemy import Connection, exists, func, select
 
 from hsmkms.model.enums import ExpirationModel, MaterialState
 from hsmkms.store import keys
-from hsmkms.store.schema import (
-    Lifecycle,
-    ObjectPurpose,
-    ObjectStatus,
-    material,
-    material_presence,
-    regional_key,
-    token_object,
-    wrapping_key,
-)
+from hsmkms.store.schema import material, material_presence, regional_key, token_object, wrapping_key
+from hsmkms.store.statuses import Lifecycle, ObjectPurpose, ObjectStatus
 
 PENDING: Final = (MaterialState.PENDING_ROTATION, MaterialState.PENDING_MULTI_REGION_IMPORT_AND_ROTATION)
 """States of material that waits for its rotation: all regions of the key have it, or at least one lacks it."""

@@ -8,16 +8,8 @@ from sqlalchemy import Connection, Row, Select, select
 
 from hsmkms.store import keys, upserts
 from hsmkms.store.regions import LEADING
-from hsmkms.store.schema import (
-    Lifecycle,
-    ObjectPurpose,
-    ObjectStatus,
-    key,
-    material,
-    orphan,
-    regional_key,
-    token_object,
-)
+from hsmkms.store.schema import key, material, orphan, regional_key, token_object
+from hsmkms.store.statuses import Lifecycle, ObjectPurpose, ObjectStatus
 
 
 class BackingObject(Struct, frozen=True, kw_only=True):

@@ -6,16 +6,8 @@ from typing import Any
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.store import keys
 from hsmkms.store.proven_rows import ProvenRows
-from hsmkms.store.schema import (
-    Lifecycle,
-    ObjectStatus,
-    key,
-    material,
-    material_presence,
-    regional_key,
-    rotation,
-    token_object,
-)
+from hsmkms.store.schema import key, material, material_presence, regional_key, rotation, token_object
+from hsmkms.store.statuses import Lifecycle, ObjectStatus
 
 
 def record(rows: ProvenRows, region: str, account: str) -> KeyRecord | None:

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, func, literal, select
 from hsmkms.model.enums import Origin
 from hsmkms.model.records import KeyRecord
 from hsmkms.store import changes, keys, materials, upserts
-from hsmkms.store.schema import Lifecycle, key, material, material_presence, regional_key
+from hsmkms.store.schema import key, material, material_presence, regional_key
+from hsmkms.store.statuses import Lifecycle
 
 LEADING: Final = key.c.primary_region.is_(None) | (key.c.primary_region == regional_key.c.region)
 """Condition that selects one region per key: its only one, or that of the primary key."""

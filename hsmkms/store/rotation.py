@@ -15,16 +15,8 @@ from hsmkms.model.enums import KeyManager, KeySpec, KeyState, MaterialState, Ori
 from hsmkms.model.records import RotationSetting
 from hsmkms.store import keys
 from hsmkms.store.regions import LEADING
-from hsmkms.store.schema import (
-    Lifecycle,
-    ObjectPurpose,
-    ObjectStatus,
-    key,
-    material,
-    regional_key,
-    rotation,
-    token_object,
-)
+from hsmkms.store.schema import key, material, regional_key, rotation, token_object
+from hsmkms.store.statuses import Lifecycle, ObjectPurpose, ObjectStatus
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):

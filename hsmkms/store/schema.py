@@ -35,41 +35,11 @@ from hsmkms.model.enums import (
     TrackedOperation,
 )
 from hsmkms.store.instant import WIDE, Instant
+from hsmkms.store.statuses import AccessKeyStatus, Lifecycle, ObjectPurpose, ObjectStatus
 
 META_REVISIONS: Final = tuple(f"meta_{number:04}" for number in range(1, 10))
 LOG_REVISIONS: Final = tuple(f"log_{number:04}" for number in range(1, 4))
 """Known revisions of each database, oldest first; the last is the one that this program works with."""
-
-
-class Lifecycle(StrEnum):
-    """Life cycle of a key in a region. Only LIVE keys are visible to users."""
-
-    INTENDED = "INTENDED"
-    LIVE = "LIVE"
-    DELETED = "DELETED"
-
-
-class ObjectStatus(StrEnum):
-    """Last recorded status of a token object: intent, then result."""
-
-    INTENDED = "INTENDED"
-    PRESENT = "PRESENT"
-    DESTROYING = "DESTROYING"
-    DESTROYED = "DESTROYED"
-
-
-class AccessKeyStatus(StrEnum):
-    """Whether an access key is accepted; the values are those of AWS IAM."""
-
-    ACTIVE = "Active"
-    INACTIVE = "Inactive"
-
-
-class ObjectPurpose(StrEnum):
-    """Purpose of a token object."""
-
-    BACKING_KEY = "BACKING_KEY"
-    WRAPPING_KEY = "WRAPPING_KEY"
 
 
 def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
@@ -391,6 +361,17 @@ schema_announcement: Final = Table(
     Column("content", Text, nullable=False),
 )
 """What the schema is at a revision of meta.db or log.db: see ``announcements.py``. Its rows are sealed."""
+
+node: Final = Table(
+    "node",
+    meta,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+"""The node that owns a database on a server: the id in its data folder, and where `init` made that. Its row is sealed.
+Empty where the databases are files of the data folder."""
 
 audit_outbox: Final = Table(
     "audit_outbox",

@@ -138,10 +138,14 @@ _USER: Final = Pattern("user", ("user_name",))
 SCHEMA: Final = "schema"
 """Subject of the announcements of schemas."""
 
+NODE: Final = "node"
+"""Kind of the subjects of nodes."""
+
 SUBJECTS: Final[dict[Table, tuple[Pattern, ...]]] = {
     schema.installation: _INSTALLATION,
     schema.token: _INSTALLATION,
     schema.installation_key: _INSTALLATION,
+    schema.node: (Pattern(NODE, ("id",)),),
     schema.schema_announcement: (Pattern(SCHEMA),),
     schema.key: _KEY,
     schema.regional_key: _KEY,

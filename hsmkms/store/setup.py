@@ -35,12 +35,12 @@ def exists(folder: Path, target: "Target | None") -> bool:
 
 
 def create(folder: Path, target: "Target | None") -> None:
-    """Create both databases with empty tables. Raises StoreError if they are there."""
+    """Create both databases with empty tables, on a server owned by the folder's node. StoreError if they are there."""
     if target is None:
         return migrate.create(folder)
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
-    return creation.create(target)
+    return creation.create(target, folder)
 
 
 def upgrade(folder: Path, target: "Target | None") -> list[str]:
@@ -49,7 +49,25 @@ def upgrade(folder: Path, target: "Target | None") -> list[str]:
         return migrate.upgrade(folder)
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
-    return creation.upgrade(target)
+    return creation.upgrade(target, folder)
+
+
+def owner(target: "Target | None") -> str | None:
+    """Return the node that owns the databases, for people; None if there are none, or if they are files."""
+    if target is None:
+        return None
+    from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
+
+    found = creation.owner(target)
+    return None if found is None else str(found)
+
+
+def require_own(folder: Path, target: "Target | None") -> None:
+    """Raise StoreError if the databases are on a server, and belong to another data folder."""
+    if target is not None:
+        from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
+
+        creation.require_own(target, folder)
 
 
 def must_announce(folder: Path, target: "Target | None") -> bool:

@@ -10,7 +10,8 @@ from hsmkms.model.ids import ROOT_PATH, derived_user_id
 from hsmkms.store import changes, upserts
 from hsmkms.store.engine import Store
 from hsmkms.store.proven_rows import ProvenRows
-from hsmkms.store.schema import AccessKeyStatus, access_key, access_key_use, user
+from hsmkms.store.schema import access_key, access_key_use, user
+from hsmkms.store.statuses import AccessKeyStatus
 
 NO_REGION = ""
 """Region in the change log: access keys are valid in every region."""

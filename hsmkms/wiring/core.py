@@ -29,7 +29,7 @@ from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service.audit import sealing
 from hsmkms.service.audit.freshness import Freshness
-from hsmkms.service.runtime import binding, open_processes, seal_keys
+from hsmkms.service.runtime import binding, node_owner, open_processes, seal_keys
 from hsmkms.service.runtime.audit_log import AuditLog
 from hsmkms.service.runtime.authoriser import PolicyAuthoriser
 from hsmkms.service.runtime.clock import DriftWatch
@@ -118,6 +118,7 @@ def core_of(
         core.seals.without_key = freshness.unsealed
         freshness.watch()
         sealing.seal_rows(core)
+        node_owner.require_proven(core)
         sealing.look_at_home(core)
         _rotate_after_lost_counts(core)
         undo.pop_all()
@@ -263,9 +264,10 @@ def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
 
 
 def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
+    target = target_of(settings)
+    setup.require_own(settings.data_dir, target)  # before the PIN is sent
     device = token_wiring.open_device(settings)
     try:
-        target = target_of(settings)
         if not setup.exists(settings.data_dir, target):
             if target is None and leases.counted(settings.data_dir):
                 raise StoreError(
@@ -291,6 +293,11 @@ def begun_with(settings: Settings) -> tuple[str | None, str | None]:
         return binding.begun_with(store)
     finally:
         store.close()
+
+
+def owner(settings: Settings) -> str | None:
+    """Return the node that owns the databases, for people; None if there are none, or if they are files."""
+    return setup.owner(target_of(settings))
 
 
 def is_begun(settings: Settings) -> bool:

@@ -23,6 +23,11 @@ def open_store(settings: Settings, *, older: bool = False) -> Store:
     return Store.open(settings.data_dir, target=target_of(settings), older=older)
 
 
+def require_own(settings: Settings) -> None:
+    """Raise StoreError if the databases belong to another data folder: then this one's PIN is not sent to the token."""
+    setup.require_own(settings.data_dir, target_of(settings))
+
+
 def require_files(settings: Settings, act: str) -> None:
     """Raise ConfigurationError if the store is not in files of the data folder; ``act`` is what needs them."""
     if settings.store.url is not None:

@@ -23,7 +23,7 @@ from hsmkms.service.runtime import binding
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow, TokenRow
-from hsmkms.wiring.stores import open_store
+from hsmkms.wiring.stores import open_store, require_own
 
 Proof = TypeVar("Proof")
 
@@ -58,6 +58,12 @@ def open_device(
 
     wanted = replace(device_settings(settings, token), first_member=first_member)
     return TokenDevice.open(wanted, read_in_time, accept_final_try=accept_final_try)
+
+
+def open_named(settings: Settings, token: TokenSettings) -> Device:
+    """Open a token for an operator's command, which does not open the store first: it must be this node's."""
+    require_own(settings)
+    return open_device(settings, token)
 
 
 def open_member(settings: Settings, token: TokenSettings, serial: str) -> Device:
@@ -359,6 +365,7 @@ def retry_pin(
     Returns True if there was a mark of a refused PIN. ``insisted``: the token whose PIN is tried without asking.
     ``confirm`` asks about the others. Raises PinError if a PIN is refused or is not confirmed.
     """
+    require_own(settings)
     gate = LoginGate(settings.data_dir)
     had_mark = gate.mark() is not None
     faults: list[HsmKmsError] = []

@@ -64,7 +64,8 @@ from hsmkms.service.keys import destruction
 from hsmkms.service.operations import deletion
 from hsmkms.service.operator.reconcile import Kind
 from hsmkms.store import keys
-from hsmkms.store.schema import Lifecycle, ObjectPurpose, alias, regional_key, rotation, tag
+from hsmkms.store.schema import alias, regional_key, rotation, tag
+from hsmkms.store.statuses import Lifecycle, ObjectPurpose
 
 Act = Callable[[Kms, str], object]
 SECOND = timedelta(seconds=1)

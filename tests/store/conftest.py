@@ -10,7 +10,7 @@ import pytest
 from postgresql_cluster import Cluster
 from store_samples import ACCOUNT, INSTALLATION, NOW, TOKEN
 
-from hsmkms.store import installation, migrate
+from hsmkms.store import installation, migrate, node_id
 from hsmkms.store.engine import Store
 from hsmkms.store.postgresql import creation
 from hsmkms.store.postgresql.target import Target, parse
@@ -39,11 +39,17 @@ def folder(pristine: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def pristine_database(cluster: Cluster) -> str:
+def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of the node that owns the PostgreSQL databases."""
+    return tmp_path_factory.mktemp("node")
+
+
+@pytest.fixture(scope="session")
+def pristine_database(cluster: Cluster, node: Path) -> str:
     """The same in a PostgreSQL database, which is a template."""
     name = cluster.create()
     target = parse(cluster.url(name))
-    creation.create(target)
+    creation.create(target, node)
     store = Store(Path(), target=target)
     _begin_installation(store)
     store.close()
@@ -51,8 +57,9 @@ def pristine_database(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-def target(cluster: Cluster, pristine_database: str) -> Iterator[Target]:
-    """A PostgreSQL database of the test's own with a copy of it."""
+def target(cluster: Cluster, pristine_database: str, node: Path, tmp_path: Path) -> Iterator[Target]:
+    """A PostgreSQL database of the test's own with a copy of it, owned by the node of the test's temporary folder."""
+    shutil.copy(node / node_id.FILE, tmp_path)
     with cluster.database(pristine_database) as url:
         yield parse(url)
 

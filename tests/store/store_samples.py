@@ -11,7 +11,8 @@ from hsmkms.model.ids import key_arn, new_key_id
 from hsmkms.model.records import KeyRecord, MaterialRecord
 from hsmkms.store import keys
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import Lifecycle, material, material_presence, regional_key
+from hsmkms.store.schema import material, material_presence, regional_key
+from hsmkms.store.statuses import Lifecycle
 
 ACCOUNT = "111122223333"
 INSTALLATION = "0123456789abcdef0123456789abcdef"

@@ -10,8 +10,9 @@ from hsmkms.model.enums import KeyState, MaterialState, RotationType
 from hsmkms.model.records import KeyRecord, RotationSetting
 from hsmkms.store import aliases, changes, deletion, keys, objects, rotation, tags
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import ObjectStatus, alias, regional_key, tag, token_object
+from hsmkms.store.schema import alias, regional_key, tag, token_object
 from hsmkms.store.schema import rotation as rotation_table
+from hsmkms.store.statuses import ObjectStatus
 
 pytestmark = pytest.mark.both_engines
 

@@ -37,7 +37,8 @@ from hsmkms.model.enums import (
 from hsmkms.model.records import AliasRecord, KeyRecord
 from hsmkms.store import aliases, changes, installation, keys, objects, tags
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import Lifecycle, ObjectStatus, token_object
+from hsmkms.store.schema import token_object
+from hsmkms.store.statuses import Lifecycle, ObjectStatus
 
 pytestmark = pytest.mark.both_engines
 

@@ -15,7 +15,7 @@ from hsmkms.store import deletion, keys, materials, objects
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.engine import Store
 from hsmkms.store.materials import WrappingKeyRow
-from hsmkms.store.schema import ObjectPurpose, ObjectStatus
+from hsmkms.store.statuses import ObjectPurpose, ObjectStatus
 
 pytestmark = pytest.mark.both_engines
 

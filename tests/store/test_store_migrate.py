@@ -215,6 +215,7 @@ OPENED_BEFORE = {
     "row_seal",
     "store_root",
     "seal_tree",
+    "node",
     "schema_announcement",
     "audit_outbox",
 }

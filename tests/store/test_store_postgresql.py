@@ -432,7 +432,7 @@ store = Store.open(Path(sys.argv[1]), target=parse(sys.argv[2]), busy_timeout_se
 def work():
     for size in range(1, 16):
         used, granted = leases.reserve(store, sys.argv[3], lambda used: min(size, 400 - used))
-        print(used, used + granted)
+        sys.stdout.write(f"{used} {used + granted}\\n")  # print writes a line in parts, between which threads change
 
 threads = [threading.Thread(target=work) for _ in range(2)]
 for each in threads:

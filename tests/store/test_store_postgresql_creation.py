@@ -47,21 +47,21 @@ def differences(target: Target) -> list[object]:
     return [each for each in found if each[0] != "remove_table" or each[1].name not in engine_only]
 
 
-def test_a_new_database(empty: Target) -> None:
+def test_a_new_database(empty: Target, tmp_path: Path) -> None:
     """It has the tables of the definition and their newest revisions, and is made once."""
     assert not creation.exists(empty)
-    creation.create(empty)
+    creation.create(empty, tmp_path)
     assert creation.exists(empty)
     assert creation.current(empty) == NEWEST
-    assert creation.upgrade(empty) == []
+    assert creation.upgrade(empty, tmp_path) == []
     assert differences(empty) == []
     with pytest.raises(StoreError, match="left as it is"):
-        creation.create(empty)
+        creation.create(empty, tmp_path)
 
 
 def test_an_older_database_is_migrated(empty: Target, tmp_path: Path) -> None:
     """It is refused until then; the migrations are those of SQLite, and lead to the same tables."""
-    creation.create(empty)
+    creation.create(empty, tmp_path)
     execute(
         empty,
         "DROP TABLE access_key_use",
@@ -69,18 +69,18 @@ def test_an_older_database_is_migrated(empty: Target, tmp_path: Path) -> None:
     )
     with pytest.raises(MigrationError, match="hsmkms migrate"):
         Store.open(tmp_path, target=empty)
-    assert creation.upgrade(empty) == [LOG.revisions[-1]]
+    assert creation.upgrade(empty, tmp_path) == [LOG.revisions[-1]]
     assert creation.current(empty) == NEWEST
     Store.open(tmp_path, target=empty).close()
 
 
-def test_a_failed_migration_changes_nothing(empty: Target) -> None:
+def test_a_failed_migration_changes_nothing(empty: Target, tmp_path: Path) -> None:
     """All of it is one transaction."""
-    creation.create(empty)
+    creation.create(empty, tmp_path)
     older = LOG.revisions[-3]
     execute(empty, f"UPDATE alembic_version_log SET version_num = '{older}'", "DROP TABLE last_use")
     with pytest.raises(StoreError):  # it makes a table that is there
-        creation.upgrade(empty)
+        creation.upgrade(empty, tmp_path)
     assert creation.current(empty)[LOG.name] == older
     with pytest.raises(psycopg.errors.UndefinedTable):
         execute(empty, "SELECT 1 FROM last_use")
@@ -88,17 +88,17 @@ def test_a_failed_migration_changes_nothing(empty: Target) -> None:
 
 def test_a_newer_database(empty: Target, tmp_path: Path) -> None:
     """An older program leaves it alone."""
-    creation.create(empty)
+    creation.create(empty, tmp_path)
     execute(empty, "UPDATE alembic_version SET version_num = 'meta_9999'")
     with pytest.raises(MigrationError, match="newer"):
         Store.open(tmp_path, target=empty)
     with pytest.raises(MigrationError, match="newer"):
-        creation.upgrade(empty)
+        creation.upgrade(empty, tmp_path)
 
 
 def test_a_newer_database_that_announces_itself(empty: Target, tmp_path: Path) -> None:
     """It is opened if it says that this program works with it; what it says is proven later, by its seal."""
-    creation.create(empty)
+    creation.create(empty, tmp_path)
     execute(
         empty,
         f"INSERT INTO schema_announcement VALUES ('meta_9999', '{META.revisions[-1]}', '{{}}')",
@@ -106,7 +106,7 @@ def test_a_newer_database_that_announces_itself(empty: Target, tmp_path: Path) -
         "UPDATE alembic_version SET version_num = 'meta_9999'",
     )
     Store.open(tmp_path, target=empty).close()
-    assert creation.upgrade(empty) == []
+    assert creation.upgrade(empty, tmp_path) == []
     execute(empty, "UPDATE alembic_version SET version_num = 'meta_9998'")
     with pytest.raises(MigrationError, match="newer"):
         Store.open(tmp_path, target=empty)
@@ -118,7 +118,7 @@ def test_what_is_no_database_of_hsmkms(empty: Target, cluster: Cluster, tmp_path
         Store.open(tmp_path, target=empty)
     with pytest.raises(DependencyTimeoutException, match=r"what store\.url"):
         Store.open(tmp_path, target=parse(cluster.url("missing")))
-    creation.create(empty)
+    creation.create(empty, tmp_path)
     cluster.admin.execute("DROP ROLE IF EXISTS stranger")
     cluster.admin.execute("CREATE ROLE stranger LOGIN")
     with pytest.raises(StoreError, match="may not use the tables"):
@@ -127,7 +127,7 @@ def test_what_is_no_database_of_hsmkms(empty: Target, cluster: Cluster, tmp_path
 
 def test_a_server_that_loses_commits(empty: Target, tmp_path: Path) -> None:
     """With synchronous_commit off what was answered may be gone after a crash, so it is refused."""
-    creation.create(empty)
+    creation.create(empty, tmp_path)
     execute(empty, f"ALTER ROLE {ROLE} IN DATABASE {empty.url.database} SET synchronous_commit = off")
     with pytest.raises(StoreError, match="set it to on"):
         Store.open(tmp_path, target=empty)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgresql_cluster import Cluster
+from postgresql_cluster import ROLE, Cluster
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from store_samples import NOW, REGION, a_key, write
@@ -138,6 +138,40 @@ PLANTED = {
         "ALTER TABLE user_tag DROP CONSTRAINT fk_user_tag_user_name",
         CASCADE,
     ),
+    "a default": (
+        "CREATE SCHEMA evil",
+        "CREATE FUNCTION evil.f() RETURNS boolean LANGUAGE plpgsql AS 'BEGIN DELETE FROM alias; RETURN false; END'",
+        "ALTER TABLE material ALTER COLUMN host_unwrapped SET DEFAULT evil.f()",
+    ),
+    "a condition of a column": (
+        "CREATE SCHEMA evil",
+        "CREATE FUNCTION evil.f(t text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN DELETE FROM tag; RETURN true; END'",
+        "ALTER TABLE alias ADD CHECK (evil.f(name))",
+    ),
+    "another condition": (
+        "CREATE SCHEMA evil",
+        "CREATE FUNCTION evil.f(t text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN DELETE FROM tag; RETURN true; END'",
+        (
+            "ALTER TABLE material DROP CONSTRAINT ck_material_state, "
+            "ADD CONSTRAINT ck_material_state CHECK (evil.f(state))"
+        ),
+    ),
+    "a trigger of one column": (
+        "DROP TRIGGER note_touched ON tag",
+        (
+            "CREATE TRIGGER note_touched AFTER INSERT OR UPDATE OF region OR DELETE ON tag "
+            "FOR EACH ROW EXECUTE FUNCTION note_tag()"
+        ),
+        "ALTER TABLE tag ENABLE ALWAYS TRIGGER note_touched",
+    ),
+    "a late trigger": (
+        "DROP TRIGGER note_touched ON tag",
+        (
+            "CREATE CONSTRAINT TRIGGER note_touched AFTER INSERT OR UPDATE OR DELETE ON tag "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note_tag()"
+        ),
+        "ALTER TABLE tag ENABLE ALWAYS TRIGGER note_touched",
+    ),
     "no trigger": ("DROP TRIGGER note_touched ON key_grant",),
     "a sleeping trigger": ("ALTER TABLE key_grant DISABLE TRIGGER note_touched",),
     "a condition": (
@@ -171,6 +205,56 @@ def test_planted(store: Store, target: Target, kind: str) -> None:
     assert all(any(word in each for word in ("was added", "was changed", "was removed")) for each in found)
 
 
+def test_operators_of_another_schema(store: Store, target: Target, cluster: Cluster) -> None:
+    """An index whose order a function decides that the server does not have by itself runs that function."""
+    with cluster.connect(str(target.url.database)) as admin:
+        for each in (
+            "CREATE SCHEMA evil",
+            "CREATE FUNCTION evil.compare(text, text) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT 0'",
+            (
+                "CREATE OPERATOR CLASS evil.ops FOR TYPE text USING btree "
+                "AS OPERATOR 3 =, FUNCTION 1 evil.compare(text, text)"
+            ),
+            "DROP INDEX ix_access_key_user_name",
+            "CREATE INDEX ix_access_key_user_name ON access_key (user_name evil.ops)",
+        ):
+            admin.execute(each.encode())
+    with store.reading() as conn:
+        assert seal_engine.of(conn).differences(conn) == ("index 'ix_access_key_user_name' was changed",)
+
+
+def test_names_mean_the_tables_of_hsmkms(target: Target, cluster: Cluster, tmp_path: Path) -> None:
+    """Whatever path is set for the role: no table, function or operator of another schema takes their place."""
+    with cluster.connect(str(target.url.database)) as admin:
+        for each in (
+            "CREATE SCHEMA evil CREATE TABLE alias (LIKE public.alias) CREATE TABLE node (LIKE public.node)",
+            "CREATE TABLE evil.generation AS SELECT 0::bigint AS number",
+            "CREATE FUNCTION evil.pg_advisory_xact_lock(bigint) RETURNS void LANGUAGE sql AS ''",
+            "CREATE FUNCTION evil.never(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT false'",
+            "CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.never)",
+            "CREATE VIEW evil.pg_class AS SELECT * FROM pg_catalog.pg_class WHERE false",
+            "GRANT ALL ON SCHEMA evil TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA evil TO PUBLIC",
+            f"ALTER ROLE {ROLE} IN DATABASE {target.url.database} SET search_path = evil, pg_catalog, public",
+        ):
+            admin.execute(each.encode())
+    store = Store.open(tmp_path, target=target)
+    signal = store.change_signal()
+    key = write(store, a_key())
+    with store.atomic() as tx:
+        aliases.insert(tx, REGION, "alias/here", key.key_id, NOW)
+    with store.reading() as conn:
+        assert aliases.fetch(conn, REGION, "alias/here") is not None
+        assert seal_engine.of(conn).compare_again(conn) == ()
+        assert conn.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 0
+    with store.atomic() as tx:
+        assert tx.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")) == 1
+    assert signal.moved()
+    signal.close()
+    store.close()
+    with cluster.connect(str(target.url.database)) as admin:
+        assert admin.execute("SELECT count(*) FROM evil.alias").fetchone() == (0,)
+
+
 def test_an_announced_schema_is_accepted_until_it_changes(store: Store, target: Target) -> None:
     """Only if exactly what was announced is there; a further change is a difference again, and forgets the layout."""
     newer = {("table", "newer", "r p f f f f"), ("column", "newer.id", "integer f ()")}
@@ -195,7 +279,7 @@ def test_what_the_guards_need_is_compared() -> None:
     """Each function of a trigger is expected with its text, and each trigger is always on."""
     objects = catalogue.expected()
     texts = {text for kind, _, text in objects if kind == "function"}
-    assert {f"f t {body}" for body in capture.functions().values()} == texts
+    assert {f"plpgsql f t {body}" for body in capture.functions().values()} == texts
     assert capture.UNSEALED_STATE in capture.functions()["must_seal"]
     assert {type(word) for each in objects for word in each} == {str}  # plain ones: announcements are JSON
     assert all(" A " in text for kind, _, text in objects if kind == "trigger")

@@ -15,7 +15,8 @@ from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.store import changes, deletion, keys, objects, rotation
 from hsmkms.store.engine import Store
 from hsmkms.store.rotation import Candidate, Unfinished
-from hsmkms.store.schema import ObjectStatus, material
+from hsmkms.store.schema import material
+from hsmkms.store.statuses import ObjectStatus
 
 pytestmark = pytest.mark.both_engines
 

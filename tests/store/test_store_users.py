@@ -11,7 +11,7 @@ from hsmkms.errors import StoreError
 from hsmkms.model.ids import new_user_id
 from hsmkms.store import changes, users
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import AccessKeyStatus
+from hsmkms.store.statuses import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
 pytestmark = pytest.mark.both_engines

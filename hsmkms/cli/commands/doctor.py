@@ -140,7 +140,7 @@ def _token(context: CheckContext) -> Verdict:
 
     opened = []
     for each in context.settings.tokens:
-        profile = context.keep_open(closing(token_wiring.open_device(context.settings, each))).profile
+        profile = context.keep_open(closing(token_wiring.open_named(context.settings, each))).profile
         opened.append(f"{profile.label} ({profile.model}, serial {profile.serial})")
     return _ok(f"{'; '.join(opened)} accepted the PIN and passed the probe")
 
@@ -151,7 +151,7 @@ def _groups(context: CheckContext) -> Verdict:
 
     whole, faults = [], []
     for each in context.settings.tokens:
-        in_use = context.keep_open(closing(token_wiring.open_device(context.settings, each)))
+        in_use = context.keep_open(closing(token_wiring.open_named(context.settings, each)))
         without = context.kms.operator.made_without_members(in_use)
         for member in in_use.connection.member_states():
             if not member.present:
@@ -219,7 +219,7 @@ def _clone(context: CheckContext) -> str | None:
     from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see CheckContext
 
     for each in context.settings.further_tokens and context.settings.tokens:
-        with closing(token_wiring.open_device(context.settings, each)) as device:
+        with closing(token_wiring.open_named(context.settings, each)) as device:
             try:
                 context.kms.operator.check_target(device)
             except CloneError as exc:

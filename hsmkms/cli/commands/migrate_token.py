@@ -147,7 +147,7 @@ def accept_clone(
     settings = wiring.load_settings(common.config)
     named_token = token_wiring.named_token(settings, token)
     with (
-        closing(token_wiring.open_device(settings, named_token)) as device,
+        closing(token_wiring.open_named(settings, named_token)) as device,
         Kms(wiring.core_of(settings, monotonic=wiring.boot_time, accepting=named_token)) as kms,
     ):
         clone = kms.operator.find_clone(device)
@@ -224,7 +224,7 @@ def _open(common: Common, to: str) -> Any:  # noqa: ANN401 - Device, which help 
     from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see above
 
     settings = wiring.load_settings(common.config)
-    return token_wiring.open_device(settings, token_wiring.named_token(settings, to))
+    return token_wiring.open_named(settings, token_wiring.named_token(settings, to))
 
 
 def _plan(operator: "Operator") -> dict[str, Any]:

@@ -231,9 +231,11 @@ def _check_database(draft: "Settings") -> None:
     """Raise unless the named database can be connected to and is not one of another installation."""
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see _configure
 
-    if draft.store.url is not None and wiring.is_begun(draft):
+    owner = wiring.owner(draft)
+    if owner is not None:
         raise ConfigurationError(
-            "the database of --store-url holds an installation already; nothing was changed: name an empty one"
+            f"the database of --store-url holds the installation of another data folder already ({owner}); nothing was "
+            "changed: name an empty one"
         )
 
 

@@ -218,7 +218,7 @@ def _named_device(common: Common, name: str | None) -> "Iterator[Any]":
     from hsmkms.wiring import tokens as token_wiring  # noqa: PLC0415 - see change_pin
 
     settings = wiring.load_settings(common.config)
-    with closing(token_wiring.open_device(settings, token_wiring.named_token(settings, name))) as device:
+    with closing(token_wiring.open_named(settings, token_wiring.named_token(settings, name))) as device:
         yield device
 
 

@@ -14,8 +14,8 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import deletion, materials, objects
 from hsmkms.store.deletion import Doomed
-from hsmkms.store.schema import ObjectPurpose, ObjectStatus
 from hsmkms.store.sealed_rows import object_subject
+from hsmkms.store.statuses import ObjectPurpose, ObjectStatus
 
 log = logging.getLogger("hsmkms.service")
 

@@ -23,7 +23,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, keys, materials, objects, rotation
 from hsmkms.store.rotation import Unfinished
-from hsmkms.store.schema import ObjectStatus
+from hsmkms.store.statuses import ObjectStatus
 
 log = logging.getLogger("hsmkms.service")
 

@@ -24,7 +24,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, materials
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.materials import WrappingKeyRow
-from hsmkms.store.schema import ObjectPurpose, ObjectStatus
+from hsmkms.store.statuses import ObjectPurpose, ObjectStatus
 
 
 def make(call: Call, record: KeyRecord, bits: int) -> tuple[WrappingKeyRow, bytes]:

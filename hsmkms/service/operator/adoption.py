@@ -12,7 +12,7 @@ from hsmkms.rules.material import material_id
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import keys, regions
 from hsmkms.store.engine import Connection
-from hsmkms.store.schema import ObjectStatus
+from hsmkms.store.statuses import ObjectStatus
 
 
 class Orphan(Protocol):

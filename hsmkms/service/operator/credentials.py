@@ -31,7 +31,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, users
 from hsmkms.store.installation import InstallationKeyRow
-from hsmkms.store.schema import AccessKeyStatus
+from hsmkms.store.statuses import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow, UserRow
 
 MAX_ACCESS_KEYS: Final = 2

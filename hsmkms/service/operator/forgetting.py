@@ -24,7 +24,7 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, objects
 from hsmkms.store.installation import TokenRow
-from hsmkms.store.schema import ObjectPurpose, ObjectStatus
+from hsmkms.store.statuses import ObjectPurpose, ObjectStatus
 
 _LOCK: Final = "migration.lock"
 _LOCK_SECONDS: Final = 60.0

@@ -33,7 +33,7 @@ from hsmkms.store.engine import Connection
 from hsmkms.store.installation import TokenRow
 from hsmkms.store.objects import BackingObject
 from hsmkms.store.rotation import Unfinished
-from hsmkms.store.schema import Lifecycle, ObjectStatus
+from hsmkms.store.statuses import Lifecycle, ObjectStatus
 
 UNKNOWN_USE: Final = 2**31
 """Encryptions assumed for an adopted material: its count is unknown, so half of its budget counts as used."""

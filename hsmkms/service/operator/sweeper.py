@@ -44,7 +44,7 @@ from hsmkms.store import rotation as stored_rotation
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.materials import WrappingKeyRow
 from hsmkms.store.rotation import Candidate
-from hsmkms.store.schema import ObjectStatus
+from hsmkms.store.statuses import ObjectStatus
 
 log = logging.getLogger("hsmkms.service")
 

@@ -29,7 +29,6 @@ from hsmkms.store.engine import Store
 from hsmkms.store.identities import IdentityRow
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import NOTED
-from hsmkms.store.schema import AccessKeyStatus
 from hsmkms.store.sealed_rows import (
     access_key_index,
     alias_subject,
@@ -39,6 +38,7 @@ from hsmkms.store.sealed_rows import (
     key_subject,
     user_subject,
 )
+from hsmkms.store.statuses import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow
 
 log = logging.getLogger("hsmkms.service")

@@ -29,7 +29,7 @@ from hsmkms.store.engine import Connection, Store
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import RootRow, SealRow
 from hsmkms.store.seal_layout import INSTALLATION, Entry
-from hsmkms.store.sealed_tables import SCHEMA
+from hsmkms.store.sealed_tables import NODE, SCHEMA
 
 log = logging.getLogger("hsmkms.service")
 
@@ -336,7 +336,8 @@ def _changed(before: Connection, tx: Connection, key: bytes, dirty: Sequence[str
 
 def _is_new(conn: Connection) -> bool:
     """Return True if the store has only the rows of `hsmkms init`."""
-    return all(subject in (INSTALLATION, SCHEMA) for subject, _ in sealed_rows.every(conn))
+    made = (INSTALLATION, SCHEMA, NODE)
+    return all(subject.partition("/")[0] in made for subject, _ in sealed_rows.every(conn))
 
 
 def _fits(conn: Connection, key: bytes, form: Form = row_forms.form) -> bool:

@@ -8,6 +8,7 @@ every engine, so its columns have the collation C.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
@@ -29,7 +30,8 @@ from hsmkms.store import files, migrate, schema
 from hsmkms.store.files import DatabaseFile
 from hsmkms.store.postgresql import capture, faults
 from hsmkms.store.postgresql.database import WRITE_LOCK
-from hsmkms.store.postgresql.target import DRIVER, Target
+from hsmkms.store.postgresql.owner import Owner, insert_owner, read_owner, require_owner
+from hsmkms.store.postgresql.target import DRIVER, SCHEMA_PATH, Target
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -49,8 +51,11 @@ _OLDEST_SERVER: Final = 140_000
 """As ``server_version_num``: older ones are not maintained any more, or not tested."""
 
 
-def create(target: Target) -> None:
-    """Create all tables in one transaction. Raises StoreError if the database has tables of hsmkms."""
+def create(target: Target, folder: Path) -> None:
+    """Create all tables in one transaction, owned by the node of that data folder.
+
+    Raises StoreError if the database has tables of hsmkms.
+    """
     with _transaction(target) as conn:
         conn.exec_driver_sql(_LOCK)
         if _revisions(conn):
@@ -58,6 +63,7 @@ def create(target: Target) -> None:
         for name, metadata in _METADATA.items():
             tables(metadata).create_all(conn, checkfirst=False)
             _stamp(conn, name)
+        insert_owner(conn, folder)  # before the triggers, which would record it as a change that is to be sealed
         for statement in (*OBJECTS, *capture.statements()):
             conn.exec_driver_sql(statement)
         conn.execute(schema.use_tracking.insert().values(only=1, since=datetime.now(UTC)))
@@ -69,20 +75,35 @@ def exists(target: Target) -> bool:
         return bool(_revisions(conn))
 
 
+def owner(target: Target) -> Owner | None:
+    """Return the node that owns the database; None if that has no tables of hsmkms."""
+    with _transaction(target) as conn:
+        return read_owner(conn) if _revisions(conn) else None
+
+
+def require_own(target: Target, folder: Path) -> None:
+    """Raise StoreError if the database has tables of hsmkms that belong to another data folder."""
+    with _transaction(target) as conn:
+        if _revisions(conn):
+            require_owner(conn, folder, target.name)
+
+
 def current(target: Target) -> dict[str, str]:
     """Return the revision of each schema. Raises StoreError if the database has no tables of hsmkms."""
     with _transaction(target) as conn:
         return _known_revisions(conn, target)
 
 
-def check(target: Target, *, older: bool = False) -> None:
+def check(target: Target, folder: Path, *, older: bool = False) -> None:
     """Raise unless the database has a revision that this program works with, on a server that it works with.
 
-    StoreError: not a database of hsmkms, too old a server, or one that loses commits. MigrationError: newer, without an
-    announcement that this program works with it; or older, unless ``older``.
+    StoreError: not a database of hsmkms, or one of another node than the data folder's, too old a server, or one that
+    loses commits. MigrationError: newer, without an announcement that this program works with it; or older, unless
+    ``older``.
     """
     with _transaction(target) as conn:
         revisions = _known_revisions(conn, target)
+        require_owner(conn, folder, target.name)
         durable = conn.exec_driver_sql("SHOW synchronous_commit").scalar_one() != "off"
     if not durable:
         raise StoreError(f"{target.name} has synchronous_commit = off, so it loses what was answered: set it to on")
@@ -91,14 +112,18 @@ def check(target: Target, *, older: bool = False) -> None:
             raise MigrationError(f"{target.name} is older than this program: run `hsmkms migrate`")
 
 
-def upgrade(target: Target) -> list[str]:
-    """Migrate both schemas to this program's revision, in one transaction; return the revisions applied."""
+def upgrade(target: Target, folder: Path) -> list[str]:
+    """Migrate both schemas to this program's revision, in one transaction; return the revisions applied.
+
+    StoreError, before anything is changed, if the data folder is another node than the database's owner.
+    """
     from alembic import command  # noqa: PLC0415 - only a migration needs it, and it takes long to import
 
     applied: list[str] = []
     with _transaction(target) as conn:
         conn.exec_driver_sql(_LOCK)
         revisions = _known_revisions(conn, target)
+        require_owner(conn, folder, target.name)
         for database in files.DATABASES:
             revision = revisions[database.name]
             if revision not in database.revisions:
@@ -116,7 +141,7 @@ def _transaction(target: Target) -> Iterator[Connection]:
     engine = create_engine(f"{DRIVER}://", creator=target.connect, poolclass=NullPool, use_native_hstore=False)
     with faults.translated(target.name), engine.connect() as conn:
         conn.begin()
-        conn.exec_driver_sql("BEGIN ISOLATION LEVEL READ COMMITTED")
+        conn.exec_driver_sql(f"BEGIN ISOLATION LEVEL READ COMMITTED; {SCHEMA_PATH}")
         version = conn.exec_driver_sql("SHOW server_version_num").scalar_one()
         if int(version) < _OLDEST_SERVER:
             raise StoreError(f"{target.name} runs PostgreSQL {int(version) // 10_000}: hsmkms needs 14 or newer")

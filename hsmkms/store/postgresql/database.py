@@ -25,7 +25,7 @@ from hsmkms.store.database import Database, Result
 from hsmkms.store.instant import Instant
 from hsmkms.store.postgresql import capture, faults, generation, seals
 from hsmkms.store.postgresql.generation import Generation
-from hsmkms.store.postgresql.target import DRIVER, RawConnection, Target
+from hsmkms.store.postgresql.target import DRIVER, SCHEMA_PATH, RawConnection, Target
 
 WRITE_LOCK: Final = int.from_bytes(b"hsmkms")
 """The key of the advisory lock of the control plane, which is the database's own."""
@@ -35,9 +35,10 @@ _FURTHER_CONNECTIONS: Final = 15
 _ATTEMPTS: Final = 6
 _FIRST_PAUSE_SECONDS: Final = 0.005
 
-_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_READ: Final = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SCHEMA_PATH}"
 _WRITE: Final = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{wait_ms}'; "
+    f"BEGIN ISOLATION LEVEL READ COMMITTED; {SCHEMA_PATH}; "
+    "SET LOCAL lock_timeout = '{wait_ms}'; "
     "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
 _LOCK: Final = f"; SELECT pg_advisory_xact_lock({WRITE_LOCK})"

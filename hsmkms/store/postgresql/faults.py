@@ -40,6 +40,7 @@ _RETRIED: Final = {
 """Faults that pass, by the beginning of their SQLSTATE: clients try again."""
 
 _LASTING: Final = {
+    "3F000": "{name} has no schema public, where the tables are: create it, owned by the user of store.url",
     "42501": "the user of store.url may not use the tables of {name}: make it the owner of the database",
     "42P01": "{name} has no tables of this hsmkms: run `hsmkms init --store-url`, or correct store.url",
     "53": "{name} has no room left: free or add space; nothing was changed",

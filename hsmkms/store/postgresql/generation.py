@@ -27,7 +27,7 @@ STALE_SECONDS: Final = 30.0
 
 _PAUSE_SECONDS: Final = 0.5
 _CLOSE_SECONDS: Final = 10.0
-_READ: Final = "SELECT number FROM generation"
+_READ: Final = "SELECT number FROM public.generation"
 _RAISE: Final = (
     "WITH raised AS (UPDATE generation SET number = number + 1 RETURNING number) "
     "SELECT number, pg_notify('hsmkms_generation', number::text) FROM raised"

@@ -35,6 +35,11 @@ _DIALECT: Final[Dialect] = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _SECRET: Final = ("password", "passfile", "sslpassword")
 
 
+SCHEMA_PATH: Final = "SET LOCAL search_path = public, pg_temp"
+"""Begins every transaction: names mean the tables of hsmkms and the server's own functions, whatever is set for the
+role or the database. Without it a function in another schema, or a temporary table, could take their place."""
+
+
 class Target(Struct, frozen=True):
     """A database, and where its password comes from: it is read for each connection, so that it may change."""
 

@@ -1,4 +1,4 @@
-"""Announcements of schemas, so that programs of this revision work beside those of the next one.
+"""Announcements of schemas, so that programs of this revision work beside those of the next one; owners of databases.
 
 Rows are sealed in another form from here on. That is done when the token is next opened, as `hsmkms migrate` does.
 """
@@ -11,11 +11,19 @@ down_revision = "meta_0008"
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Make the tables."""
     op.create_table(
         "schema_announcement",
         sa.Column("revision", sa.Text, nullable=False),
         sa.Column("works_with", sa.Text, nullable=False),
         sa.Column("content", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("revision", name=op.f("pk_schema_announcement")),
+    )
+    op.create_table(
+        "node",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("host", sa.Text, nullable=False),
+        sa.Column("folder", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_node")),
     )

@@ -1,0 +1,131 @@
+"""One node for each PostgreSQL database: what commands of another data folder say, and how a node moves."""
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from cli_site import Site
+from postgresql_cluster import Cluster, name_of
+
+OTHER = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> Iterator[str]:
+    """An empty database of the test's own."""
+    with cluster.database() as made:
+        yield made
+
+
+@pytest.fixture
+def owner(bare: Site, url: str) -> Site:
+    """An installation on it."""
+    bare.run("init", "--data-dir", bare.data, "--create-softhsm-token", "--store-url", url)
+    return bare
+
+
+def second_node(owner: Site) -> Site:
+    """A data folder with the same configuration and token, that is another node. Its PIN is a wrong one."""
+    copy = owner.copy(owner.folder.with_name(f"{owner.folder.name}-second"))
+    (copy.data / "node-id").write_text(f"{OTHER}\n")
+    (copy.data / "pin").write_text("no PIN at all\n")
+    (copy.data / "login.lock").unlink()
+    shutil.rmtree(copy.data / "audit", ignore_errors=True)
+    return copy
+
+
+COMMANDS: dict[str, Callable[[Site], tuple[object, ...]]] = {
+    "create-key": lambda _: ("create-key",),
+    "encrypt": lambda _: ("encrypt", "--key-id", "alias/x", "--plaintext", "aGVsbG8="),
+    "maintain": lambda _: ("maintain",),
+    "reconcile": lambda _: ("reconcile",),
+    "verify-store": lambda _: ("verify-store",),
+    "accept-store": lambda _: ("accept-store", "--yes"),
+    "migrate": lambda _: ("migrate",),
+    "rotate-installation-keys": lambda _: ("rotate-installation-keys",),
+    "create-access-key": lambda _: ("create-access-key", "--user-name", "x"),
+    "audit verify": lambda _: ("audit", "verify"),
+    "accept-clone": lambda _: ("accept-clone", "--token", "hsmkms", "--yes"),
+    "migrate-token": lambda _: ("migrate-token", "--to", "hsmkms", "--yes"),
+    "change-pin": lambda _: ("change-pin", "--generate"),
+    "doctor --retry-pin": lambda _: ("doctor", "--retry-pin", "--yes"),
+    "serve": lambda _: ("serve", "--port", "0"),
+    "init": lambda site: ("init", "--data-dir", site.data),
+    "init --config": lambda site: ("init", "--config", site.config),
+}
+
+
+def test_a_second_node(owner: Site, url: str) -> None:
+    """Each command is refused before the PIN is sent, and names the owner; nothing was changed for that one."""
+    second, owns = second_node(owner), (owner.data / "node-id").read_text().strip()
+    for name, arguments in COMMANDS.items():
+        refused = second.run(*arguments(second))
+        assert refused.status not in (0, 2), (name, refused)
+        assert f"belongs to another data folder (node {owns}, made on " in refused.stderr, (name, refused)
+        assert f"in {owner.data}" in refused.stderr, name
+        assert OTHER in refused.stderr, name
+        assert "Traceback" not in refused.stderr, name
+    assert owns in second.run("doctor").stdout
+    (second.data / "pin.new").touch(0o600)
+    (second.data / "pin.new").write_text("of an interrupted change\n")
+    assert owns in second.run("change-pin", "--generate").error
+    (second.data / "pin.new").unlink()
+    assert not (second.data / "login.lock").exists(), "a PIN was sent"
+    (second.data / "node-id").write_text(owns)
+    second.run("create-key")
+    assert (second.data / "login.lock").exists(), "it would not be seen"
+    (second.data / "node-id").unlink()
+    assert "has no file node-id" in second.run("init", "--config", second.config).error
+    assert not (second.data / "node-id").exists()
+    fresh = second.folder / "fresh"
+    options = ("--create-softhsm-token", "--store-url", url)
+    assert f"already (node {owns}, made on" in second.run("init", "--data-dir", fresh, *options).error
+    assert not fresh.exists()
+    assert owner.run("create-key").status == 0
+    assert owner.run("verify-store").json == {"Faults": []}
+
+
+def test_an_owner_by_hand(owner: Site, cluster: Cluster, url: str) -> None:
+    """Whoever can write to the database still lets no second node in: the row's seal is verified as well."""
+    owner.new_key()
+    second = second_node(owner)
+    (second.data / "pin").write_bytes((owner.data / "pin").read_bytes())
+    owns = (owner.data / "node-id").read_text().strip()
+    with cluster.connect(name_of(url)) as admin:
+        admin.execute(f"UPDATE node SET id = '{OTHER}'".encode())
+    assert "not as hsmkms wrote it" in second.run("create-key").stderr
+    assert "belongs to another data folder" in owner.run("create-key").error
+    with cluster.connect(name_of(url)) as admin:
+        admin.execute(f"UPDATE node SET id = '{owns}'".encode())
+        admin.execute(f"INSERT INTO node VALUES ('{OTHER}', 'host', 'folder', 0)".encode())
+    assert "not as hsmkms wrote it" in second.run("create-key").stderr
+
+
+def test_a_copied_folder(owner: Site) -> None:
+    """A copy of the data folder is the same node, and goes on with its keys and its audit log."""
+    key_id = owner.new_key()
+    moved = owner.copy(owner.folder.with_name(f"{owner.folder.name}-moved"))
+    shutil.rmtree(owner.data)
+    assert moved.run("describe-key", "--key-id", key_id).json["KeyMetadata"]["KeyId"] == key_id
+    assert moved.run("audit", "verify").json["Faults"] == []
+
+
+def test_a_lost_folder(owner: Site) -> None:
+    """With the owner's id another folder is that node: as the guide says, and as the refusal says where to look."""
+    key_id = owner.new_key()
+    sealed = owner.run("encrypt", "--key-id", key_id, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
+    second = second_node(owner)
+    owns, pin = ((owner.data / name).read_bytes() for name in ("node-id", "pin"))
+    shutil.rmtree(owner.data)
+    (second.data / "pin").write_bytes(pin)
+    refused = second.run("describe-key", "--key-id", key_id).error
+    assert "hsmkms guide operations" in refused
+    assert owns.decode().strip() in refused
+    assert "> DATA_DIR/node-id" in second.run("guide", "operations").stdout
+    (second.data / "node-id").write_bytes(owns)
+    lost = second.run("audit", "verify")
+    assert lost.status == 1
+    assert "the token remembers seal" in lost.stdout
+    assert second.run("accept-store", "--yes").status == 0
+    assert second.run("decrypt", "--ciphertext-blob", sealed).json["Plaintext"] == "aGVsbG8="
+    assert second.run("audit", "verify").json["Faults"] == []
