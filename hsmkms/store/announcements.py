@@ -72,6 +72,11 @@ def put(tx: Connection, announced: Iterable[Announcement]) -> bool:
     return True
 
 
+def drop_all(tx: Connection) -> None:
+    """Remove all announcements."""
+    tx.execute(delete(schema_announcement))
+
+
 def usable(rows: ProvenRows, *, older: bool) -> list[Announcement]:
     """Return those of newer schemas that this program works with, and with ``older`` those of earlier ones.
 

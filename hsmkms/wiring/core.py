@@ -29,7 +29,7 @@ from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
 from hsmkms.service.audit import sealing
 from hsmkms.service.audit.freshness import Freshness
-from hsmkms.service.runtime import binding, node_owner, open_processes, row_seals
+from hsmkms.service.runtime import binding, node_owner, open_processes, seal_keys
 from hsmkms.service.runtime.audit_log import AuditLog
 from hsmkms.service.runtime.authoriser import PolicyAuthoriser
 from hsmkms.service.runtime.clock import DriftWatch
@@ -184,7 +184,7 @@ def assemble(
 ) -> Core:
     """Put the parts of an open installation together; see ``core_of``."""
     rotation, imports = settings.rotation, settings.imports
-    seals = RowSeals(store, partial(row_seals.keys_from, tokens, installation))
+    seals = RowSeals(store, partial(seal_keys.keys_from, tokens, installation))
     cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
     occasion = Occasion(installation.account, _agent())
     policy = audit_policy(settings)

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from hsmkms.config.settings import Settings
-from hsmkms.errors import ConfigurationError, HsmKmsError, SetupError, TokenError
+from hsmkms.errors import ConfigurationError, HsmKmsError, KMSInternalException, SetupError, TokenError
 from hsmkms.service.audit import sealing
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
@@ -22,7 +22,8 @@ def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
     """Migrate both databases to this program's revision; return the applied revisions and the current ones.
 
     The token is needed to announce the migration to running processes, and afterwards to seal the rows. Without it
-    nothing is migrated while any process has the installation open; the rows are sealed when it is next opened.
+    nothing is migrated while any process has the installation open; the rows are sealed when it is next opened. (From
+    schemas before meta_0009 nothing is announced: their programs know no announcements.)
     """
     target = target_of(settings)
     if setup.must_announce(settings.data_dir, target):
@@ -56,7 +57,8 @@ def _close(opened: Core) -> None:
 def _announce(settings: Settings) -> None:
     """Announce this program's schema in databases of an older one, so that running processes take it for no tampering.
 
-    Without the token: ConfigurationError if any process has the installation open, else a warning.
+    Without the token, or if former announcements were edited: ConfigurationError if any process has the installation
+    open, else a warning.
     """
     with ExitStack() as opened:
         store = open_store(settings, older=True)
@@ -64,21 +66,29 @@ def _announce(settings: Settings) -> None:
         try:
             row, token, device, _ = token_wiring.open_home(settings, store, None)
         except (TokenError, SetupError) as exc:
-            others = open_processes.living(settings.data_dir)
-            if others:
-                raise ConfigurationError(
-                    f"nothing was migrated: running processes (pid {', '.join(map(str, others))}) take a migration for "
-                    f"tampering unless it is announced, for which the token is missing ({exc}). Make it available, or "
-                    "stop them first"
-                ) from exc
-            log.warning("the migration is not announced, since the token is not available: %s", exc)
+            _migrate_unannounced(settings, f"for which the token is missing ({exc}). Make it available", exc)
             return
         seek = partial(token_wiring.seek, lambda: settings, store)
         tokens = Tokens(store, token.id, device, seek)
         opened.callback(tokens.close)
         parts = core.assemble(settings, store, tokens, core.described(settings, row), core.utc_now, None)
         opened.callback(core.end_use, parts)
-        sealing.announce_schema(parts, before_migration=True)
+        try:
+            sealing.announce_schema(parts, before_migration=True)
+        except KMSInternalException as exc:
+            reason = "but former announcements were edited. See `hsmkms verify-store` of the version that runs"
+            _migrate_unannounced(settings, reason, exc)
+
+
+def _migrate_unannounced(settings: Settings, reason: str, error: HsmKmsError) -> None:
+    """Raise ConfigurationError if any process has the installation open, else log a warning."""
+    others = open_processes.living(settings.data_dir)
+    if others:
+        raise ConfigurationError(
+            f"nothing was migrated: running processes (pid {', '.join(map(str, others))}) take a migration for "
+            f"tampering unless it is announced, {reason}, or stop them first"
+        ) from error
+    log.warning("the migration is not announced: %s", error)
 
 
 def check_databases(settings: Settings) -> None:

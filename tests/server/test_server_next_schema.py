@@ -1,5 +1,6 @@
 """Workers of this program run beside a program with the next schema, and take only what it announced for its own."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -15,6 +16,8 @@ from cli_site import Site
 from conftest import NewSite
 from msgspec import Struct
 from served import Served, credentials, serving, until
+
+from hsmkms.service.runtime import open_processes
 
 pytestmark = pytest.mark.xdist_group("next_schema")
 
@@ -189,3 +192,23 @@ def test_a_migration_that_nobody_announced(rolling: Rolling) -> None:
     hidden.rename(site.data / "softhsm")
     assert "nothing was migrated: running processes" in refused.error
     assert site.run("migrate", "--output", "json").json["Revisions"]["meta.db"] != next_version.META
+
+
+def test_a_migration_with_edited_announcements(new_site: NewSite, program: Path) -> None:
+    """Where announcements were edited, a migration cannot be announced: it waits until no server runs, then works."""
+    site = new_site()
+    edit = "UPDATE schema_announcement SET works_with = 'meta_0001'"
+    with serving(site):
+        until(lambda: open_processes.living(site.data) != [])
+        with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
+            connection.execute(edit)
+        refused = site.run("migrate", PYTHONPATH=str(program))
+        assert "nothing was migrated: running processes" in refused.stderr
+        assert "former announcements were edited" in refused.stderr
+    migrated = site.run("migrate", "--output", "json", PYTHONPATH=str(program))
+    assert json.loads(migrated.stdout)["Applied"] == [next_version.LOG, next_version.META]
+    assert "the migration is not announced" in migrated.stderr
+    assert [fault.partition(":")[0] for fault in next_version.run(program, site, VERIFY)] == ["schema"]
+    assert site.run("accept-store", "--yes", PYTHONPATH=str(program)).status == 0
+    assert next_version.run(program, site, VERIFY) == []
+    assert site.run("verify-store").json["Faults"] == []

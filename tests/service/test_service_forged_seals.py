@@ -4,11 +4,14 @@ import logging
 import sqlite3
 from contextlib import closing
 
+import msgspec
 import pytest
 from test_service_row_seals import Victim, describe, made, victim
 
 from hsmkms.errors import KMSInternalException, StoreError
 from hsmkms.service.audit import sealing
+from hsmkms.store import announcements, sqlite_schema
+from hsmkms.store.announcements import Content
 
 __all__ = ["made", "victim"]
 
@@ -156,4 +159,24 @@ def test_rows_are_sealed_again_after_another_writer(victim: Victim) -> None:
             logging.getLogger("hsmkms.service").removeHandler(handler)
         assert not other.in_transaction
     assert core.seals.current()
+    assert victim.faults() == []
+
+
+def test_forged_announcement_that_was_accepted(victim: Victim) -> None:
+    """Accepting the rows accepts no announcement: a schema that somebody announced in them stays a foreign one."""
+    planted = "CREATE TABLE evil (x)"
+    with victim.kms._core.store.reading() as conn:
+        ours, _ = announcements.of_this_program(conn)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(planted)
+        objects = [*ours.content.objects, *sqlite_schema.objects(connection)]
+    content = msgspec.json.encode(Content(objects, ours.content.tables)).decode()
+    with closing(sqlite3.connect(victim.kms._core.store.meta.file)) as connection, connection:
+        connection.execute("INSERT INTO schema_announcement VALUES ('meta_9999', ?, ?)", (ours.revision, content))
+    assert victim.faults() == ["schema"]
+    victim.kms.operator.audit.accept()
+    assert victim.faults() == []
+    victim.edit(planted)
+    assert victim.faults() == ["store"]
+    victim.edit("DROP TABLE evil")
     assert victim.faults() == []

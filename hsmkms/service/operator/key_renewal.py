@@ -17,7 +17,7 @@ from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import verify
 from hsmkms.service.keys.installation_keys import new_cka_id_for, versions, witness
 from hsmkms.service.operator import key_rotation
-from hsmkms.service.runtime import row_seals
+from hsmkms.service.runtime import seal_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, users
 from hsmkms.store.installation import InstallationKeyRow
@@ -80,7 +80,7 @@ def renew(core: Core, loss: Loss) -> None:
 
         # 1. The seals of the database, without which nothing can be written.
         if loss.rows:
-            core.seals.seal_afresh(row_seals.key_from(core.device, core.installation, witness(core)))
+            core.seals.seal_afresh(seal_keys.key_from(core.device, core.installation, witness(core)))
         core.reached("renew 1: rows")
 
         # 2. The keys.
@@ -150,7 +150,7 @@ def _rows_proven(core: Core) -> bool:
     """Return True if the database is sealed by an available version of the MAC key, or not sealed at all."""
     for each in reversed(versions(core, KeyPurpose.MAC)):
         try:
-            key = row_seals.key_from(core.tokens.of(each.token_id), core.installation, each.cka_id)
+            key = seal_keys.key_from(core.tokens.of(each.token_id), core.installation, each.cka_id)
         except (ObjectLostError, TokenUnavailableError):
             continue
         if core.seals.sealed_with(key):

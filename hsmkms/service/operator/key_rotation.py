@@ -30,7 +30,7 @@ from hsmkms.service.keys.installation_keys import (
 )
 from hsmkms.service.keys.report_keys import kind_for, signing_key
 from hsmkms.service.operator.credentials import Credentials
-from hsmkms.service.runtime import binding, row_seals
+from hsmkms.service.runtime import binding, seal_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation
@@ -226,7 +226,7 @@ def _bind(core: Core, key: InstallationKeyRow) -> None:
 
 
 def _row_key(core: Core, key: InstallationKeyRow) -> bytes:
-    return row_seals.key_from(core.tokens.of(key.token_id), core.installation, key.cka_id)
+    return seal_keys.key_from(core.tokens.of(key.token_id), core.installation, key.cka_id)
 
 
 def _good_import_tokens(core: Core, _: InstallationKeyRow, newest: InstallationKeyRow) -> str | None:

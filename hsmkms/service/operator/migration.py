@@ -36,7 +36,7 @@ from hsmkms.service.audit.seal_notes import SealNotes
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.operator import key_rotation, older_material
-from hsmkms.service.runtime import binding, row_seals
+from hsmkms.service.runtime import binding, seal_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, keys, leases, objects, rotation
@@ -243,7 +243,7 @@ def _bind(core: Core, device: Device) -> TokenRow:
     binding.bind(core.store, device, row.id, key.cka_id, core.clock())
     core.tokens.settle(row.id, device)
     core.witnesses[row.id] = key.cka_id
-    core.seals.rekey(row_seals.key_from(device, core.installation, key.cka_id))
+    core.seals.rekey(seal_keys.key_from(device, core.installation, key.cka_id))
     return row
 
 

@@ -14,24 +14,17 @@ import hmac
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn
 
 from msgspec import Struct
 
-from hsmkms.errors import HsmKmsError, KMSInternalException, ObjectLostError, StoreError, TokenUnavailableError
-from hsmkms.hsm.ports import Device
-from hsmkms.model.own_keys import KeyPurpose
-from hsmkms.model.permit import OperatorAct
+from hsmkms.errors import HsmKmsError, KMSInternalException, StoreError
 from hsmkms.rules import row_seals as rules
 from hsmkms.service.runtime import seal_checks
-from hsmkms.service.runtime.permits import own_permit
-from hsmkms.service.runtime.ports import Installation
 from hsmkms.service.runtime.seal_checks import AlteredError, Form, RowFault, Totals
 from hsmkms.service.runtime.seal_tree import SealTree
-from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store import announcements, row_forms, row_seals, seal_engine, seal_layout, seal_tree, sealed_rows
-from hsmkms.store import installation as stored
 from hsmkms.store.engine import Connection, Store
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import RootRow, SealRow
@@ -215,6 +208,7 @@ class RowSeals:
             self._require_schema(tx, key)
             if record is not None and not _is_new(tx):
                 record()
+            _withdraw_announcements(tx)
             _seal_all(tx, key, root)
         self.alarms = {}
         return True
@@ -245,7 +239,8 @@ class RowSeals:
     def announce(self, record: Callable[[], None], *, before_migration: bool = False) -> bool:
         """Announce this program's schema, in one transaction with ``record``; False if it was announced already.
 
-        Other programs' databases get none, but ``before_migration``: then older programs work on after that.
+        Other programs' databases get none, but ``before_migration``: then older programs work on after that; and then
+        KMSInternalException if former announcements are not as they were sealed.
         """
         with self._store.reading() as conn:
             if announcements.stored(conn, announcements.of_this_program(conn)):
@@ -253,6 +248,11 @@ class RowSeals:
         self._before_migration = before_migration
         with self._store.atomic() as tx:
             tx.info[seal_engine.OLDER] = before_migration
+            if before_migration:  # by them an older schema is recognised, so without them it would be taken for altered
+                try:
+                    seal_checks.require_announcements(tx, self.key(tx))
+                except AlteredError as exc:
+                    self._refuse(exc)
             self._require_schema(tx, self.key(tx))
             ours = sealed_rows.layout(tx) is seal_layout.own()
             if not (ours or before_migration) or not announcements.put(tx, announcements.of_this_program(tx)):
@@ -272,6 +272,7 @@ class RowSeals:
         """
         with self._store.atomic() as tx:
             self._require_schema(tx, key)
+            _withdraw_announcements(tx)
             _seal_all(tx, key, row_seals.newest_root(tx))
         self.alarms = {}
 
@@ -333,35 +334,6 @@ def _changed(before: Connection, tx: Connection, key: bytes, dirty: Sequence[str
     )
 
 
-def keys_from(tokens: Tokens, installation: Installation, conn: Connection, label: bytes) -> Iterator[bytes]:
-    """Yield the keys that rows may be sealed with, one for each version of the installation's own key, newest first.
-
-    A row that names a user's key is ignored, since users can make its HMACs. After the keys that are present:
-    ObjectLostError if there was none, TokenUnavailableError if there may be another one on a token that is away.
-    """
-    none = True
-    lost: HsmKmsError = ObjectLostError("the token does not hold the installation's own key")
-    away: TokenUnavailableError | None = None
-    for each in reversed(stored.versions(conn, KeyPurpose.MAC)):
-        try:
-            device = tokens.of(each.token_id)
-            if device.keys.is_labelled(each.cka_id, each.label(installation.id)):
-                key = key_from(device, installation, each.cka_id, label)
-                none = False
-                yield key
-        except ObjectLostError as exc:
-            lost = exc
-        except TokenUnavailableError as exc:
-            away = exc
-    if none or away is not None:
-        raise away or lost
-
-
-def key_from(device: Device, installation: Installation, own: bytes, label: bytes = rules.KEY_LABEL) -> bytes:
-    """Derive the key of the seals: the HMAC of a label under a version of the installation's own key."""
-    return device.own.mac(own_permit(OperatorAct.SEAL, own), own, label + installation.id.encode())
-
-
 def _is_new(conn: Connection) -> bool:
     """Return True if the store has only the rows of `hsmkms init`."""
     made = (INSTALLATION, SCHEMA, NODE)
@@ -398,6 +370,16 @@ def _made(tx: Connection, key: bytes, subject: str, epoch: int, total: int) -> S
     if sealed_rows.is_index(tx, subject):
         return SealRow(epoch, rules.index_seal(key, subject, os.urandom(rules.NONCE_BYTES), total))
     return SealRow(epoch, rules.subject_mac(key, subject, epoch, total))
+
+
+def _withdraw_announcements(tx: Connection) -> None:
+    """Remove the announcements of other schemas before rows are sealed that are not proven.
+
+    A forged one would make a schema that is changed afterwards count as right. A program of another schema announces
+    it again before it migrates. Where its schema is there already, `_require_schema` has proven the announcements.
+    """
+    if sealed_rows.layout(tx) is seal_layout.own():
+        announcements.drop_all(tx)
 
 
 def _seal_all(tx: Connection, key: bytes, root: RootRow | None) -> None:

@@ -189,17 +189,22 @@ def differences(conn: Connection, key: bytes) -> tuple[str, ...]:
 
 
 def _announced(conn: Connection, key: bytes) -> list[Announcement]:
-    """Return the announcements that this program can use; none if they are not as they were sealed.
+    """Return the announcements that this program can use; none if they are not as they were sealed."""
+    try:
+        proven = require_announcements(conn, key)
+    except AlteredError:
+        return []
+    return announcements.usable(proven, older=bool(conn.info.get(seal_engine.OLDER)))
+
+
+def require_announcements(conn: Connection, key: bytes) -> ProvenRows:
+    """Return the rows of all announcements. AlteredError if they are not as they were sealed.
 
     The schema is not known yet. That may hide announcements or show older ones, but nothing that was not sealed.
     """
     proven: list[Entry] = []
-    try:
-        require(conn, key, _tree(conn, key, [SCHEMA]), [SCHEMA], proven)
-    except AlteredError:
-        return []
-    older = bool(conn.info.get(seal_engine.OLDER))
-    return announcements.usable(ProvenRows(proven), older=older)
+    require(conn, key, _tree(conn, key, [SCHEMA]), [SCHEMA], proven)
+    return ProvenRows(proven)
 
 
 def _whole_tree(conn: Connection, key: bytes, *, trusted: bool) -> dict[bytes, bytes]:
