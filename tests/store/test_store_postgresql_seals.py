@@ -211,8 +211,10 @@ def test_operators_of_another_schema(store: Store, target: Target, cluster: Clus
         for each in (
             "CREATE SCHEMA evil",
             "CREATE FUNCTION evil.compare(text, text) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT 0'",
-            "CREATE OPERATOR CLASS evil.ops FOR TYPE text USING btree "
-            + "AS OPERATOR 3 =, FUNCTION 1 evil.compare(text, text)",
+            (
+                "CREATE OPERATOR CLASS evil.ops FOR TYPE text USING btree "
+                "AS OPERATOR 3 =, FUNCTION 1 evil.compare(text, text)"
+            ),
             "DROP INDEX ix_access_key_user_name",
             "CREATE INDEX ix_access_key_user_name ON access_key (user_name evil.ops)",
         ):
