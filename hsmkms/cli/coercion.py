@@ -14,6 +14,7 @@ from typer import BadParameter, core
 PREFIX_OF_PYDANTIC: Final = "Value error, "
 """Stands before the sentence of a refusal that is typer's own."""
 
+_FILES: Final = ("file://", "fileb://")
 _MOST_DIGITS: Final = 18
 _typers_own: Final[Any] = getattr(core, "build_runtime_param", None)
 """Makes typer's conversion of an option; None in older releases, which do not use pydantic."""
@@ -39,6 +40,9 @@ class Coercion:
         kind = self._descriptor.annotation
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
+        if kind in (str, list[str]):
+            for each in value if isinstance(value, list | tuple) else (value,):
+                _require_text(each)
         if kind in (str, int, Path) and self._is_plain(value):
             return kind(value)
         if kind == list[str] and isinstance(value, list | tuple):
@@ -63,3 +67,12 @@ class Coercion:
             )
             return isinstance(value, str) and not more and os.access(value, os.R_OK)
         return isinstance(value, str)
+
+
+def _require_text(value: object) -> None:
+    """Refuse a value that is not in UTF-8, which Python reads as lone surrogates; the name of a file may be so."""
+    if isinstance(value, str) and not (value.isascii() or value.startswith(_FILES)):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadParameter(f"{value!r} is not text in UTF-8: write it in that encoding.") from None

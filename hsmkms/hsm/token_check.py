@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 from hsmkms.errors import ModuleError
 from hsmkms.hsm.checks.bench import NO_INSTALLATION, SEND_REPORT
 from hsmkms.hsm.checks.messages import CLOSING, LOGIN, MODULE, SESSIONS, TOKEN, Job, Message, Pin, module_facts
+from hsmkms.hsm.checks.refused import NAME as REFUSED
 from hsmkms.hsm.checks.steps import BEFORE_LOGIN, CLEAN_UP, EVERYTHING, STEPS
 from hsmkms.model.token_check import Check, CheckReport, Outcome
 from hsmkms.secret import Secret
@@ -31,6 +33,11 @@ SECONDS: Final = 300.0
 
 OPTIONAL: Final = tuple(name for each in STEPS if not each.needed for name in each.names if name != CLEAN_UP)
 """Names of the checks that no token fails: it only can do less."""
+
+HEAP_UNCHECKED: Final[Mapping[str, str]] = MappingProxyType({})
+HEAP_CHECKS: Final[Mapping[str, str]] = MappingProxyType({"MALLOC_CHECK_": "3", "LD_PRELOAD": "libc_malloc_debug.so.0"})
+"""With these glibc aborts a process that writes beyond its allocations, or frees them twice. Where there is no such
+library the loader says so, and goes on."""
 
 _CHUNK: Final = 65536
 _UNLESS_MADE: Final = f"{EVERYTHING}: {NO_INSTALLATION}"
@@ -71,13 +78,31 @@ def pin_of(secret: Secret) -> Pin:
 def run_checks(job: Job, seconds: float = SECONDS) -> CheckReport:
     """Make every check on a token but those that the job calls done; nothing is left on it.
 
-    ``seconds``: limit for each check. ModuleError if the checking process cannot be started.
+    ``seconds``: limit for each check. ModuleError if the checking process cannot be started. Material that is to be
+    refused is tried in a process of its own, whose memory glibc checks: damage may show much later, or never, else.
     """
     made: dict[str, Check] = {}
     facts: dict[str, Any] = {"Module": module_facts(job)}
+    if {*ALL} - {*job.done, REFUSED}:
+        _make(replace(job, done=(*job.done, REFUSED)), seconds, made, facts, HEAP_UNCHECKED)
+    if REFUSED not in job.done and not {*_REQUIRED} & {name for name, each in made.items() if not each.passed}:
+        others = tuple(name for name in ALL if name != REFUSED)
+        alone: dict[str, Check] = {}
+        _make(replace(job, done=others), seconds, alone, facts, HEAP_CHECKS)
+        made |= {name: each for name, each in alone.items() if name == REFUSED}
+    names = [name for name in ALL if name not in job.done]
+    for name in names:
+        made.setdefault(name, _untried(name, made))
+    return CheckReport(checks=[made[name] for name in names], facts=facts)
+
+
+def _make(
+    job: Job, seconds: float, made: dict[str, Check], facts: dict[str, Any], environment: Mapping[str, str]
+) -> None:
+    """Make checks in as many processes as it takes: one that crashes leaves the rest to another."""
     while True:
         before = len(made)
-        ending = _run_once(replace(job, done=(*job.done, *made)), seconds, made, facts)
+        ending = _run_once(replace(job, done=(*job.done, *made)), seconds, made, facts, environment)
         if ending is None:
             break
         unfinished, reason = ending
@@ -86,14 +111,14 @@ def run_checks(job: Job, seconds: float = SECONDS) -> CheckReport:
         made.update({name: _crashed(name, reason) for name in unfinished})
         if set(unfinished) & {*_REQUIRED, CLOSING}:
             break
-    names = [name for name in ALL if name not in job.done]
-    for name in names:
-        made.setdefault(name, _untried(name, made))
-    return CheckReport(checks=[made[name] for name in names], facts=facts)
 
 
 def _run_once(
-    job: Job, seconds: float, made: dict[str, Check], facts: dict[str, Any]
+    job: Job,
+    seconds: float,
+    made: dict[str, Check],
+    facts: dict[str, Any],
+    environment: Mapping[str, str] = HEAP_UNCHECKED,
 ) -> tuple[tuple[str, ...], str] | None:
     """Run one process; None if it made all checks, else the unfinished ones, and how the process ended."""
     unfinished: tuple[str, ...] = ()
@@ -102,6 +127,7 @@ def _run_once(
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", PROGRAM, str(writer)],
             stdin=subprocess.PIPE,
+            env=os.environ | environment,
             stdout=subprocess.DEVNULL,  # for the answers of this program alone; a module may print there
             pass_fds=(writer,),  # the module's variables are set in there, as in a server: not for Python or the loader
         )

@@ -7,6 +7,7 @@ run in threads.
 
 import asyncio
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from hsmkms.server.protocol import AWAY, Failure, Handled, Source
 from hsmkms.server.protocols import DEFAULT, protocol_of
 from hsmkms.server.turns import Arrived, Turns
 from hsmkms.server.worker_state import WorkerState
+
+log = logging.getLogger("hsmkms.http")
 
 Result = TypeVar("Result")
 
@@ -175,7 +178,11 @@ class Application:
             result = done.result() if done.exception() is None else None
             self._loop.call_soon_threadsafe(use, result)
 
-        threads.submit(work).add_done_callback(hand_over)
+        try:
+            threads.submit(work).add_done_callback(hand_over)
+        except RuntimeError:  # the system has no thread left: this request fails, and no other that arrived with it
+            log.exception("a request could not be passed to a thread")
+            self._loop.call_soon(use, None)
 
     def _counted(self, work: Callable[[], Result]) -> Result:
         """Do work for a request in a thread, and count the thread as busy."""

@@ -6,6 +6,7 @@ took a tenth of a request's time. A slow disk is awaited in a thread, while the 
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 from typing import Final
@@ -20,6 +21,7 @@ from hsmkms.service.runtime.audit_log import AuditLog
 
 log = logging.getLogger("hsmkms.http")
 
+NOT_SENT: Final = "the response to request %s could not be sent, by an unexpected exception"
 DECIDES: Final = 0.1
 QUICK_BATCH_SECONDS: Final = 0.0007
 """A third of this is for hashing the records of a batch, the rest for the disk."""
@@ -55,10 +57,11 @@ class AuditGate:
 
         ``failure`` renders an error in the request's protocol.
         """
+        delayed = _Delayed(response, respond, operation, request_id, failure)
         if not self._audit.holds_answers:
-            respond(response)
+            _send((delayed,), {})
             return
-        self._batch.append(_Delayed(response, respond, operation, request_id, failure))
+        self._batch.append(delayed)
         if not (self._scheduled or self.gathers):
             self._scheduled = True
             # Not at once: the other responses of this turn of the loop join the batch.
@@ -85,8 +88,11 @@ class AuditGate:
             return
         refused = self._settle(operations)
         self._scheduled = False  # the batch is empty: everything since it was taken ran on this thread
-        for each in batch:
-            each.respond(_refusal(each, refused) if each.operation in refused else each.response)
+        for each in batch:  # as in _send, written out since most responses come this way
+            try:
+                each.respond(_refusal(each, refused) if each.operation in refused else each.response)
+            except Exception:
+                log.exception(NOT_SENT, each.request_id)
 
     def _settle(self, operations: list[str]) -> dict[str, str]:
         """Fsync the audit log on the loop; return the operations to refuse, with the error message of each."""
@@ -107,9 +113,17 @@ class AuditGate:
         self._scheduled = bool(self._batch)
         if self._scheduled:
             self._loop.call_soon(self._send_batch)
-        for each in batch:
+        _send(batch, refused)
+
+
+def _send(batch: Sequence[_Delayed], refused: Mapping[str, str]) -> None:
+    """Send the responses of a batch. A connection that fails, by a bug, keeps no other from its response."""
+    for each in batch:
+        try:
             each.respond(_refusal(each, refused) if each.operation in refused else each.response)
+        except Exception:
+            log.exception(NOT_SENT, each.request_id)
 
 
-def _refusal(delayed: _Delayed, refused: dict[str, str]) -> Response:
+def _refusal(delayed: _Delayed, refused: Mapping[str, str]) -> Response:
     return delayed.failure(KMSInternalException(refused[delayed.operation]), delayed.request_id)

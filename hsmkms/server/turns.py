@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.server.audit_gate import AuditGate
-from hsmkms.server.latency_gate import QUICK, SIGNS_QUICKLY, WITH_TOKEN, LatencyGate
+from hsmkms.server.latency_gate import QUICK, QUICK_SECONDS, SIGNS_QUICKLY, WITH_TOKEN, LatencyGate
 from hsmkms.server.messages import RawRequest, Respond, Response
 from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.protocol import Endpoint, Failure, Handled, Source
@@ -100,8 +100,10 @@ class Turns:
         arrived, self._arrived = self._arrived, []
         for first in range(0, len(arrived), MOST_TOGETHER):
             self._gate.gathers = True
-            self._answer(arrived[first : first + MOST_TOGETHER])
-            self._gate.send_gathered()
+            try:
+                self._answer(arrived[first : first + MOST_TOGETHER])
+            finally:
+                self._gate.send_gathered()
 
     def _answer(self, together: list[Arrived]) -> None:
         """Answer requests stage by stage."""
@@ -138,6 +140,7 @@ class Turns:
                 each.endpoint.perform(each.handled)
                 seconds = perf_counter() - began
                 each.seconds += seconds
-                latency.note(seconds, now)
+                if seconds > QUICK_SECONDS or (each.handled.response is None and each.operation in WITH_TOKEN):
+                    latency.note(seconds, now)  # refusals, and operations without the token, say nothing about it
             performed.append(each)
         return performed

@@ -5,12 +5,12 @@ row, before the migration. The announcement lists every object of the new schema
 that an older program can verify and seal rows with columns, and of tables, that it does not use.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert
 
 from hsmkms.store import seal_engine
 from hsmkms.store.proven_rows import ProvenRows
@@ -21,6 +21,9 @@ from hsmkms.store.sealed_tables import SealedTable
 WORKS_WITH: Final = {"meta": "meta_0009", "log": "log_0003"}
 """The oldest revisions whose programs work with the present one. A migration that removes anything, or gives a meaning
 to rows of others that older programs must obey, raises this."""
+
+
+_STORED: Final = "SELECT revision, works_with, content FROM schema_announcement"
 
 
 class Content(Struct, frozen=True):
@@ -54,8 +57,8 @@ def of_this_program(conn: Connection) -> list[Announcement]:
 
 def stored(conn: Connection, announced: Iterable[Announcement]) -> bool:
     """Return True if exactly these are stored for their revisions, sealed or not."""
-    rows = {row["revision"]: dict(row) for row in conn.execute(select(schema_announcement)).mappings()}
-    return all(rows.get(each.revision) == _row(each) for each in announced)
+    rows = {row[0]: row for row in seal_engine.of(conn).rows(conn, _STORED)}
+    return all(rows.get(each.revision) == tuple(_row(each).values()) for each in announced)
 
 
 def put(tx: Connection, announced: Iterable[Announcement]) -> bool:
@@ -69,18 +72,17 @@ def put(tx: Connection, announced: Iterable[Announcement]) -> bool:
     return True
 
 
-def read(rows: ProvenRows) -> list[Announcement]:
-    """Return the announcements in proven rows, oldest first."""
+def usable(rows: ProvenRows, *, older: bool) -> list[Announcement]:
+    """Return those of newer schemas that this program works with, and with ``older`` those of earlier ones.
+
+    ``rows`` are proven. The result is sorted, oldest first. The content of others may have a form that came later.
+    """
+    known = {*META_REVISIONS, *LOG_REVISIONS}
     return [
         Announcement(row.revision, row.works_with, msgspec.json.decode(row.content, type=Content))
         for row in sorted(rows.of(schema_announcement), key=lambda row: str(row.revision))
+        if (older if row.revision in known else row.works_with in known)
     ]
-
-
-def usable(announced: Sequence[Announcement], *, older: bool) -> list[Announcement]:
-    """Return those of newer schemas that this program works with, and with ``older`` those of earlier ones."""
-    known = {*META_REVISIONS, *LOG_REVISIONS}
-    return [each for each in announced if (older if each.revision in known else each.works_with in known)]
 
 
 def _row(each: Announcement) -> dict[str, str]:

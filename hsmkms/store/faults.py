@@ -22,6 +22,11 @@ _CODE_BITS: Final = 0xFF
 
 _BUSY: Final = "the database is locked by another process for too long: try again"
 
+_NOT_UTF_8: Final = (
+    "{file} holds a text that is not UTF-8, which hsmkms never writes: it was changed by something else; see what "
+    "`hsmkms verify-store` names, or restore a backup"
+)
+
 UNEXPECTED: Final = "{file} failed in an unexpected way: check it and its disk; the log has the details"
 
 SENTENCES: Final = {
@@ -56,6 +61,8 @@ def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
     code = primary(getattr(error, "sqlite_errorcode", 0))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DependencyTimeoutException(_BUSY)
+    if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
+        return StoreError(_NOT_UTF_8.format(file=file))  # the only error of this class by Python's module, not SQLite
     if code not in SENTENCES:
         log.error("unexpected fault of %s (SQLite code %d)", file, code, exc_info=error)
     sentences = SENTENCES | LOG_SENTENCES if file.name == LOG_NAME else SENTENCES

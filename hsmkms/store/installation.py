@@ -1,16 +1,20 @@
 """Store the installation's identity: its id and account, its tokens, and its own keys on them."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
-from msgspec import Struct
-from sqlalchemy import Connection, bindparam, func, select
+from msgspec import Struct, convert
+from sqlalchemy import Connection, Select, bindparam, func, select
 
+from hsmkms.errors import StoreError
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.store import changes, schema
 
 SUBJECT: Final = "installation"
 """Subject in the change log for changes of the bound tokens."""
+
+T = TypeVar("T", bound=Struct)
 
 # Built once: building a statement takes longer than SQLite takes to run it, and each creation of a key runs these.
 _KEY, _TOKEN = schema.installation_key.c, schema.token.c
@@ -120,17 +124,7 @@ def fetch(conn: Connection) -> InstallationRow | None:
         table.clock_trusted_at,
         table.clock_trusted_over,
     )
-    row = conn.execute(query).one_or_none()
-    if row is None:
-        return None
-    return InstallationRow(
-        id=row.id,
-        account=row.account,
-        created_at=row.created_at,
-        restored_at=row.restored_at,
-        clock_trusted_at=row.clock_trusted_at,
-        clock_trusted_over=row.clock_trusted_over,
-    )
+    return next(iter(_rows(InstallationRow, conn, query)), None)
 
 
 def trust_clock(tx: Connection, now: datetime, newest: datetime | None) -> None:
@@ -177,19 +171,7 @@ def rename_token(tx: Connection, token_id: str, label: str, serial: str) -> None
 
 def tokens(conn: Connection) -> list[TokenRow]:
     """Return all tokens in the order in which they were added."""
-    return [
-        TokenRow(
-            id=row.id,
-            label=row.label,
-            serial=row.serial,
-            manufacturer=row.manufacturer,
-            model=row.model,
-            created_at=row.created_at,
-            challenge=row.challenge,
-            response=row.response,
-        )
-        for row in conn.execute(_TOKENS)
-    ]
+    return _rows(TokenRow, conn, _TOKENS)
 
 
 def token(conn: Connection, token_id: str) -> TokenRow | None:
@@ -262,17 +244,18 @@ def versions(conn: Connection, purpose: str, token_id: str | None = None) -> lis
 
 def installation_keys(conn: Connection, token_id: str | None = None) -> list[InstallationKeyRow]:
     """Return the installation keys on one token, or on all bound tokens, by purpose and then by version."""
-    rows = conn.execute(_BOUND_KEYS) if token_id is None else conn.execute(_KEYS_OF, {"of": token_id})
-    return [
-        InstallationKeyRow(
-            purpose=row.purpose,
-            version=row.version,
-            token_id=row.token_id,
-            cka_id=row.cka_id,
-            created_at=row.created_at,
-            made_at=row.made_at,
-            challenge=row.challenge,
-            response=row.response,
-        )
-        for row in rows
-    ]
+    if token_id is None:
+        return _rows(InstallationKeyRow, conn, _BOUND_KEYS)
+    return _rows(InstallationKeyRow, conn, _KEYS_OF, {"of": token_id})
+
+
+def _rows(kind: type[T], conn: Connection, query: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[T]:
+    """Return the rows of a query; StoreError for values of other types: they are read before seals can be checked."""
+    try:
+        found = conn.execute(query, parameters).mappings()
+        return [convert({str(name): value for name, value in row.items()}, kind) for row in found]
+    except (TypeError, ValueError, OverflowError) as exc:  # ValidationError is a ValueError
+        raise StoreError(
+            "the rows of the installation, its tokens or its own keys hold a value that hsmkms never writes: the "
+            "control-plane database was changed by something else. Restore a backup"
+        ) from exc

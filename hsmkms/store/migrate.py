@@ -5,13 +5,14 @@ Alembic is imported only when a migration runs: reading a revision does not need
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy.exc import OperationalError
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
@@ -125,9 +126,24 @@ def _run(path: Path, database: DatabaseFile, expected: Sequence[str]) -> None:
     with faults.translated(path), engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         config.attributes["connection"] = connection
-        command.upgrade(config, expected[-1] if expected else "head")
+        with _explained(path):
+            command.upgrade(config, expected[-1] if expected else "head")
         _check_references(connection, path)
         connection.exec_driver_sql("COMMIT")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise StoreError for a statement of a migration that does not fit the schema."""
+    try:
+        yield
+    except OperationalError as exc:
+        if getattr(exc.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:
+            raise
+        raise StoreError(
+            f"the schema of {path} is not that of its revision, so it cannot be migrated ({exc.orig}): it was changed "
+            "by something other than hsmkms. Restore a backup; nothing was changed"
+        ) from exc
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,13 +1,13 @@
 """Store row seals: one for each subject, and the roots of the newest changes."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from sqlalchemy import Connection, delete, func, select
 
 from hsmkms.store import changes, seal_engine
-from hsmkms.store.schema import change_log, row_seal, store_root
+from hsmkms.store.schema import row_seal, store_root
 
 NOTED: Final = "seal:"
 """Prefix of change log subjects for new seals; subjects without it have other readers."""
@@ -16,13 +16,20 @@ _GONE: Final = "gone"
 """Stored in place of a region: after that change the subject has no rows left."""
 
 # SQL text: these run at each read or change of a record, and SQLAlchemy's expressions would take most of the time.
+# They are read with the types that are stored, since those can be changed by hand as well.
 _SEAL: Final = "SELECT epoch, mac FROM row_seal WHERE subject = :subject"
+_SEALS: Final = "SELECT subject, epoch, mac FROM row_seal"
+_CHANGES: Final = (
+    "SELECT epoch, region, subject FROM change_log WHERE epoch IN "
+    "(SELECT max(epoch) FROM change_log WHERE subject >= :first AND subject < :end GROUP BY subject)"
+)
 _DROP: Final = "DELETE FROM row_seal WHERE subject = :subject"
 _PUT: Final = (
     "INSERT INTO row_seal (subject, epoch, mac) VALUES (:subject, :epoch, :mac) "
     "ON CONFLICT (subject) DO UPDATE SET epoch = excluded.epoch, mac = excluded.mac"
 )
 _PUT_ROOT: Final = "INSERT INTO store_root (number, nonce, value) VALUES (:number, :nonce, :value)"
+_ROOT: Final = "SELECT number, nonce, value FROM store_root WHERE number = :number"
 _NEWEST_ROOT: Final = "SELECT number, nonce, value FROM store_root ORDER BY number DESC LIMIT 1"
 
 _KEPT_ROOTS: Final = 4096
@@ -54,13 +61,12 @@ class RootRow(Struct, frozen=True):
 def fetch(conn: Connection, subject: str) -> SealRow | None:
     """Return the seal of a subject, or None."""
     found = seal_engine.of(conn).rows(conn, _SEAL, {"subject": subject})
-    return SealRow(found[0][0], found[0][1]) if found else None
+    return _seal(*found[0]) if found else None
 
 
 def every(conn: Connection) -> dict[str, SealRow]:
     """Return all seals by subject."""
-    rows = conn.execute(select(row_seal.c.subject, row_seal.c.epoch, row_seal.c.mac))
-    return {row.subject: SealRow(row.epoch, row.mac) for row in rows}
+    return {_name(row[0]): _seal(row[1], row[2]) for row in seal_engine.of(conn).rows(conn, _SEALS)}
 
 
 def note(tx: Connection, subject: str, *, gone: bool = False) -> int:
@@ -70,13 +76,8 @@ def note(tx: Connection, subject: str, *, gone: bool = False) -> int:
 
 def newest_changes(conn: Connection) -> dict[str, Change]:
     """Return the last recorded change of each subject."""
-    newest = (
-        select(func.max(change_log.c.epoch))
-        .where(change_log.c.subject >= NOTED, change_log.c.subject < f"{NOTED}\U0010ffff")
-        .group_by(change_log.c.subject)
-    )
-    query = select(change_log.c.epoch, change_log.c.region, change_log.c.subject).where(change_log.c.epoch.in_(newest))
-    return {row.subject.removeprefix(NOTED): Change(row.epoch, row.region == _GONE) for row in conn.execute(query)}
+    rows = seal_engine.of(conn).rows(conn, _CHANGES, {"first": NOTED, "end": f"{NOTED}\U0010ffff"})
+    return {_name(row[2]).removeprefix(NOTED): Change(row[0], row[1] == _GONE) for row in rows}
 
 
 def put(tx: Connection, seals: Mapping[str, SealRow]) -> None:
@@ -99,14 +100,13 @@ def drop_all(tx: Connection) -> None:
 def newest_root(conn: Connection) -> RootRow | None:
     """Return the root over the store's present state, or None if it was never sealed."""
     found = seal_engine.of(conn).rows(conn, _NEWEST_ROOT)
-    return RootRow(found[0][0], found[0][1], found[0][2]) if found else None
+    return root_row(*found[0]) if found else None
 
 
 def root(conn: Connection, number: int) -> RootRow | None:
     """Return the root of that number, or None if there is none (any more)."""
-    query = select(store_root.c.number, store_root.c.nonce, store_root.c.value).where(store_root.c.number == number)
-    row = conn.execute(query).one_or_none()
-    return None if row is None else RootRow(row.number, row.nonce, row.value)
+    found = seal_engine.of(conn).rows(conn, _ROOT, {"number": number})
+    return root_row(*found[0]) if found else None
 
 
 def oldest_root(conn: Connection) -> int:
@@ -119,3 +119,23 @@ def put_root(tx: Connection, row: RootRow) -> None:
     seal_engine.of(tx).run(tx, _PUT_ROOT, {"number": row.number, "nonce": row.nonce, "value": row.value})
     if row.number % _PRUNE_EVERY == 0:
         tx.execute(delete(store_root).where(store_root.c.number <= row.number - _KEPT_ROOTS))
+
+
+def root_row(number: int, nonce: object, value: object) -> RootRow:
+    """Return a root as it is stored."""
+    return RootRow(number, binary(nonce), binary(value))
+
+
+def binary(value: Any) -> bytes:  # noqa: ANN401 - whatever is stored
+    """Return a stored byte string; b"", which proves nothing, for a value of another type."""
+    return value if isinstance(value, bytes) else b""
+
+
+def _seal(epoch: object, mac: object) -> SealRow:
+    """Return a seal as it is stored; one that fits no rows if the types are not those of a seal."""
+    return SealRow(epoch, binary(mac)) if isinstance(epoch, int) else SealRow(0, b"")
+
+
+def _name(subject: object) -> str:
+    """Return a stored subject; a name that no subject has for a value that is not a text."""
+    return subject if isinstance(subject, str) else repr(subject)

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, delete, exists, select
 
 from hsmkms.store import schema, seal_engine
-from hsmkms.store.row_seals import RootRow
+from hsmkms.store.row_seals import RootRow, binary, root_row
 
 # SQL text, and a single query: it runs at each read of a record, and the last two at each change.
 _PATH: Final = (
@@ -39,18 +39,18 @@ def path(conn: Connection, node: int, leaf: int) -> Path | None:
     if not found:
         return None
     row = found[0]
-    return Path(RootRow(row[0], row[1], row[2]), row[3] or b"", row[4] or b"", row[5] or b"")
+    return Path(root_row(row[0], row[1], row[2]), binary(row[3]), binary(row[4]), binary(row[5]))
 
 
 def part(conn: Connection, number: int) -> bytes:
     """Return the value of a part; b"" if there is none."""
     found = seal_engine.of(conn).rows(conn, _PART, {"number": number})
-    return found[0][0] if found else b""
+    return binary(found[0][0]) if found else b""
 
 
 def parts(conn: Connection) -> dict[int, bytes]:
     """Return the values of all parts that are stored, by number: a query for each would be thousands."""
-    return {row[0]: row[1] for row in seal_engine.of(conn).rows(conn, _PARTS)}
+    return {row[0]: binary(row[1]) for row in seal_engine.of(conn).rows(conn, _PARTS)}
 
 
 def planted(conn: Connection) -> bool:

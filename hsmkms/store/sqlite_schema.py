@@ -9,6 +9,7 @@ connection has compared, SQLite reads the schema again, and it is compared.
 """
 
 import hashlib
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, MutableMapping
@@ -25,6 +26,7 @@ _SEALED: Final = "SELECT EXISTS (SELECT 1 FROM main.store_root)"
 _COMPARED: Final = "hsmkms.compared_schema"
 _DIGEST_DIGITS: Final = 32
 _FINDINGS: Final = 3
+_SPACE: Final = re.compile("[ \t\n\f\r]+")
 
 Object = tuple[str, str, str, str]
 """A table, index or trigger: type, name, table, digest of its SQL."""
@@ -197,8 +199,11 @@ def _guards(function: str) -> frozenset[Object]:
 
 
 def _object(kind: str, name: str, table: str, sql: str | None) -> Object:
-    """Build a listed object; its digest ignores differences in white space, which hsmkms's SQL never has in quotes."""
+    """Build a listed object; its digest ignores differences in white space, which hsmkms's SQL never has in quotes.
+
+    In what SQLite takes for white space: to it other spaces of Unicode are letters, by which two words become a name.
+    """
     if sql is None:
         return kind, name, table, ""
-    text = " ".join(str(sql).split())
+    text = _SPACE.sub(" ", str(sql)).strip(" ")
     return kind, name, table, hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_DIGEST_DIGITS]

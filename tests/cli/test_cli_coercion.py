@@ -9,7 +9,7 @@ from typer import core
 from typer.main import get_command
 
 from hsmkms.cli import coercion
-from hsmkms.cli.coercion import Coercion
+from hsmkms.cli.coercion import PREFIX_OF_PYDANTIC, Coercion
 from hsmkms.cli.output import OutputFormat
 
 GIVEN: dict[str, Any] = {}
@@ -77,6 +77,20 @@ def outcome(words: list[str], build: Any, monkeypatch: pytest.MonkeyPatch) -> tu
     ids=lambda words: " ".join(words)[:30],
 )
 def test_as_typer_does(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value becomes what typer makes of it, and one that typer refuses is refused in its words."""
-    expected = outcome(words, coercion._typers_own, monkeypatch)
-    assert outcome(words, Coercion, monkeypatch) == expected
+    """A value becomes what typer makes of it, and one that typer refuses is refused in its words, not pydantic's."""
+    refusal, given = outcome(words, coercion._typers_own, monkeypatch)
+    assert outcome(words, Coercion, monkeypatch) == (refusal.replace(PREFIX_OF_PYDANTIC, ""), given)
+
+
+@pytest.mark.parametrize("words", [["--text", "a\udcff"], ["--each", "a", "--each", "\udcff=b"]])
+def test_what_is_not_utf_8(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value in another encoding is refused by name: typer takes it, and neither database nor audit log can."""
+    refusal, _ = outcome(words, Coercion, monkeypatch)
+    assert refusal.startswith(f"BadParameter: {words[-1]!r} is not text in UTF-8")
+
+
+@pytest.mark.parametrize("value", ["\u00fc\u2028\U0010ffff", "file://\udcff", "fileb://a\udcff"])
+def test_names_of_files_in_any_encoding(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other text is taken, and so is a file whose name is not in UTF-8."""
+    refusal, given = outcome(["--text", value], Coercion, monkeypatch)
+    assert (refusal, given["text"]) == ("", f"str {value!r}")

@@ -83,6 +83,35 @@ def test_a_turn_shares_a_wait() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, LONG_SECONDS])
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_bug_in_a_connection(seconds: float, caplog: pytest.LogCaptureFixture, *, holds: bool) -> None:
+    """A connection that fails while it takes its response keeps no other from its own, and the log says so."""
+    left: list[bytes] = []
+
+    def break_off(response: Response) -> None:
+        raise ValueError(response.body)
+
+    async def turns(_: Book, gate: AuditGate) -> None:
+        for _ in range(4):  # a slow disk is awaited in a thread from the third on
+            done = asyncio.get_running_loop().create_future()
+
+            def leave(response: Response, done: "asyncio.Future[None]" = done) -> None:
+                left.append(response.body)
+                if response.body == b"last":
+                    done.set_result(None)
+
+            for name, respond in (("first", leave), ("broken", break_off), ("last", leave)):
+                gate.add(Response(200, (), name.encode()), respond, "Encrypt", f"request-{name}", failure)
+            await asyncio.wait_for(done, PATIENCE)
+
+    book = Book(seconds)
+    book.holds_answers = holds
+    run_on_loop(lambda book, gate: asyncio.ensure_future(turns(book, gate)), book)
+    assert left == [b"first", b"last"] * 4
+    assert "request-broken" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [0.0, LONG_SECONDS])
 def test_what_is_not_on_the_disk_is_refused(seconds: float) -> None:
     """Only the answers whose records must be kept, and were not, become errors; in a thread as on the loop."""
     left: list[Response] = []

@@ -60,6 +60,24 @@ def test_many_ahead(hsmkms_endpoint: Endpoint) -> None:
     assert [status for status, _ in responses] == [200] * 200
 
 
+def test_a_length_with_many_zeros(hsmkms_endpoint: Endpoint) -> None:
+    """A Content-Length may begin with any number of zeros: the request is answered, also after another one.
+
+    int() refuses so many digits. The exception ended the connection, and after another response, the turn of others.
+    """
+    body = b'{"NumberOfBytes": 8}'
+    for length in (b"0" * 5000 + b"%d" % len(body), b"0" * 5000 + b"%d 	" % len(body)):
+        usual = raw("POST", "/", signed(hsmkms_endpoint, "GenerateRandom", body), body)
+        one = usual.replace(b"Content-Length: %d" % len(body), b"Content-Length: " + length)
+        assert one != usual
+        with connect(hsmkms_endpoint) as connection:
+            connection.sendall(one * 3)
+            assert [status for status, _ in answers(connection, 3)] == [200] * 3
+    with connect(hsmkms_endpoint) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 5000 + b" \r\n\r\n")
+        assert answers(connection, 1)[0][0] == 400
+
+
 def test_byte_by_byte(hsmkms_endpoint: Endpoint) -> None:
     """A request may come in pieces of any size."""
     body = b'{"NumberOfBytes": 8}'

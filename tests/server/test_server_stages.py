@@ -62,8 +62,10 @@ class Steps:
         handled.key_id = request.path
 
     def perform(self, handled: Handled) -> None:
-        """Take the time that was ordered."""
+        """Take the time that was ordered, and refuse what is sent to "refused"."""
         self._events.append(f"perform {handled.key_id}")
+        if handled.key_id == "refused":
+            handled.response = Response(400, (), b"", "Refused")
         self.now += self._seconds.get(handled.key_id or "", 0.0)
 
     def render(self, handled: Handled) -> None:
@@ -183,3 +185,12 @@ def test_a_slow_algorithm() -> None:
     site.turns([signatures(slow, "a", "b", "c"), signatures(quick, "d"), encryptions("e"), signatures(slow, "f")])
     decided = [each for each in site.events if each.startswith(("perform", "thread"))]
     assert decided == ["perform a", "perform b", "thread c", "perform d", "perform e", "thread f"]
+
+
+def test_calls_that_do_not_use_the_token() -> None:
+    """A slow token is recognised beside any number of quick calls that do not use it, and of refused ones."""
+    site = Site({"slow": SLOW_TOKEN / 20})
+    mixed = [*encryptions("slow", "refused"), *[(f"about {each}", "DescribeKey", "") for each in range(4)]]
+    decided = site.turns([mixed] * 30)
+    assert decided.count("perform slow") < 30
+    assert decided.count("perform slow") + decided.count("thread slow") == 30

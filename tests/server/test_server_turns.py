@@ -12,7 +12,10 @@ from served import PROGRAMS, SECONDS, credentials
 
 @pytest.mark.parametrize("words", [(), ("secure",)], ids=["plain", "secure"])
 def test_a_change_within_a_turn(new_site: NewSite, words: tuple[str, ...]) -> None:
-    """A key that is disabled during a turn: whatever is not answered yet is refused, in the same turn too."""
+    """A key that is disabled during a turn: whatever is not answered yet is refused, in the same turn too.
+
+    A request that no thread can take is answered with an error, and the next ones of its connection are answered.
+    """
     site = new_site()
     (made,) = credentials(site, ("create_access_key", {"user_name": None}))
     done = subprocess.run(
@@ -23,4 +26,4 @@ def test_a_change_within_a_turn(new_site: NewSite, words: tuple[str, ...]) -> No
         env=site.environment(PYTHONPATH=os.pathsep.join(sys.path)),
     )
     assert done.returncode == 0, done
-    assert json.loads(done.stdout) == [[200], [400], [400], [400, 400], [400]]
+    assert json.loads(done.stdout) == [[200], [400], [400], [400, 400], [400], [500, 400]]

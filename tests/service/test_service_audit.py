@@ -1,6 +1,7 @@
 """The audit log as the service writes it: what is in a record, and what is not."""
 
 import json
+import os
 import threading
 from contextlib import suppress
 from typing import Any
@@ -19,7 +20,7 @@ from service_sites import (
     unseal,
 )
 
-from hsmkms.errors import HsmKmsError, NotFoundException
+from hsmkms.errors import HsmKmsError, NotFoundException, ValidationException
 from hsmkms.kms import Kms
 from hsmkms.model.caller import Caller
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest, GenerateDataKeyRequest
@@ -72,6 +73,34 @@ def test_paths_of_users(kms: Kms) -> None:
     who = last(kms)["userIdentity"]
     assert (who["arn"], who["userName"]) == (f"arn:aws:iam::{ACCOUNT}:user/division/gina", "gina")
     kms.operator.credentials.delete_user("gina")
+
+
+def test_no_user_agent(kms: Kms) -> None:
+    """The record of a client that names no user agent has none; that of a call in this process names the process."""
+    key_id = new_key(kms).key_id
+    for address, agent in (("192.0.2.7", ""), (None, f"pid {os.getpid()})")):
+        kms.describe_key(
+            DescribeKeyRequest(key_id=key_id), msgspec.structs.replace(kms.caller(REGION), source_address=address)
+        )
+        named = last(kms)["userAgent"]
+        assert named.endswith(agent)
+        assert bool(named) is (address is None)
+
+
+def test_lone_surrogates(kms: Kms) -> None:
+    """A request with text that has no UTF-8 is refused by name, and its record has the text as an escape sequence."""
+    strange = "a\ud800"
+    user_agent = msgspec.structs.replace(kms.caller(REGION), user_agent=strange)
+    for caller in (None, user_agent, msgspec.structs.replace(user_agent, region=strange)):
+        with pytest.raises(ValidationException):
+            kms.describe_key(DescribeKeyRequest(key_id=strange), caller)
+        assert last(kms)["requestParameters"] == {"keyId": "a\\ud800"}
+    assert (last(kms)["userAgent"], last(kms)["awsRegion"]) == ("a\\ud800",) * 2
+    kms.describe_key(DescribeKeyRequest(key_id=new_key(kms).key_id), user_agent)
+    assert (last(kms)["eventName"], last(kms)["userAgent"]) == ("DescribeKey", "a\\ud800")
+    with pytest.raises(ValidationException):
+        kms.operator.credentials.create_user(strange)
+    assert (last(kms)["eventName"], last(kms)["requestParameters"]["userName"]) == ("CreateUser", "a\\ud800")
 
 
 def test_a_record_is_cloudtrails(kms: Kms) -> None:

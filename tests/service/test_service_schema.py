@@ -104,6 +104,14 @@ PLANTED: dict[str, Planted] = {
         "ursula",
         "table 'user_policy' was changed",
     ),
+    "constraint that a letter which looks like a space removes": Planted(
+        rewritten(
+            "sql = replace(sql, 'document TEXT NOT NULL', 'document TEXT NOT' || char(160) || 'NULL')", "user_policy"
+        )
+        + "PRAGMA schema_version=90000",
+        "ursula",
+        "table 'user_policy' was changed",
+    ),
     "column that swallows writes": Planted(
         rewritten(
             "sql = replace(sql, 'CONSTRAINT pk_user_policy', 'evil AS (CASE WHEN document LIKE ''%Deny%'' THEN NULL "

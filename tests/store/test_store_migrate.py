@@ -235,3 +235,12 @@ def test_migrations_expand() -> None:
             assert "nullable=True" in column
             assert "server_default" not in column
         assert "ForeignKey" not in text
+
+
+def test_a_schema_that_is_not_that_of_its_revision(folder: Path) -> None:
+    """Where a migration's statement does not fit the schema, the error says so, and nothing is changed."""
+    with closing(sqlite3.connect(folder / "meta.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'meta_0008'")
+    with pytest.raises(StoreError, match=r"is not that of its revision, .* schema_announcement already exists"):
+        migrate.upgrade(folder)
+    assert migrate.current(folder)["meta.db"] == "meta_0008"

@@ -70,7 +70,7 @@ _REFUSED: Final = {
     "3.27": (
         Reason(
             r"the module crashes or hangs where material cannot be unwrapped",
-            "3.27 was found to crash where material cannot be unwrapped, so nothing is imported",
+            "3.27 damages its memory where material cannot be unwrapped, so nothing is imported",
         ),
     ),
 }

@@ -1,8 +1,8 @@
 """Check that a module survives material that it cannot unwrap: any caller of ImportKeyMaterial can send such material.
 
-Some module corrupts its memory at it and aborts, now or later (opencryptoki 3.27, in some runs). So it is sent many
-kinds of such material, by every algorithm that the token can do, as an import sends it, and good material in between.
-This is never tried in a process that serves.
+Some module corrupts its memory at it and aborts, now or later (opencryptoki 3.27). So it is sent many kinds of such
+material, by every algorithm that the token can do, as an import sends it, and good material in between. token_check.py
+lets glibc check the memory of the process meanwhile. This is never tried in a process that serves.
 """
 
 import os

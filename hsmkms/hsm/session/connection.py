@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import replace
 from pkcs11.constants import ObjectClass
@@ -31,7 +31,6 @@ from hsmkms.errors import (
 )
 from hsmkms.hsm.allowed_acts import MAY_CHANGE_PIN
 from hsmkms.hsm.calls.function_list import session_handle
-from hsmkms.hsm.checks.messages import Job
 from hsmkms.hsm.faults import BUSY, SESSION_LOST, translate, translated
 from hsmkms.hsm.objects.attributes import SecretTemplate
 from hsmkms.hsm.objects.objects import find, handle_of, make_secret, read_back_secret
@@ -47,6 +46,9 @@ from hsmkms.hsm.session.write_lock import WriteLock
 from hsmkms.model.permit import Permit
 from hsmkms.model.token_check import CheckReport
 from hsmkms.secret import Secret
+
+if TYPE_CHECKING:  # its package loads all checks, which no other process needs
+    from hsmkms.hsm.checks.messages import Job
 
 __all__ = ["Connection", "DeviceSettings"]
 
@@ -269,7 +271,7 @@ class Connection(ReplicatedLogin):
         job = self.check_job()
         return run_checks(replace(job, done=OPTIONAL) if needed_only else job)
 
-    def check_job(self) -> Job:
+    def check_job(self) -> "Job":
         """Return what a process needs to check this token, once it answers."""
         from hsmkms.hsm.session.check_jobs import job_for  # noqa: PLC0415 - see checks
 

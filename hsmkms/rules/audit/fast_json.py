@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
+from hsmkms.rules.audit.any_text import encode_any
 from hsmkms.rules.audit.record import (
     Occasion,
     Outcome,
@@ -81,7 +82,7 @@ class Forms:
         try:
             of_caller, of_key = self._of_callers.get(of_whom), self._of_keys.get(about)
             filled_in = b"" if context is None else encode(context)
-        except TypeError:  # a list among them
+        except (TypeError, UnicodeEncodeError):  # a list among them, or text that is encoded by encode_any only
             return self._in_full(call, now, request, response, event_id)
         if of_caller is None or of_key is None:
             made = self._prepare(call, now, request, response)
@@ -111,7 +112,7 @@ class Forms:
         self, call: RecordedCall, now: datetime, request: Struct, response: Struct | None, event_id: str
     ) -> bytes:
         outcome = Outcome(response=response, used=materials(response, call.material_id))
-        return encode(of_request(self._occasion, call.caller, event_of(call, now, request, event_id), outcome))
+        return encode_any(of_request(self._occasion, call.caller, event_of(call, now, request, event_id), outcome))
 
     def _prepare(
         self, call: RecordedCall, now: datetime, request: Struct, response: Struct | None
@@ -132,7 +133,7 @@ class Forms:
             request_parameters=Raw(gap + shown),
             request_id=self._gap,
         )
-        parts = encode(made).split(gap)
+        parts = encode_any(made).split(gap)
         if len(parts) != gaps + 1:
             return None
         if gaps == _GAPS:

@@ -18,6 +18,7 @@ from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord, Resource
 from hsmkms.model.caller import MAX_USER_AGENT, Caller
 from hsmkms.model.enums import Operation
 from hsmkms.model.ids import root_arn
+from hsmkms.rules.audit.any_text import encode_any
 
 MAX_PARAMETERS: Final = 100_000
 """Limit in bytes of JSON; longer parameters are left out, as CloudTrail does."""
@@ -72,7 +73,7 @@ def parameters(value: Struct | None) -> Raw:
     if value is None:
         return _NULL
     kind = type(value)
-    return Raw(encode(limited(_shown_members(kind, members_of(kind).read(value)) or None)))
+    return Raw(encode_any(limited(_shown_members(kind, members_of(kind).read(value)) or None)))
 
 
 _NULL: Final = Raw(b"null")
@@ -138,7 +139,7 @@ def limited(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return the parameters, or a placeholder if they are too long to be recorded."""
     if value is None or not any(len(each) > MAX_USER_AGENT for each in value.values() if isinstance(each, _LONG)):
         return value
-    size = len(encode(value))
+    size = len(encode_any(value))
     return value if size <= MAX_PARAMETERS else {"omitted": f"{size:,} bytes"}
 
 
@@ -152,7 +153,7 @@ def identity(principal: str, account: str, access_key_id: str | None) -> Raw:
     """Return CloudTrail's ``userIdentity`` of a caller; "" is an unauthenticated caller."""
     key = {"accessKeyId": access_key_id} if access_key_id else {}
     if not principal:
-        return Raw(encode({"type": "Unknown", "accountId": account, **key}))
+        return Raw(encode_any({"type": "Unknown", "accountId": account, **key}))
     if principal == root_arn(account):
         members = {"type": "Root", "principalId": account, "arn": principal, "accountId": account, **key}
     else:
@@ -165,7 +166,7 @@ def identity(principal: str, account: str, access_key_id: str | None) -> Raw:
             **key,
             "userName": name,
         }
-    return Raw(encode(members))
+    return Raw(encode_any(members))
 
 
 @lru_cache(maxsize=8)
@@ -284,6 +285,7 @@ def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcom
     read_only = is_read_only(event.name)
     error, response = outcome.error, outcome.response
     used = outcome.used if error is None else ()
+    agent = caller.user_agent or (occasion.agent if caller.source_address is None else "")
     return AuditRecord(
         user_identity=identity(caller.principal, occasion.account, caller.access_key_id),
         event_time=event_time(event.at),
@@ -291,7 +293,7 @@ def of_request(occasion: Occasion, caller: Caller, event: Event, outcome: Outcom
         event_name=event.name,
         aws_region=caller.region,
         source_ip_address=caller.source_address or LOCAL,
-        user_agent=(caller.user_agent or occasion.agent)[:MAX_USER_AGENT],
+        user_agent=agent[:MAX_USER_AGENT],
         error_code=UNSET if error is None else error.code,
         error_message=UNSET if error is None else str(error)[:MAX_MESSAGE],
         request_parameters=event.shown,

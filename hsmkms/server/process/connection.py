@@ -5,6 +5,7 @@ the interpreter lock to and fro at every call to the token, which halved the req
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -31,11 +32,16 @@ from hsmkms.server.process.limits import (
 )
 from hsmkms.server.process.refusals import LATE, bad_request, body_too_large, busy
 
+log = logging.getLogger("hsmkms.http")
+
 HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 75.0
 LINGER_SECONDS: Final = 0.5
 """Time in which a stopping server still answers new requests, and a client may finish sending a refused one."""
+
+
+_DIGITS: Final = len(str(SMALL_REQUEST_BYTES))
 
 
 class Handler(Protocol):
@@ -155,9 +161,12 @@ class Connection(asyncio.Protocol):
                     self._parser = httptools.HttpRequestParser(self)  # the old one may take nothing more
             except httptools.HttpParserCallbackError as exc:
                 cause = exc.__context__
-                if not isinstance(cause, RefusedError):
-                    raise
-                self._refuse(cause.answer)
+                if isinstance(cause, RefusedError):
+                    self._refuse(cause.answer)
+                else:  # a bug, which ends this connection only: input is also parsed after another client's response
+                    log.exception("a connection is closed: its request could not be read")
+                    self._stop_reading()
+                    self._transport.abort()
             except httptools.HttpParserError:
                 self._refuse(bad_request("This is not HTTP/1.1."))
         if self._url:  # the request is unfinished; the slice in which it begins counts as a whole
@@ -259,8 +268,8 @@ class Connection(asyncio.Protocol):
             return
         self._replay = b""
         length = self._headers.get("content-length")
-        if length is not None and int(length) > SMALL_REQUEST_BYTES:
-            self._admit(int(length))
+        if length is not None and len(length) >= _DIGITS and (size := heads.size_of(length)) > SMALL_REQUEST_BYTES:
+            self._admit(size)
         expected = self._headers.get("expect")
         if expected is not None and expected.lower() == "100-continue":
             self._let_continue()

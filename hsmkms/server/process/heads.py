@@ -69,6 +69,14 @@ def joined(before: str, value: str) -> str:
     return f"{before.strip(_BLANKS)},{value.strip(_BLANKS)}"
 
 
+def size_of(length: str) -> int:
+    """Return the size that a Content-Length states, which the parser has accepted.
+
+    It may begin with any number of zeros, and int() refuses texts of more than 4300 digits.
+    """
+    return int(length.rstrip(_BLANKS).lstrip("0") or "0")
+
+
 def head_of(response: Response, connection: str) -> bytes:
     """Render status line, headers and blank line of a response. ``connection``: PERSISTENT, KEPT_ALIVE or CLOSED.
 

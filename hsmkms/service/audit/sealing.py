@@ -15,7 +15,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from hsmkms.errors import (
+    DependencyTimeoutException,
     HsmKmsError,
+    KMSInternalException,
     ObjectLostError,
     StoreError,
     TokenUnavailableError,
@@ -37,6 +39,9 @@ from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
 log = logging.getLogger("hsmkms.service")
 
 _LOCK_SECONDS: Final = 60.0
+_RENEWAL_TURNS: Final = 30
+"""How often a transaction waits for the write lock before opening fails."""
+
 _CONTRADICTED: Final = "{}: run `hsmkms audit verify`, and then `hsmkms accept-store` if there is a good reason for it"
 
 
@@ -345,16 +350,42 @@ def seal_rows(core: Core) -> None:
     if core.seals.without_key() is not None:
         return  # an older copy of the token, which was reported already
     if core.seals.root() is not None:
-        if not (core.seals.current() or core.seals.renew(record_event) or core.seals.current()):
+        if not _renewed(core, record_event):
             log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")
         else:
-            announce_schema(core)
+            _announce_quietly(core)
         return
     last = Sealer(core).last()
     if last is not None and last.seal.root_number and not core.seals.empty():
         log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
         return
     core.seals.seal_all(again=False, record=record_event)
+
+
+def _renewed(core: Core, record: Callable[[], None]) -> bool:
+    """Seal all rows in this program's form unless they are; False if they are not as they were sealed.
+
+    Waits while another process does it: with many rows that takes longer than a transaction waits for the write lock.
+    """
+    for left in reversed(range(_RENEWAL_TURNS)):
+        try:
+            return core.seals.current() or core.seals.renew(record) or core.seals.current()
+        except DependencyTimeoutException:
+            if not left:
+                raise
+            log.warning("another process is writing to the control-plane database: waiting to see whether it seals it")
+    return False
+
+
+def _announce_quietly(core: Core) -> None:
+    """Announce this program's schema; if former announcements were edited, only log it.
+
+    Nothing else depends on them here, and the operator needs an open installation to verify and accept the rows.
+    """
+    try:
+        announce_schema(core)
+    except (StoreError, KMSInternalException) as exc:
+        log.error("the schema of the control-plane database cannot be announced: %s", exc)  # noqa: TRY400 - as above
 
 
 def announce_schema(core: Core, *, before_migration: bool = False) -> None:

@@ -22,6 +22,7 @@ from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord, Durability
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.process import ForkGuard
 from hsmkms.rules.audit import record as audit_record
+from hsmkms.rules.audit.any_text import encode_any
 from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Event, Occasion, Outcome, RecordedCall
@@ -157,7 +158,7 @@ class AuditLog:
             self._missed(exc, "Get")
 
     def _refused(self, caller: Caller, event: Event, error: HsmKmsError) -> bytes:
-        return audit_record.encode(audit_record.of_request(self._occasion, caller, event, Outcome(error=error)))
+        return encode_any(audit_record.of_request(self._occasion, caller, event, Outcome(error=error)))
 
     def settle(self, operations: list[str]) -> dict[str, str]:
         """Wait until every record is on disk; for callers that delay responses.
@@ -205,7 +206,7 @@ class AuditLog:
         finally:
             self._threads.state.act = before
             try:
-                self._add(audit_record.encode(build(act.event_id, fault)), act.row_id)
+                self._add(encode_any(build(act.event_id, fault)), act.row_id)
             except StoreError as exc:
                 self._missed(exc, name)
 
@@ -231,7 +232,7 @@ class AuditLog:
             recipient_account_id=self._occasion.account,
             service_event_details=details,
         )
-        record = audit_record.encode(made)
+        record = encode_any(made)
         if self._store.meta.writing_here:
             self._threads.state.noted.append((made.event_id, record))
             return
@@ -249,7 +250,7 @@ class AuditLog:
         here.rows = [outbox.put(tx, lane, event_id, record) for event_id, record in here.noted]
         act = self._current_act()
         if act is not None and act.row_id is None:
-            act.row_id = outbox.put(tx, lane, act.event_id, audit_record.encode(_unfinished(act.build(act.event_id))))
+            act.row_id = outbox.put(tx, lane, act.event_id, encode_any(_unfinished(act.build(act.event_id))))
             here.begun_here = True
         self._remove_moved(tx)
 

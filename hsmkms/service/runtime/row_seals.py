@@ -232,10 +232,11 @@ class RowSeals:
             if planted and by.form is row_forms.form:
                 return False
             self._require_schema(tx, by.key)
-            totals = Totals.every(tx, by.key, by.form)
-            if rules.total_of(by.key, _root(root)) != totals.whole:
-                return False
-            if planted and seal_checks.faults(tx, by.key, by.form):
+            if planted:
+                unchanged = not seal_checks.faults(tx, by.key, by.form)
+            else:
+                unchanged = rules.total_of(by.key, _root(root)) == Totals.every(tx, by.key, by.form).whole
+            if not unchanged:
                 return False
             record()
             _seal_all(tx, by.present, root)

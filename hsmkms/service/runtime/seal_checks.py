@@ -199,7 +199,7 @@ def _announced(conn: Connection, key: bytes) -> list[Announcement]:
     except AlteredError:
         return []
     older = bool(conn.info.get(seal_engine.OLDER))
-    return announcements.usable(announcements.read(ProvenRows(proven)), older=older)
+    return announcements.usable(ProvenRows(proven), older=older)
 
 
 def _whole_tree(conn: Connection, key: bytes, *, trusted: bool) -> dict[bytes, bytes]:

@@ -1,8 +1,8 @@
 """Requests of one turn of the event loop, while their key is disabled: CONFIG ACCESS_KEY_ID SECRET [secure].
 
 A piece is what one connection has received when the turn begins. Prints, as JSON, the statuses of the answers: of a
-piece in an earlier turn, of one just before the key is disabled, of one after, of one with two requests, and of one in
-the next turn.
+piece in an earlier turn, of one just before the key is disabled, of one after, of one with two requests, of one in the
+next turn, and of one with a request for a thread and another one, when there are no threads.
 """
 
 import asyncio
@@ -73,11 +73,11 @@ async def play(kms: Kms, state: WorkerState, endpoint: Endpoint, *, secure: bool
     request = raw("POST", "/", signed(endpoint, "Encrypt", body), body)
     all_of_them = Connections()
     answered = asyncio.Semaphore(0)
-    transports = [Transport(answered) for _ in range(5)]
+    transports = [Transport(answered) for _ in range(6)]
     connections = [Connection(application, all_of_them, loop.time) for _ in transports]
     for connection, transport in zip(connections, transports, strict=True):
         connection.connection_made(cast("asyncio.Transport", transport))
-    earlier, before, after, ahead, later = connections
+    earlier, before, after, ahead, later, without_threads = connections
     earlier.data_received(request)
     await answered.acquire()
     before.data_received(request)
@@ -88,6 +88,11 @@ async def play(kms: Kms, state: WorkerState, endpoint: Endpoint, *, secure: bool
         await answered.acquire()
     later.data_received(request)
     await answered.acquire()
+    application._threads.shutdown()  # it takes no work from now on, as where the system has no thread left
+    slow = raw("POST", "/", signed(endpoint, "CreateKey", b"{}"), b"{}")
+    without_threads.data_received(slow + request)
+    for _ in range(2):
+        await answered.acquire()
     application.audit_gate.close()
     return [each.statuses for each in transports]
 
