@@ -59,7 +59,7 @@ def check_again(core: Core) -> None:
     What they have by now is no longer recorded. A token that cannot be asked is logged, and asked the next time.
     """
     for device in core.tokens.opened():
-        if not device.connection.unreplicated():
+        if not _recorded(device):
             continue
         try:
             row = _row(core, device)
@@ -74,8 +74,17 @@ def check_again(core: Core) -> None:
 
 def count_unreplicated(core: Core) -> int:
     """Return how many objects members of HA groups may lack, counted for each member."""
-    recorded = [each.connection.unreplicated() for each in core.tokens.opened()]
+    recorded = [_recorded(each) for each in core.tokens.opened()]
     return sum(len(cka_ids) for each in recorded for cka_ids in each.values())
+
+
+def _recorded(device: Device) -> dict[str, list[bytes]]:
+    """Return what members could not be asked for, by their serials; nothing of a token that was not reached."""
+    try:
+        connection = device.connection
+    except HsmKmsError:
+        return {}
+    return connection.unreplicated()
 
 
 def _needed(conn: Connection, token_id: str) -> dict[bytes, str]:
