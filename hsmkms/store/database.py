@@ -41,6 +41,9 @@ class ChangeSignal(Protocol):
         Raises StoreError or DependencyTimeoutException, and ForkedProcessError in a forked child.
         """
 
+    def restarted(self) -> bool:
+        """Return True, once, if the database may lack commits that were seen before: nothing cached is of now then."""
+
     def refuse(self, fault: StoreError) -> None:
         """Raise this error in all later calls of ``moved``."""
 

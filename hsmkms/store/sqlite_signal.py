@@ -62,6 +62,10 @@ class FileSignal:
         self._seen = version
         return True
 
+    def restarted(self) -> bool:
+        """Return False: a file does not lose commits while it is open."""
+        return False
+
     def refuse(self, fault: StoreError) -> None:
         """Raise this error in all later calls of ``moved``."""
 

@@ -129,3 +129,19 @@ def test_a_lost_folder(owner: Site) -> None:
     assert second.run("accept-store", "--yes").status == 0
     assert second.run("decrypt", "--ciphertext-blob", sealed).json["Plaintext"] == "aGVsbG8="
     assert second.run("audit", "verify").json["Faults"] == []
+
+
+def test_a_lost_folder_and_removed_seals(owner: Site, cluster: Cluster, url: str) -> None:
+    """Without audit log the token still remembers that there were seals: rows are not sealed again as they are now."""
+    key_id = owner.new_key()
+    second = second_node(owner)
+    for name in ("node-id", "pin"):
+        (second.data / name).write_bytes((owner.data / name).read_bytes())
+    with cluster.connect(name_of(url)) as admin:
+        admin.execute("DELETE FROM store_root; DELETE FROM row_seal; DELETE FROM seal_tree")
+        admin.execute("UPDATE regional_key SET description = 'edited'")
+    refused = second.run("describe-key", "--key-id", key_id)
+    assert refused.status == 1
+    assert "the seals of the control-plane database were removed" in refused.stderr
+    with cluster.connect(name_of(url)) as admin:
+        assert admin.execute("SELECT count(*) FROM row_seal").fetchone() == (0,)

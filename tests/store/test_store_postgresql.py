@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from postgresql_cluster import Cluster
+from postgresql_cluster import ROLE, Cluster
 from sqlalchemy import Connection, text, update
 from sqlalchemy.exc import DBAPIError
 from store_samples import NOW, REGION, a_key, read, write
@@ -351,6 +351,77 @@ def test_a_lost_notification_costs_a_second(signal: ChangeSignal, open_store: Ca
     with open_store().log.atomic() as tx:
         tx.execute(text("UPDATE generation SET number = number + 1"))
     assert within(LONG_SECONDS, signal.moved)
+
+
+def test_notifications_of_others_mean_nothing(
+    store: Store, signal: ChangeSignal, open_store: Callable[[], Store], cluster: Cluster, target: Target
+) -> None:
+    """Whoever may connect can send one; it neither ends the listening nor hides the changes that follow."""
+    with cluster.connect(str(target.url.database)) as admin:
+        for payload in ("rubbish", "99999999999999999999", "9223372036854775807"):
+            admin.execute(f"NOTIFY hsmkms_generation, '{payload}'".encode())
+    note(open_store())
+    assert within(LONG_SECONDS, signal.moved)
+    note(open_store())
+    assert within(LONG_SECONDS, signal.moved)
+    note(store)
+    assert signal.moved()
+
+
+@pytest.mark.parametrize("number", ["0", "9000000000000000000"])
+def test_a_generation_that_was_edited(signal: ChangeSignal, open_store: Callable[[], Store], number: str) -> None:
+    """It counts as a change, and so do those that follow."""
+    other = open_store()
+    note(other)
+    assert within(LONG_SECONDS, signal.moved)
+    with other.log.atomic() as tx:
+        tx.execute(text(f"UPDATE generation SET number = {number}"))
+    assert within(LONG_SECONDS, signal.moved)
+    for _ in range(2):
+        note(other)
+        assert within(LONG_SECONDS, signal.moved)
+
+
+@pytest.mark.parametrize("edit", ["DELETE FROM generation", "INSERT INTO generation VALUES (7)"])
+def test_a_generation_that_is_not_one(store: Store, target: Target, edit: str) -> None:
+    """Without it no process would learn of a change, so none is made."""
+    with target.connect() as conn:
+        conn.execute(edit.encode())
+    with pytest.raises(StoreError, match="in place of one"):
+        note(store)
+    with pytest.raises(StoreError, match="in place of one"):
+        store.change_signal()
+
+
+def test_commits_that_would_be_lost(cluster: Cluster, target: Target, tmp_path: Path) -> None:
+    """synchronous_commit that was turned off later holds for no transaction of hsmkms; a stronger one stays."""
+    database = target.url.database
+    for value, used in (("off", "on"), ("remote_apply", "remote_apply")):
+        cluster.admin.execute(f"ALTER ROLE {ROLE} IN DATABASE {database} SET synchronous_commit = {value}".encode())
+        later = Store(tmp_path, target=target)  # opening it is refused while it is off
+        for each in (later.meta, later.log):
+            with each.atomic() as tx:
+                assert tx.scalar(text("SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'")) == value
+                assert tx.scalar(text("SHOW synchronous_commit")) == used
+        later.close()
+
+
+def test_readers_do_not_wait_for_ever(open_store: Callable[[float], Store], cluster: Cluster, target: Target) -> None:
+    """A table that somebody has locked altogether is an error that clients repeat."""
+    impatient = open_store(0.05)
+    with cluster.connect(str(target.url.database)) as admin, admin.transaction():
+        admin.execute("LOCK TABLE alias IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DependencyTimeoutException, match="locked"), impatient.reading() as conn:
+            aliases.every(conn, REGION)
+
+
+def test_a_new_connection_may_be_to_another_server(signal: ChangeSignal, open_store: Callable[[], Store]) -> None:
+    """One that lacks the last commits, perhaps: that is said once, with the change."""
+    assert not signal.restarted()
+    close_others(open_store())
+    assert within(LONG_SECONDS, signal.moved)
+    assert signal.restarted()
+    assert not signal.restarted()
 
 
 def test_a_listener_that_was_cut_off(store: Store, signal: ChangeSignal, open_store: Callable[[], Store]) -> None:

@@ -181,7 +181,7 @@ class RecordCache:
         self._guard = ForkGuard()
         self._signal = store.change_signal()
         self._lock = threading.Lock()
-        self._owed = False
+        self._owed = self._restarted = False
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         self._access_keys: dict[str, AccessKeyRow] = {}
@@ -266,7 +266,10 @@ class RecordCache:
             lock.release()
 
     def _drop_changed(self) -> None:
+        self._restarted = self._signal.restarted() or self._restarted
         with self._store.reading() as conn:
+            if self._restarted:
+                self._drop_all(changes.latest(conn))
             for epoch, region, subject in changes.since(conn, self.epoch):
                 self._keys.pop((region, subject), None)
                 self._aliases.pop((region, subject), None)
@@ -279,6 +282,13 @@ class RecordCache:
                     self._installation_changed()
                 self.epoch = epoch
         self._derived = Derived()  # after what it is made of
+
+    def _drop_all(self, epoch: int) -> None:
+        """Begin anew: the database may be another one, which lacks changes that this process has read."""
+        for entries in (self._keys, self._aliases, self._access_keys, self._identities):
+            entries.clear()
+        self._installation_changed()
+        self.epoch, self._restarted = epoch, False
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:

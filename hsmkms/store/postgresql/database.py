@@ -35,12 +35,15 @@ _FURTHER_CONNECTIONS: Final = 15
 _ATTEMPTS: Final = 6
 _FIRST_PAUSE_SECONDS: Final = 0.005
 
-_READ: Final = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SCHEMA_PATH}"
+_WAIT: Final = "SET LOCAL lock_timeout = '{wait_ms}'"
+_READ: Final = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SCHEMA_PATH}; {_WAIT}"
 _WRITE: Final = (
-    f"BEGIN ISOLATION LEVEL READ COMMITTED; {SCHEMA_PATH}; "
-    "SET LOCAL lock_timeout = '{wait_ms}'; "
-    "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+    f"BEGIN ISOLATION LEVEL READ COMMITTED; {SCHEMA_PATH}; {_WAIT}; "
+    "SET LOCAL idle_in_transaction_session_timeout = '60s'; "
+    "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
+"""The last, since it may have been turned off for the role after the database was opened."""
+
 _LOCK: Final = f"; SELECT pg_advisory_xact_lock({WRITE_LOCK})"
 _NOW: Final = select(literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", Instant()))
 
@@ -76,7 +79,8 @@ class PostgresqlDatabase(Database):
         self._engine = engine
         self._generation = generation
         self._is_sealing = is_sealing
-        self._begin = _WRITE.format(wait_ms=max(1, round(wait_seconds * 1000)))
+        wait_ms = max(1, round(wait_seconds * 1000))
+        self._begin, self._begin_reading = _WRITE.format(wait_ms=wait_ms), _READ.format(wait_ms=wait_ms)
         if generation is not None:
             self._begin += _LOCK
         event.listen(engine, "checkin", self._close_late)
@@ -106,14 +110,14 @@ class PostgresqlDatabase(Database):
                 if _raw(conn).info.transaction_status is not TransactionStatus.INTRANS:
                     # COMMIT would answer without an error, and roll back.
                     raise StoreError(f"a transaction on {self.name} had a failed statement: it was rolled back")
-                number = None if self._generation is None else generation.raise_number(conn)
+                number = None if self._generation is None else generation.raise_number(conn, self.name)
                 conn.commit()
             if self._generation is not None and number is not None:
-                self._generation.advance(number)
+                self._generation.note(number)
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with faults.translated(self.name), self._begun(_READ) as conn:
+        with faults.translated(self.name), self._begun(self._begin_reading) as conn:
             yield conn
 
     def _dispose(self, *, close: bool) -> None:

@@ -24,6 +24,9 @@ _NOT_CONNECTED: Final = (
     "{name} cannot be connected to: check that the server runs, and what store.url and store.password say; "
     "the log has the server's reason"
 )
+_LOST: Final = (
+    "the connection to {name} broke: try again; a change that was just being committed may have been made all the same"
+)
 _BUSY: Final = "{name} is locked by another process for too long: try again"
 _UNEXPECTED: Final = "{name} failed in an unexpected way: check the server; the log has the details"
 _NO_TEXT: Final = "text with a NUL character or with halves of surrogate pairs cannot be stored: remove them"
@@ -61,7 +64,8 @@ def translate(error: psycopg.Error | UnicodeError, name: str) -> HsmKmsError:
     state = error.sqlstate or ""
     passing = _sentence(_RETRIED, state)
     if passing is None and not state and isinstance(error, psycopg.OperationalError):
-        passing = _NOT_CONNECTED  # libpq does not tell more of a refused connection than a text
+        # libpq does not tell more than a text; psycopg names the connection only where it could not be made.
+        passing = _LOST if error.pgconn is None else _NOT_CONNECTED
     if state == UNSEALED_STATE:
         return MisuseError("a sealed control plane was written to by a process that seals nothing")
     if passing is not None:

@@ -9,6 +9,7 @@ import os
 import select
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import psycopg
@@ -30,32 +31,47 @@ _CLOSE_SECONDS: Final = 10.0
 _READ: Final = "SELECT number FROM public.generation"
 _RAISE: Final = (
     "WITH raised AS (UPDATE generation SET number = number + 1 RETURNING number) "
-    "SELECT number, pg_notify('hsmkms_generation', number::text) FROM raised"
+    "SELECT number, pg_notify('hsmkms_generation', '') FROM raised"
 )
 
 
 class Generation:
-    """The newest generation that this process knows of."""
+    """The generation that this process has read last, and how often that was another one than before.
+
+    Any other number is a change, also a lower one: a number that was raised by hand must not hide those that follow.
+    """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.changes = 0
+        self.restarts = 0
+        """How often a new connection was made: to a server, perhaps, that lacks the last commits of the one before."""
+        self._number: int | None = None
         self._lock = threading.Lock()
 
-    def advance(self, number: int) -> None:
-        """Note a number that was read or written; an older one, read before, changes nothing."""
+    def note(self, number: int) -> None:
+        """Note a number that was read or written."""
         with self._lock:
-            self.number = max(self.number, number)
+            if number != self._number:
+                self._number = number
+                self.changes += 1
 
     def restart(self, number: int) -> None:
-        """Note the number that a new connection has read: of another server, it may be lower."""
+        """Note the number that a new connection has read, which counts as a change in any case."""
         with self._lock:
-            self.number = number
+            self._number = number
+            self.changes += 1
+            self.restarts += 1
 
 
-def raise_number(tx: Connection) -> int:
+def raise_number(tx: Connection, name: str) -> int:
     """Raise the generation in a transaction of the control plane, and notify all processes of its commit."""
-    number: int = tx.exec_driver_sql(_RAISE).scalar_one()
-    return number
+    return _only([int(each) for each in tx.exec_driver_sql(_RAISE).scalars()], name)
+
+
+def _only(numbers: Sequence[int], name: str) -> int:
+    if len(numbers) != 1:
+        raise StoreError(f"the table generation of {name} has {len(numbers)} rows in place of one: correct it by hand")
+    return numbers[0]
 
 
 class GenerationSignal:
@@ -75,7 +91,7 @@ class GenerationSignal:
         except BaseException:
             self._close_pipe()
             raise
-        self._seen = generation.number
+        self._seen, self._restarts = generation.changes, generation.restarts
         self._thread = threading.Thread(target=self._follow, args=(first,), name="generation", daemon=True)
         self._thread.start()
 
@@ -93,10 +109,18 @@ class GenerationSignal:
                 f"{self._target.name} has not answered for {STALE_SECONDS:.0f} seconds, so what is cached may be out "
                 "of date: try again"
             )
-        number = self._generation.number
-        if number == self._seen:
+        changes = self._generation.changes
+        if changes == self._seen:
             return False
-        self._seen = number
+        self._seen = changes
+        return True
+
+    def restarted(self) -> bool:
+        """Return True, once, after a new connection: the server may be another one, without the last commits."""
+        restarts = self._generation.restarts
+        if restarts == self._restarts:
+            return False
+        self._restarts = restarts
         return True
 
     def refuse(self, fault: StoreError) -> None:
@@ -126,11 +150,9 @@ class GenerationSignal:
         return connection
 
     def _read(self, connection: RawConnection) -> int:
-        row = connection.execute(_READ).fetchone()
-        if row is None:
-            raise StoreError(f"{self._target.name} has lost its generation: restore a backup")
+        number = _only([int(row[0]) for row in connection.execute(_READ)], self._target.name)
         self._answered = time.monotonic()
-        return int(row[0])
+        return number
 
     def _follow(self, connection: RawConnection | None) -> None:
         """Note each generation until the signal is closed; connect again when the connection is lost."""
@@ -148,15 +170,16 @@ class GenerationSignal:
             connection.close()
 
     def _wait(self, connection: RawConnection) -> None:
-        """Note notifications for a second, and then the number in the table."""
-        until = time.monotonic() + POLL_SECONDS
-        while (left := until - time.monotonic()) > 0 and not self._stopped:
-            readable, _, _ = select.select([connection.fileno(), self._wake_reader], [], [], left)
-            if connection.fileno() in readable:
-                for each in connection.notifies(timeout=0):
-                    self._generation.advance(int(each.payload))
+        """Read the number at the next notification, or after a second.
+
+        What a notification says is not used: whoever may connect to the database can send one.
+        """
+        readable, _, _ = select.select([connection.fileno(), self._wake_reader], [], [], POLL_SECONDS)
+        if connection.fileno() in readable:
+            for _ in connection.notifies(timeout=0):
+                pass
         if not self._stopped:
-            self._generation.advance(self._read(connection))
+            self._generation.note(self._read(connection))
 
     def _close_pipe(self) -> None:
         for descriptor in (self._wake_reader, self._wake):
