@@ -95,6 +95,7 @@ def test_checks(device: TokenDevice) -> None:
         "AES-CMAC",
         "honest lengths",
         "imported kinds",
+        "refused material",
         "clean-up",
     ]
     limited = {name for name, each in checks.items() if each.outcome is Outcome.LIMITED}
