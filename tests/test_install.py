@@ -362,7 +362,8 @@ def test_terminal_of_root(machine: Path) -> None:
     dropped = dropped if as_user() else dropped.replace("--no-new-privs --", "")
     controller, terminal = pty.openpty()
     shell = subprocess.Popen(
-        ["setsid", "--ctty", "sh", "-c", f"set -eu\n{dropped}"],
+        # The signal may be ignored here, as in a job of a shell in the background: no trap could be set then.
+        ["env", "--default-signal=INT", "setsid", "--ctty", "sh", "-c", f"set -eu\n{dropped}"],
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,
