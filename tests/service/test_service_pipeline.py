@@ -162,7 +162,7 @@ def test_permits_are_made_in_two_places() -> None:
         "service/operator/key_rotation.py",
         "service/operator/reconcile.py",
         "service/keys/rotate.py",
-        "service/runtime/row_seals.py",
+        "service/runtime/seal_keys.py",
         "service/audit/seal_notes.py",
         "service/keys/service_keys.py",
         "wiring/pin_change.py",
