@@ -6,6 +6,7 @@ The tests run on SoftHSM; those of the folder hsm run on other modules as well (
 import gc
 import itertools
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,12 @@ FOLDERS = ("server", "torture", "cli", "frozen", "service", "hsm", "store", "tes
 """The folders of tests in the order in which parallel workers begin them: long files first, so that all end at once.
 
 A folder that is not among them comes first."""
+
+LAST_FAILED = "cache/lastfailed"
+"""Where pytest's cache has the tests for ``--last-failed``."""
+
+_GROUP = re.compile(r"@[^@\]]*$")
+"""The name of a group at the end of a test's id, as pytest-xdist marks it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -88,6 +95,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
     collect_seldom()
     gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let ``--last-failed`` find tests that failed in a group: pytest has noted them with it, which none has later."""
+    cache = session.config.cache
+    if cache is not None and not hasattr(session.config, "workerinput"):
+        failed = cache.get(LAST_FAILED, {})
+        cache.set(LAST_FAILED, {_GROUP.sub("", name): is_new for name, is_new in failed.items()})
 
 
 @pytest.fixture(scope="module", autouse=True)
