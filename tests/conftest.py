@@ -100,7 +100,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let ``--last-failed`` find tests that failed in a group: pytest has noted them with it, which none has later."""
-    cache = session.config.cache
+    cache = getattr(session.config, "cache", None)  # absent with -p no:cacheprovider
     if cache is not None and not hasattr(session.config, "workerinput"):
         failed = cache.get(LAST_FAILED, {})
         cache.set(LAST_FAILED, {_GROUP.sub("", name): is_new for name, is_new in failed.items()})
