@@ -24,7 +24,7 @@ _SERVICE: Final = ("hsmkms", ":!hsmkms/cli", ":!hsmkms/guide", ":!hsmkms/server"
 _ENDPOINT: Final = ("hsmkms", ":!hsmkms/cli", ":!hsmkms/guide")
 
 TABLES: Final = {
-    "endpoint": Measured("c95bd2e", "the code of the endpoint", _ENDPOINT),
+    "endpoint": Measured("51105c1", "the code of the endpoint", _ENDPOINT),
     "costs": Measured("39105d9", "the code of the endpoint", _ENDPOINT),
     "distant": Measured("c95bd2e", "the code of the endpoint", _ENDPOINT),
     "single": Measured("5cb181f", "the code of the façade", _SERVICE),
