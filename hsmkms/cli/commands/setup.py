@@ -43,6 +43,20 @@ DEFAULT_LABEL: Final = "hsmkms"
 PIN_BYTES: Final = 24
 
 
+StoreUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store-url", metavar="URL", help="PostgreSQL database in place of files in the folder.", show_default=False
+    ),
+]
+StorePasswordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store-password-file", metavar="FILE", help="File with its password, mode 0600.", show_default=False
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("init", rich_help_panel=PANEL)(init)
@@ -67,21 +81,8 @@ def init(
     create_softhsm_token: Annotated[
         bool, typer.Option("--create-softhsm-token", help="Create a SoftHSM token in the data folder.")
     ] = False,
-    store_url: Annotated[
-        str | None,
-        typer.Option(
-            "--store-url",
-            metavar="URL",
-            help="PostgreSQL database in place of files in the folder.",
-            show_default=False,
-        ),
-    ] = None,
-    store_password_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--store-password-file", metavar="FILE", help="File with its password, mode 0600.", show_default=False
-        ),
-    ] = None,
+    store_url: StoreUrlOption = None,
+    store_password_file: StorePasswordOption = None,
     account_id: Annotated[str, typer.Option("--account-id", help="Account of all ARNs: 12 digits.")] = DEFAULT_ACCOUNT,
     region: Annotated[
         list[str] | None, typer.Option("--region", help=f"Region to serve; repeat for more. Default: {DEFAULT_REGION}.")
