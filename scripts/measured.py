@@ -1,10 +1,11 @@
 """At which revision the tables of hsmkms/guide/numbers.md were measured, and whether the code has changed since then.
 
 A table that was measured anew gets the revision that was checked out then; after that `scripts/readme` writes the
-sentences. A sentence becomes wrong only once, by the first change of what the table measures, so that
-`tests/test_readme.py` asks for them then and not with every commit.
+sentences. They say up to which revision they hold, so that no later commit makes them wrong; `tests/test_readme.py`
+checks them against the history, and asks for new ones when they are more than `MAX_LAG` commits old.
 """
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -32,6 +33,9 @@ TABLES: Final = {
     "facade": Measured("5cb181f", "the code of the façade", _SERVICE),
 }
 
+MAX_LAG: Final = 150
+"""The number of commits after which the sentences must be written anew."""
+
 
 def has_history() -> bool:
     """Whether this is a clone with all these revisions: a package or a shallow clone cannot tell what has changed."""
@@ -41,12 +45,29 @@ def has_history() -> bool:
     return all(any(each.startswith(table.revision) for each in known) for table in TABLES.values())
 
 
-def sentence(name: str) -> str:
-    """What the page says about the age of a table."""
+def head() -> str:
+    """The revision that is checked out, in its short form."""
+    return _git("rev-parse", "--short=7", "HEAD")
+
+
+def written_at(text: str) -> str:
+    """The revision up to which the sentences of a page hold."""
+    (revision,) = set(re.findall(r"changed since then, up to `([0-9a-f]+)`", text))
+    return revision
+
+
+def lag(revision: str) -> int:
+    """The number of commits since a revision."""
+    return int(_git("rev-list", "--count", f"{revision}..HEAD"))
+
+
+def sentence(name: str, newest: str) -> str:
+    """The page's sentence about the age of a table: whether the code has changed up to the revision ``newest``."""
     revision, what, paths = TABLES[name]
     day = _git("show", "--no-patch", "--format=%as", revision)
-    changed = _git("rev-list", "--max-count=1", f"{revision}..HEAD", "--", *paths)
-    return f"Measured at revision `{revision}` of {day}; {what} {'has' if changed else 'has not'} changed since then."
+    changed = _git("rev-list", "--max-count=1", f"{revision}..{newest}", "--", *paths)
+    verb = "has" if changed else "has not"
+    return f"Measured at revision `{revision}` of {day}; {what} {verb} changed since then, up to `{newest}`."
 
 
 def _git(*arguments: str) -> str:

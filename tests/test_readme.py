@@ -68,13 +68,18 @@ def test_generated_parts_are_current() -> None:
 
 
 def test_tables_of_numbers_say_how_old_they_are() -> None:
-    """The page says of each table at which revision it was measured, and whether what it measures has changed since."""
+    """The page says of each table at which revision it was measured, and whether what it measures has changed since.
+
+    It says so as of a revision, so that a commit cannot make it wrong; that revision must not be old.
+    """
     script = load_script("readme")
     if not script.measured.has_history():
         pytest.skip("without the history of the repository nobody can say what has changed: clone all of it")
     text = TEXTS[script.NUMBERS]
     assert text.count("Measured at revision") == len(script.measured.TABLES)
-    assert script.numbers(text) == text, "run scripts/readme"
+    newest = script.measured.written_at(text)
+    assert script.numbers(text, newest) == text, "run scripts/readme"
+    assert script.measured.lag(newest) <= script.measured.MAX_LAG, "run scripts/readme"
 
 
 def test_a_table_is_as_old_as_the_code_since(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +91,9 @@ def test_a_table_is_as_old_as_the_code_since(monkeypatch: pytest.MonkeyPatch) ->
     for revision, changed in (("HEAD", False), (first, True)):
         table = measured.Measured(revision, "the package", ("hsmkms",))
         monkeypatch.setitem(measured.TABLES, "facade", table)
-        expected = "has changed since then" if changed else "has not changed since then"
-        assert measured.sentence("facade").endswith(f"; the package {expected}.")
+        verb, newest = "has" if changed else "has not", measured.head()
+        expected = f"; the package {verb} changed since then, up to `{newest}`."
+        assert measured.sentence("facade", newest).endswith(expected)
 
 
 def test_numbers_of_readme_are_on_the_page_of_numbers() -> None:
