@@ -113,7 +113,7 @@ ALLOWED: dict[str, set[str]] = {
 EXCEPTIONS = {
     ("hardening.py", "ctypes"),
     ("server/process/memory.py", "ctypes"),
-    ("store/wal_index.py", "ctypes"),
+    ("store/sqlite/wal_index.py", "ctypes"),
 }
 """prctl, malloc_trim and memory that SQLite has mapped are in ctypes alone."""
 

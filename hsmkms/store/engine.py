@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Self
 from sqlalchemy import Connection
 
 from hsmkms.errors import MisuseError, StoreError
-from hsmkms.store import audit_files, files, sqlite_capture
+from hsmkms.store import audit_files
 from hsmkms.store.database import ChangeSignal, Companion, Database
-from hsmkms.store.sqlite_database import FileDatabase
-from hsmkms.store.sqlite_signal import FileSignal
+from hsmkms.store.sqlite import capture, files
+from hsmkms.store.sqlite.database import FileDatabase
+from hsmkms.store.sqlite.signal import FileSignal
 
 if TYPE_CHECKING:
     from hsmkms.store.postgresql.target import Target
@@ -116,8 +117,8 @@ class Store:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # The guard triggers of a sealed database call a function of this program; the schema comparison covers them.
         connection.execute("PRAGMA trusted_schema=ON")
-        sqlite_capture.capture(connection)
-        for name in sqlite_capture.GUARDS:
+        capture.capture(connection)
+        for name in capture.GUARDS:
             connection.create_function(name, 0, self._must_seal)
 
     def _must_seal(self) -> None:

@@ -16,8 +16,9 @@ from sqlalchemy.exc import OperationalError
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
-from hsmkms.store import faults, files, schema
-from hsmkms.store.files import DatabaseFile
+from hsmkms.store import schema
+from hsmkms.store.sqlite import faults, files
+from hsmkms.store.sqlite.files import DatabaseFile
 
 if TYPE_CHECKING:
     from alembic.config import Config

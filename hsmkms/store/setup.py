@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsmkms.errors import ConfigurationError
-from hsmkms.store import files, migrate
+from hsmkms.store import migrate
+from hsmkms.store.sqlite import files
 
 if TYPE_CHECKING:
     from hsmkms.store.postgresql.target import Target

@@ -40,9 +40,10 @@ from hsmkms.service.runtime.ports import Clock, Installation, never_drifted
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import aliases, audit_files, installation, leases, log_renewal, setup
+from hsmkms.store import aliases, audit_files, installation, leases, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
+from hsmkms.store.sqlite import log_renewal
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.stores import open_store, require_files, target_of
 

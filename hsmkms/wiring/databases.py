@@ -10,7 +10,8 @@ from hsmkms.service.audit import sealing
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import announcements, files, setup
+from hsmkms.store import announcements, setup
+from hsmkms.store.sqlite import files
 from hsmkms.wiring import core
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.stores import open_store, target_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_site import Site, damage
 
-from hsmkms.store import log_renewal
+from hsmkms.store.sqlite import log_renewal
 
 
 def corrupt(site: Site) -> None:

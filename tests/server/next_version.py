@@ -15,8 +15,8 @@ from typing import Any
 from cli_site import Site
 
 import hsmkms
-from hsmkms.store import files, sqlite_schema
 from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
+from hsmkms.store.sqlite import files, schema
 
 META = f"meta_{len(META_REVISIONS) + 1:04}"
 LOG = f"log_{len(LOG_REVISIONS) + 1:04}"
@@ -63,7 +63,8 @@ _TABLE = """key_note: Final = Table(
 _LISTING = """
 import sys
 from pathlib import Path
-from hsmkms.store import files, migrate
+from hsmkms.store import migrate
+from hsmkms.store.sqlite import files
 migrate.create(Path(sys.argv[1]))
 """
 
@@ -95,9 +96,9 @@ def make(folder: Path) -> Path:
     environment = {"PYTHONPATH": str(folder)}
     subprocess.run([sys.executable, "-c", _LISTING, folder / "listing"], cwd=folder, env=environment, check=True)
     with closing(sqlite3.connect(folder / "listing" / files.META.name)) as connection:
-        objects = sorted(sqlite_schema.objects(connection))
+        objects = sorted(schema.objects(connection))
     _change(
-        package / "store/sqlite_schema.py",
+        package / "store/sqlite/schema.py",
         (
             "OBJECTS: Final[frozenset[Object]] = frozenset(",
             f"OBJECTS: Final = frozenset({objects!r})\n_FORMER = frozenset(",

@@ -10,8 +10,9 @@ from test_service_row_seals import Victim, describe, made, victim
 
 from hsmkms.errors import KMSInternalException, StoreError
 from hsmkms.service.audit import sealing
-from hsmkms.store import announcements, sqlite_schema
+from hsmkms.store import announcements
 from hsmkms.store.announcements import Content
+from hsmkms.store.sqlite import schema
 
 __all__ = ["made", "victim"]
 
@@ -169,7 +170,7 @@ def test_forged_announcement_that_was_accepted(victim: Victim) -> None:
         ours, _ = announcements.of_this_program(conn)
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute(planted)
-        objects = [*ours.content.objects, *sqlite_schema.objects(connection)]
+        objects = [*ours.content.objects, *schema.objects(connection)]
     content = msgspec.json.encode(Content(objects, ours.content.tables)).decode()
     with closing(sqlite3.connect(victim.kms._core.store.meta.file)) as connection, connection:
         connection.execute("INSERT INTO schema_announcement VALUES ('meta_9999', ?, ?)", (ours.revision, content))

@@ -14,9 +14,10 @@ from sqlalchemy import func, select
 from store_samples import LATER, NOW, REGION, a_key, pragma, read, write
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError
-from hsmkms.store import changes, files, keys, migrate, schema, wal_index
+from hsmkms.store import changes, keys, migrate, schema
 from hsmkms.store.engine import Database, Store
-from hsmkms.store.files import LOG, META
+from hsmkms.store.sqlite import files, wal_index
+from hsmkms.store.sqlite.files import LOG, META
 
 
 @pytest.fixture(params=["meta", "log"])

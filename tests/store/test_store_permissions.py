@@ -12,9 +12,10 @@ from store_samples import ELSEWHERE, LATER, NOW, REGION, a_key, read, write
 
 from hsmkms.model.ids import derived_user_id
 from hsmkms.model.records import GrantRecord
-from hsmkms.store import aliases, changes, deletion, files, grants, identities, keys, migrate, users
+from hsmkms.store import aliases, changes, deletion, grants, identities, keys, migrate, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import Owner
+from hsmkms.store.sqlite import files
 
 ALICE = "arn:aws:iam::111122223333:user/alice"
 BOB = "arn:aws:iam::111122223333:user/bob"

@@ -7,30 +7,31 @@ from pathlib import Path
 
 import pytest
 
-from hsmkms.store import files, migrate, sqlite_capture, sqlite_schema
+from hsmkms.store import migrate
 from hsmkms.store.engine import Store
+from hsmkms.store.sqlite import capture, files, schema
 
 FROZEN = sorted((Path(__file__).parent.parent / "frozen").glob("meta_*"))
 
 
-def objects(folder: Path) -> list[sqlite_schema.Object]:
+def objects(folder: Path) -> list[schema.Object]:
     """What is in the schema of the control plane."""
     with closing(sqlite3.connect(folder / files.META.name)) as connection:
-        return sorted(sqlite_schema.objects(connection))
+        return sorted(schema.objects(connection))
 
 
 def differences(folder: Path) -> tuple[str, ...]:
     """What the comparison says."""
     store = Store.open(folder)
     with store.reading() as conn:
-        differing = sqlite_schema.differences(conn)
+        differing = schema.differences(conn)
     store.close()
     return differing
 
 
 def test_fresh(folder: Path) -> None:
     """A new database has exactly these objects. After a new migration, what is listed here is what must stand there."""
-    assert objects(folder) == sorted(sqlite_schema.OBJECTS)
+    assert objects(folder) == sorted(schema.OBJECTS)
     assert differences(folder) == ()
 
 
@@ -47,7 +48,7 @@ def test_step_by_step(tmp_path: Path) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
         engine.dispose()
-    assert objects(tmp_path) == sorted(sqlite_schema.OBJECTS)
+    assert objects(tmp_path) == sorted(schema.OBJECTS)
 
 
 @pytest.mark.parametrize("frozen", FROZEN, ids=lambda each: each.name)
@@ -62,21 +63,21 @@ def test_of_every_revision(tmp_path: Path, frozen: Path) -> None:
     assert differences(tmp_path) == ()
 
 
-@pytest.mark.parametrize("function", sqlite_capture.GUARDS)
+@pytest.mark.parametrize("function", capture.GUARDS)
 def test_guards(folder: Path, function: str) -> None:
     """The guards are all there or none; those of a sealed database must be there."""
     with closing(sqlite3.connect(folder / files.META.name)) as connection, connection:
-        for statement in sqlite_capture.guards(function).values():
+        for statement in capture.guards(function).values():
             connection.execute(statement)
         assert differences(folder) == ()
         connection.execute("DROP TRIGGER guard_token_object_delete")
         assert differences(folder) == ("trigger 'guard_token_object_delete' was removed",)
-        for name in sqlite_capture.guards(function).keys() - {"guard_token_object_delete"}:
+        for name in capture.guards(function).keys() - {"guard_token_object_delete"}:
             connection.execute(f"DROP TRIGGER {name}")
         assert differences(folder) == ()
         connection.execute("INSERT INTO store_root VALUES (1, x'00', x'00')")
         connection.commit()
-        assert len(differences(folder)) == len(sqlite_capture.guards(function))
+        assert len(differences(folder)) == len(capture.guards(function))
 
 
 def test_index_on_the_schema(folder: Path) -> None:

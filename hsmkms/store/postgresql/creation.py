@@ -26,12 +26,13 @@ from sqlalchemy import (
 from sqlalchemy import column as column_of
 
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store import files, migrate, schema
-from hsmkms.store.files import DatabaseFile
+from hsmkms.store import migrate, schema
 from hsmkms.store.postgresql import capture, faults
 from hsmkms.store.postgresql.database import WRITE_LOCK
 from hsmkms.store.postgresql.owner import Owner, insert_owner, read_owner, require_owner
 from hsmkms.store.postgresql.target import DRIVER, SCHEMA_PATH, Target
+from hsmkms.store.sqlite import files
+from hsmkms.store.sqlite.files import DatabaseFile
 
 if TYPE_CHECKING:
     from alembic.config import Config

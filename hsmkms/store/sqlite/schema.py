@@ -18,7 +18,8 @@ from typing import Any, Final
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from hsmkms.store import seal_engine, sqlite_capture
+from hsmkms.store import seal_engine
+from hsmkms.store.sqlite import capture
 
 # NOT INDEXED: an index on this very table could hide rows of it.
 _LISTING: Final = "SELECT type, name, tbl_name, sql FROM main.sqlite_master NOT INDEXED"
@@ -102,7 +103,7 @@ OBJECTS: Final[frozenset[Object]] = frozenset(
 """Objects that the migrations create, up to the newest. A test creates a database and compares; on a difference it
 prints the right table.
 
-The triggers that guard a sealed database are not among them: see ``sqlite_capture.guards``."""
+The triggers that guard a sealed database are not among them: see ``capture.guards``."""
 
 
 class Compared(Struct, frozen=True):
@@ -177,7 +178,7 @@ def _raw(conn: Connection) -> sqlite3.Connection:
 def _differences(connection: sqlite3.Connection, wanted: frozenset[Object]) -> tuple[str, ...]:
     actual = Counter(objects(connection))
     sealed = any(row[:2] == ("table", "store_root") for row in actual) and connection.execute(_SEALED).fetchone()[0]
-    guards = [_guards(function) for function in sqlite_capture.GUARDS]
+    guards = [_guards(function) for function in capture.GUARDS]
     choices = [Counter(wanted | each) for each in (guards if sealed else [frozenset(), *guards])]
     expected = min(choices, key=lambda choice: (actual - choice).total() + (choice - actual).total())
     return tuple(_phrases(actual - expected, expected - actual))
@@ -194,7 +195,7 @@ def _phrases(added: Counter[Object], missing: Counter[Object]) -> Iterable[str]:
 def _guards(function: str) -> frozenset[Object]:
     return frozenset(
         _object("trigger", name, statement.partition(" ON ")[2].partition(" ")[0], statement)
-        for name, statement in sqlite_capture.guards(function).items()
+        for name, statement in capture.guards(function).items()
     )
 
 

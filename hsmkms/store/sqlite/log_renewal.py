@@ -12,9 +12,10 @@ from typing import Final
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import HsmKmsError, StoreError
-from hsmkms.store import faults, files, migrate
+from hsmkms.store import migrate
 from hsmkms.store.database import Database
-from hsmkms.store.sqlite_database import FileDatabase
+from hsmkms.store.sqlite import faults, files
+from hsmkms.store.sqlite.database import FileDatabase
 
 _UNKNOWN_BEFORE: Final = 1
 

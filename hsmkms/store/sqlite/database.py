@@ -18,8 +18,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import LRUCache
 
 from hsmkms.errors import StoreError
-from hsmkms.store import faults, files, seal_engine, sqlite_schema, sqlite_seals
+from hsmkms.store import seal_engine
 from hsmkms.store.database import Database
+from hsmkms.store.sqlite import faults, files, schema, seals
 
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
@@ -130,7 +131,7 @@ def _engine(connect: Callable[[], sqlite3.Connection], idle: int, begin: Callabl
         poolclass=QueuePool,
         pool_size=idle,
         max_overflow=-1,
-        execution_options={"compiled_cache": _COMPILED, seal_engine.OPTION: sqlite_seals.ENGINE},
+        execution_options={"compiled_cache": _COMPILED, seal_engine.OPTION: seals.ENGINE},
     )
     engine.dialect = _dialect()
     event.listen(engine, "begin", begin)
@@ -147,7 +148,7 @@ def _begin_comparing(conn: Connection) -> None:
     _begin(conn)
     raw = conn.connection.driver_connection
     if isinstance(raw, sqlite3.Connection):
-        sqlite_schema.look(raw, conn.info)
+        schema.look(raw, conn.info)
 
 
 def _give_up_broken(context: ExceptionContext) -> None:

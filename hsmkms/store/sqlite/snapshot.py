@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
-from hsmkms.store import archive, audit_files, faults, files
+from hsmkms.store import archive, audit_files
 from hsmkms.store.archive import ArchiveReader, ArchiveWriter, Member
+from hsmkms.store.sqlite import faults, files
 
 AUDIT: Final = audit_files.FOLDER
 _TABLES: Final = frozenset({files.META.name, files.LOG.name})

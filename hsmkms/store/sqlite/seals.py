@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, CursorResult
 
-from hsmkms.store import row_forms, sqlite_capture, sqlite_schema
+from hsmkms.store import row_forms
+from hsmkms.store.sqlite import capture, schema
 
 
 class SqliteSeals:
@@ -36,35 +37,35 @@ class SqliteSeals:
 
     def take_touched(self, tx: Connection) -> list[str]:
         """Return the subjects of all rows that the transaction has written."""
-        return sqlite_capture.take(tx)
+        return capture.take(tx)
 
     def require_sealing(self, tx: Connection) -> None:
         """Make the database refuse writers that do not seal."""
-        sqlite_capture.guard(tx, sqlite_capture.SEALS)
+        capture.guard(tx, capture.SEALS)
 
     def differences(self, conn: Connection) -> tuple[str, ...]:
         """Return how the schema differs from the one expected."""
-        return sqlite_schema.differences(conn)
+        return schema.differences(conn)
 
     def expected_objects(self) -> Iterable[tuple[str, ...]]:
         """Return the objects of this program's own schema."""
-        return sqlite_schema.OBJECTS
+        return schema.OBJECTS
 
     def accept(self, conn: Connection, objects: Iterable[tuple[str, ...]]) -> bool:
         """Expect these objects instead, if they are exactly what is there."""
-        return sqlite_schema.accept(conn, objects)
+        return schema.accept(conn, objects)
 
     def compare_again(self, conn: Connection) -> tuple[str, ...]:
         """Compare the schema now."""
-        return sqlite_schema.compare_again(conn)
+        return schema.compare_again(conn)
 
     def forget_schema(self, tx: Connection) -> None:
         """Make the next transaction compare the schema."""
-        sqlite_schema.forget(tx)
+        schema.forget(tx)
 
     def damage(self, conn: Connection) -> list[str]:
         """Return what an integrity check of the database finds."""
-        return sqlite_schema.damage(conn)
+        return schema.damage(conn)
 
 
 ENGINE: Final = SqliteSeals()

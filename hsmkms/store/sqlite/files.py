@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from hsmkms import ownership
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store import faults
 from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
+from hsmkms.store.sqlite import faults
 
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600

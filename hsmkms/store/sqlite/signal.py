@@ -12,8 +12,8 @@ from typing import Final
 
 from hsmkms.errors import StoreError
 from hsmkms.process import ForkGuard
-from hsmkms.store import files, wal_index
-from hsmkms.store.faults import translated
+from hsmkms.store.sqlite import files, wal_index
+from hsmkms.store.sqlite.faults import translated
 
 _DATA_VERSION: Final = "PRAGMA data_version"
 
