@@ -62,18 +62,20 @@ class Store:
         target: "Target | None" = None,
         busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
         older: bool = False,
+        joining: bool = False,
     ) -> Self:
         """Open the databases: in ``folder``, where the audit log is in any case, or at ``target``.
 
-        With ``older`` also older ones, to announce their migration. Raises StoreError (missing, damaged, open to other
-        users, of another node; also for an audit log that others can change), MigrationError (older than this program,
+        With ``older`` also older ones, to announce their migration; with ``joining`` also if the folder is no node of
+        theirs yet. Raises StoreError (missing, damaged, open to other users, of other nodes; also for an audit log that
+        others can change), MigrationError (older than this program,
         or newer without an announcement that this program works with them) or DependencyTimeoutException (the server
         does not answer).
         """
         if target is not None:
             from hsmkms.store.postgresql import creation  # noqa: PLC0415 - its driver is an extra
 
-            creation.check(target, folder, older=older)
+            creation.check(target, folder, older=older, joining=joining)
         else:
             for database in files.DATABASES:
                 files.check(folder, database, older=older)

@@ -32,7 +32,7 @@ def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
     applied = setup.upgrade(settings.data_dir, target)
     if applied or not _is_sealed(settings):  # or an earlier attempt was interrupted
         try:
-            _close(core.core_of(settings))
+            close(core.core_of(settings))
         except HsmKmsError as exc:
             log.warning("the rows will be sealed when the installation is next opened, since it cannot be now: %s", exc)
     return applied, setup.current(settings.data_dir, target)
@@ -48,7 +48,8 @@ def _is_sealed(settings: Settings) -> bool:
         store.close()
 
 
-def _close(opened: Core) -> None:
+def close(opened: Core) -> None:
+    """Close a core that was opened for one act."""
     with ExitStack() as rest:
         rest.callback(opened.store.close)
         rest.callback(opened.tokens.close)
