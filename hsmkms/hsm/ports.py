@@ -118,6 +118,12 @@ class Unwrapping(Protocol):
     def quirks(self) -> tuple[str, ...]:
         """Return sentences for people about what is done otherwise with imported material on this token."""
 
+    def try_refused_material(self) -> None:
+        """Record whether the module survives what it cannot unwrap; tried in a process of its own if not known."""
+
+    def record_checks(self, report: CheckReport) -> None:
+        """Record what ``token-check`` has found about material that cannot be unwrapped."""
+
     def check_import(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""
 

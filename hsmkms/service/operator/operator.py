@@ -110,7 +110,10 @@ class Operator:
     @recorded("CheckToken")
     def token_check(self, device: Device | None = None) -> CheckReport:
         """Try everything that hsmkms needs on a token; by default on the home."""
-        return (device or self._core.device).connection.checks()
+        checked = device or self._core.device
+        report = checked.connection.checks()
+        checked.imports.record_checks(report)
+        return report
 
     @recorded("Attest", key_id="keyId", region="region")
     def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:
