@@ -27,3 +27,10 @@ def upgrade() -> None:
         sa.Column("joined_at", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_node")),
     )
+    op.create_table(
+        "lease",
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("until", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
+    )
