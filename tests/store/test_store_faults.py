@@ -15,8 +15,9 @@ from hsmkms.errors import (
     MigrationError,
     NotFoundException,
     StoreError,
+    ValidationException,
 )
-from hsmkms.store import aliases, changes, installation, migrate
+from hsmkms.store import aliases, changes, installation, migrate, users
 from hsmkms.store.engine import Store
 from hsmkms.store.sqlite import faults
 from hsmkms.store.sqlite.files import LOG, META
@@ -204,3 +205,11 @@ def test_words_that_decide_are_checked_by_the_database(store: Store, statement: 
     write(store, a_key())
     with pytest.raises(StoreError), store.atomic() as tx:
         tx.exec_driver_sql(statement)
+
+
+def test_text_that_no_database_stores(store: Store) -> None:
+    """A half of a surrogate pair is refused where it is looked for and where it is written, on either engine."""
+    with pytest.raises(ValidationException, match="halves of surrogate pairs"), store.reading() as conn:
+        users.fetch_access_key(conn, "half\ud800")
+    with pytest.raises(ValidationException, match="halves of surrogate pairs"), store.atomic() as tx:
+        users.insert_user(tx, "half\ud800", NOW, "id")

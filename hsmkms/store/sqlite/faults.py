@@ -2,16 +2,15 @@
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError
+from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError, ValidationException
+from hsmkms.store.faults import NO_TEXT
 
 log = logging.getLogger("hsmkms.store")
 
@@ -71,7 +70,7 @@ def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
 
 @contextmanager
 def translated(file: Path) -> Iterator[None]:
-    """Translate every SQLite error in the block into one of this package."""
+    """Translate every SQLite error in the block, and one of its encoding of text, into one of this package."""
     try:
         yield
     except DBAPIError as exc:
@@ -80,37 +79,5 @@ def translated(file: Path) -> Iterator[None]:
         raise
     except sqlite3.Error as exc:
         raise translate(exc, file) from exc
-
-
-class Violation(Enum):
-    """Kind of a violated constraint."""
-
-    UNIQUE = "unique"
-    REFERENCE = "reference"
-
-
-_VIOLATIONS: Final[dict[int | str, Violation]] = {
-    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: Violation.UNIQUE,
-    sqlite3.SQLITE_CONSTRAINT_UNIQUE: Violation.UNIQUE,
-    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: Violation.REFERENCE,
-    "23505": Violation.UNIQUE,
-    "23503": Violation.REFERENCE,
-}
-"""By SQLite's extended code, and by the SQLSTATE of other engines."""
-
-
-@contextmanager
-def constraints(tx: Connection, errors: Mapping[Violation, HsmKmsError]) -> Iterator[None]:
-    """Raise the given error if the block violates such a constraint; the transaction can be continued.
-
-    On PostgreSQL that needs a savepoint.
-    """
-    try:
-        with tx.begin_nested():
-            yield
-    except IntegrityError as exc:
-        code = getattr(exc.orig, "sqlite_errorcode", None) or getattr(exc.orig, "sqlstate", None)
-        error = errors.get(_VIOLATIONS[code]) if code in _VIOLATIONS else None
-        if error is None:
-            raise
-        raise error from exc
+    except UnicodeEncodeError as exc:
+        raise ValidationException(NO_TEXT) from exc
