@@ -241,7 +241,7 @@ def test_kustomize_builds_it(tmp_path: Path) -> None:
 
 
 def test_secrets_as_kubernetes_mounts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root's files behind links in a folder that all may write to, open to the group, are credentials by their names."""
+    """Root's files behind links in a folder that all may write to, open to the group, are credentials by name."""
     if os.geteuid():
         pytest.skip("only root can make files that belong to root")
     pod = manifests("node/node.yaml")["Deployment"]["spec"]["template"]["spec"]
