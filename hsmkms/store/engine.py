@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Self
 from sqlalchemy import Connection
 
 from hsmkms.errors import MisuseError, StoreError
-from hsmkms.store import audit_files
+from hsmkms.store import audit_files, files
 from hsmkms.store.database import ChangeSignal, Companion, Database
-from hsmkms.store.sqlite import capture, files
+from hsmkms.store.sqlite import capture, connections
 from hsmkms.store.sqlite.database import FileDatabase
 from hsmkms.store.sqlite.signal import FileSignal
 
@@ -31,7 +31,7 @@ class Store:
         folder: Path,
         *,
         target: "Target | None" = None,
-        busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+        busy_timeout_seconds: float = connections.BUSY_TIMEOUT_SECONDS,
     ) -> None:
         self.folder = folder
         self.target = target
@@ -60,7 +60,7 @@ class Store:
         folder: Path,
         *,
         target: "Target | None" = None,
-        busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+        busy_timeout_seconds: float = connections.BUSY_TIMEOUT_SECONDS,
         older: bool = False,
         joining: bool = False,
     ) -> Self:
@@ -78,7 +78,7 @@ class Store:
             creation.check(target, folder, older=older, joining=joining)
         else:
             for database in files.DATABASES:
-                files.check(folder, database, older=older)
+                connections.check(folder, database, older=older)
         audit_files.check_own(folder / audit_files.FOLDER)
         return cls(folder, target=target, busy_timeout_seconds=busy_timeout_seconds)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsmkms.errors import ConfigurationError
-from hsmkms.store import migrate
+from hsmkms.store import files, migrate
 from hsmkms.store.nodes import Node
-from hsmkms.store.sqlite import files
+from hsmkms.store.sqlite import connections
 
 if TYPE_CHECKING:
     from hsmkms.store.postgresql.target import Target
@@ -30,7 +30,7 @@ def target_at(url: str, password: Callable[[], str] | None) -> "Target":
 def exists(folder: Path, target: "Target | None") -> bool:
     """Return True if the databases are there."""
     if target is None:
-        return files.exists(folder)
+        return connections.exists(folder)
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
     return creation.exists(target)

@@ -10,8 +10,8 @@ from hsmkms.service.audit import sealing
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import announcements, setup
-from hsmkms.store.sqlite import files
+from hsmkms.store import announcements, files, setup
+from hsmkms.store.sqlite import connections
 from hsmkms.wiring import core
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.stores import open_store, target_of
@@ -98,7 +98,7 @@ def check_databases(settings: Settings) -> None:
     if settings.store.url is not None:
         return
     for database in files.DATABASES:
-        files.check_pages(settings.data_dir / database.name)
+        connections.check_pages(settings.data_dir / database.name)
 
 
 def database_revisions(settings: Settings) -> dict[str, str]:

@@ -19,8 +19,8 @@ from hsmkms.errors import (
 )
 from hsmkms.store import aliases, changes, installation, migrate, users
 from hsmkms.store.engine import Store
+from hsmkms.store.files import LOG, META
 from hsmkms.store.sqlite import faults
-from hsmkms.store.sqlite.files import LOG, META
 
 
 @pytest.fixture(params=[META.name, LOG.name])
@@ -89,7 +89,7 @@ def test_a_newer_database_is_left_alone(path: Path) -> None:
 def test_an_older_database_sends_to_migrate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revision that is known and not the last one."""
     newer = META.__class__(META.name, (*META.revisions, "meta_9999"), META.migrations)
-    monkeypatch.setattr("hsmkms.store.sqlite.files.DATABASES", (LOG, newer))
+    monkeypatch.setattr("hsmkms.store.files.DATABASES", (LOG, newer))
     assert "run `hsmkms migrate`" in refused(folder, MigrationError)
 
 

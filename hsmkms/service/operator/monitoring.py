@@ -17,8 +17,7 @@ from hsmkms.service.operator.rotation_report import KeyPosture, rotation_report
 from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
-from hsmkms.store import changes, deletion, leases, materials, regions
-from hsmkms.store.sqlite import files
+from hsmkms.store import changes, deletion, files, leases, materials, regions
 
 __all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
 

@@ -26,13 +26,12 @@ from sqlalchemy import (
 from sqlalchemy import column as column_of
 
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store import migrate, nodes, schema
+from hsmkms.store import files, migrate, nodes, schema
+from hsmkms.store.files import DatabaseFile
 from hsmkms.store.nodes import Node
 from hsmkms.store.postgresql import capture, faults
 from hsmkms.store.postgresql.database import WRITE_LOCK
 from hsmkms.store.postgresql.target import DRIVER, SCHEMA_PATH, Target
-from hsmkms.store.sqlite import files
-from hsmkms.store.sqlite.files import DatabaseFile
 
 if TYPE_CHECKING:
     from alembic.config import Config

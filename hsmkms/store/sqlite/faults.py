@@ -10,11 +10,10 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError, ValidationException
+from hsmkms.store import files
 from hsmkms.store.faults import NO_TEXT
 
 log = logging.getLogger("hsmkms.store")
-
-LOG_NAME: Final = "log.db"
 
 _CODE_BITS: Final = 0xFF
 """An extended result code holds the primary one in its low byte."""
@@ -64,7 +63,7 @@ def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
         return StoreError(_NOT_UTF_8.format(file=file))  # the only error of this class by Python's module, not SQLite
     if code not in SENTENCES:
         log.error("unexpected fault of %s (SQLite code %d)", file, code, exc_info=error)
-    sentences = SENTENCES | LOG_SENTENCES if file.name == LOG_NAME else SENTENCES
+    sentences = SENTENCES | LOG_SENTENCES if file.name == files.LOG.name else SENTENCES
     return StoreError(sentences.get(code, UNEXPECTED).format(file=file))
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from hsmkms.errors import StoreError
 from hsmkms.process import ForkGuard
-from hsmkms.store.sqlite import files, wal_index
+from hsmkms.store.sqlite import connections, wal_index
 from hsmkms.store.sqlite.faults import translated
 
 _DATA_VERSION: Final = "PRAGMA data_version"
@@ -28,7 +28,7 @@ class FileSignal:
         self._file = file
         self._guard = ForkGuard()
         with translated(self._file):
-            self._connection = files.connect(self._file)
+            self._connection = connections.connect(self._file)
             self._execute: Callable[[str], sqlite3.Cursor] = self._connection.execute
             try:
                 self._version()  # has SQLite map the WAL index
