@@ -42,6 +42,9 @@ class ChangeSignal(ABC):
     strict = False
     """True if ``moved`` asks the database each time, unless a block of ``sharing`` says that this was done."""
 
+    bridged_seconds = 0.0
+    """How long what is cached is used while the database does not answer."""
+
     @abstractmethod
     def moved(self) -> bool:
         """Return True if there was a commit since the last call, or since the signal was created.

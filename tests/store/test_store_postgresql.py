@@ -95,7 +95,7 @@ def test_counting_waits_for_no_change(store: Store, open_store: Callable[[float]
     """Leases and counts of one node go on while another changes the control plane."""
     with store.atomic():
         other = open_store(0.05)
-        assert leases.reserve(other, MATERIAL, lambda _: 3) == (0, 3)
+        assert leases.reserve(other, MATERIAL, 3, 9) == (0, 3)
 
 
 def test_a_reader_changes_nothing(store: Store) -> None:
@@ -175,7 +175,7 @@ def test_transactions_that_never_succeed_end(store: Store) -> None:
 def test_a_real_deadlock(store: Store, open_store: Callable[[], Store]) -> None:
     """Two nodes that count two materials in opposite order both succeed."""
     for name in "ab":
-        leases.reserve(store, name, lambda _: 1)
+        leases.reserve(store, name, 1, 9)
     nodes, both = (store, open_store()), threading.Barrier(2, timeout=LONG_SECONDS)
 
     def count(node: Store, order: str) -> None:
@@ -327,7 +327,7 @@ def test_own_commits_are_seen_at_once(store: Store, signal: ChangeSignal) -> Non
     assert not signal.moved()
     note(store)
     assert signal.moved()
-    leases.reserve(store, MATERIAL, lambda _: 1)
+    leases.reserve(store, MATERIAL, 1, 9)
     with store.reading() as conn:
         changes.latest(conn)
     with suppress(ZeroDivisionError), store.atomic() as tx:
@@ -481,7 +481,7 @@ store = Store.open(Path(sys.argv[1]), target=parse(sys.argv[2]), busy_timeout_se
 
 def work():
     for size in range(1, 16):
-        used, granted = leases.reserve(store, sys.argv[3], lambda used: min(size, 400 - used))
+        used, granted = leases.reserve(store, sys.argv[3], size, 400)
         sys.stdout.write(f"{used} {used + granted}\\n")  # print writes a line in parts, between which threads change
 
 threads = [threading.Thread(target=work) for _ in range(2)]

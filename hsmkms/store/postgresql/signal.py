@@ -47,6 +47,7 @@ class GenerationSignal(ChangeSignal):
         self._consistency = consistency
         self._clock = consistency.clock
         self.strict = consistency.strict
+        self.bridged_seconds = 0.0 if self.strict else consistency.stale_seconds
         self._guard = ForkGuard()
         self._fault: StoreError | None = None
         self._shared = _Shared()
