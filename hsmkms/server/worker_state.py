@@ -31,6 +31,9 @@ SEAL_SECONDS: Final = 60.0
 FILES_SECONDS: Final = 5.0
 """Pause between two looks whether the databases are still those that were opened."""
 
+BRIDGE_SECONDS: Final = 1.0
+"""Pause between two looks whether enough encryptions are reserved for an outage of the database."""
+
 _NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
 
 
@@ -62,6 +65,7 @@ class WorkerState:
                 (self.seal, SEAL_SECONDS),
                 (self.publish, PUBLISH_SECONDS),
                 (self.check_files, FILES_SECONDS),
+                *([(self.bridge_outages, BRIDGE_SECONDS)] if self._watch.changes.bridged_seconds else ()),
             )
         ]
 
@@ -116,6 +120,10 @@ class WorkerState:
     def check_files(self) -> None:
         """Check that the databases are still those that were opened."""
         self._watch.check_files()
+
+    def bridge_outages(self) -> None:
+        """Reserve what requests need while the database is away."""
+        self._operator.bridge_outages()
 
     def _repeat(self, act: Callable[[], None], seconds: float) -> None:
         while True:
