@@ -394,6 +394,21 @@ audit_outbox: Final = Table(
 )
 """Audit records that were committed with their changes, until the audit log has them."""
 
+audit_head: Final = Table(
+    "audit_head",
+    meta,
+    Column("node_id", Text, primary_key=True),
+    Column("lane", Text, primary_key=True),
+    Column("acceptance", WIDE, nullable=False),
+    Column("sequence", WIDE, nullable=False),
+    Column("segment", Integer, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("published_at", WIDE, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
+)
+"""The end of each lane of each node's audit log: see ``audit_heads.py``. ``published_at``: microseconds since 1970.
+Empty where the databases are files."""
+
 encryption_count: Final = Table(
     "encryption_count",
     log,

@@ -27,7 +27,7 @@ from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service.audit import sealing
+from hsmkms.service.audit import row_sealing, sealing
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.runtime import binding, node_registry, open_processes, seal_keys
 from hsmkms.service.runtime.audit_log import AuditLog
@@ -122,7 +122,7 @@ def core_of(
         freshness = Freshness(core)
         core.seals.without_key = freshness.unsealed
         freshness.watch()
-        sealing.seal_rows(core)
+        row_sealing.seal_rows(core)
         if joining:
             node_registry.join(core)
         node_registry.require_proven(core)

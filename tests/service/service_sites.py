@@ -148,6 +148,12 @@ class Site(Struct, frozen=True, kw_only=True):
         return Kms(wiring.core_of(self.settings, clock))
 
 
+def close_to_all(cluster: Cluster, database: str) -> None:
+    """Close all connections to a database, and allow no new ones."""
+    cluster.admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false".encode())
+    cluster.admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database])
+
+
 def close_everything() -> None:
     """Close every device and module that this process has open."""
     for device, users in list(devices._open_devices._users.values()):
