@@ -117,6 +117,10 @@ class Operator:
             members=device.connection.member_states(),
         )
 
+    def token_limits(self) -> TokenLimits | None:
+        """Return the limits of the home token, without trying anything on it; None if it cannot be asked."""
+        return self._core.device.connection.limits()
+
     @recorded("CheckToken")
     def token_check(self, device: Device | None = None) -> CheckReport:
         """Try everything that hsmkms needs on a token; by default on the home."""
