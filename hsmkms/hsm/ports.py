@@ -255,8 +255,8 @@ class Login(Protocol):
     def unreplicated(self) -> dict[str, list[bytes]]:
         """Return the objects that members could not be asked for when they were made, by the member's serial."""
 
-    def check_unreplicated(self, needed: Container[bytes]) -> None:
-        """Ask each member for its recorded objects; those that it has, or that are not needed, leave the record."""
+    def check_unreplicated(self, read_needed: Callable[[], Container[bytes]]) -> None:
+        """Ask each member for its recorded objects; those that it has, or that none needs or has, leave the record."""
 
     def limits(self) -> TokenLimits | None:
         """Return session counts and memory as the token reports them now."""
