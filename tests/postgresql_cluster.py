@@ -47,8 +47,7 @@ class Cluster:
         self.folder = folder
         self._programs = programs
         self._numbers = itertools.count()
-        if os.geteuid() == 0:  # initdb and postgres refuse to run as root
-            shutil.chown(folder, _SERVER_USER, _SERVER_USER)
+        self.give_to_server(folder)
         # As in most installations, the default order of text is not that of its bytes.
         language = ("--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US")
         access = ("--username", SUPERUSER, "--auth", "trust")
@@ -59,13 +58,19 @@ class Cluster:
         self.admin = self.connect()
         self.admin.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'correct horse'")
 
+    @staticmethod
+    def give_to_server(folder: Path) -> None:
+        """Give a folder to the user as whom servers run: initdb, postgres and pgbouncer refuse to run as root."""
+        if os.geteuid() == 0:
+            shutil.chown(folder, _SERVER_USER, _SERVER_USER)
+
     def start(self) -> subprocess.Popen[bytes]:
         """Start the server, which dies with this process, and wait until it answers."""
         settings = [f"--{name}={value}" for name, value in (_QUICK | _OFFLINE).items()]
         with (self.folder / "server.log").open("ab") as log:
             self.server = subprocess.Popen(
                 [
-                    *self._unprivileged("--pdeathsig", "INT"),
+                    *self.unprivileged("--pdeathsig", "INT"),
                     self._programs / "postgres",
                     *("-D", self.folder / "data", "-k", self.folder, *settings),
                 ],
@@ -97,6 +102,10 @@ class Cluster:
         """Return the URL of a database, for its owner."""
         return f"postgresql+psycopg://{ROLE}@/{database}?host={self.folder}"
 
+    def listen_url(self, database: str) -> str | None:  # noqa: ARG002 - of clusters behind a pooler
+        """Return the URL past a pooler: there is none."""
+        return None
+
     def create(self, template: str = "template1") -> str:
         """Make a new database from a template, to which nobody may be connected; return its name."""
         name = f"made_{next(self._numbers)}"
@@ -117,13 +126,13 @@ class Cluster:
             self.drop(url)
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [*self._unprivileged(), self._programs / program, *arguments]
+        command = [*self.unprivileged(), self._programs / program, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr}")
 
     @staticmethod
-    def _unprivileged(*options: str) -> list[str]:
+    def unprivileged(*options: str) -> list[str]:
         """Return the beginning of a command that runs as an unprivileged user."""
         if os.geteuid() == 0:
             options += ("--reuid", _SERVER_USER, "--regid", _SERVER_USER, "--clear-groups")
