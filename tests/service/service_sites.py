@@ -142,7 +142,8 @@ class Site(Struct, frozen=True, kw_only=True):
 
 
 def _store_settings(cluster: Cluster | PooledCluster, database: str) -> StoreSettings:
-    return StoreSettings(url=cluster.url(database), listen_url=cluster.listen_url(database))
+    """Strict, so that changes act at the next call as in files."""
+    return StoreSettings(url=cluster.url(database), consistency="strict", listen_url=cluster.listen_url(database))
 
 
 def close_everything() -> None:
