@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final, Self
 from sqlalchemy import Connection
 
 from hsmkms.errors import MisuseError, StoreError
-from hsmkms.store import audit_files
+from hsmkms.store import audit_files, files
 from hsmkms.store.consistency import Consistency
 from hsmkms.store.database import ChangeSignal, Companion, Database
-from hsmkms.store.sqlite import capture, files
+from hsmkms.store.sqlite import capture, connections
 from hsmkms.store.sqlite.database import FileDatabase
 from hsmkms.store.sqlite.signal import FileSignal
 
@@ -34,7 +34,7 @@ class Store:
         folder: Path,
         *,
         target: "Target | None" = None,
-        busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+        busy_timeout_seconds: float = connections.BUSY_TIMEOUT_SECONDS,
         consistency: Consistency = BOUNDED,
     ) -> None:
         self.folder = folder
@@ -64,24 +64,26 @@ class Store:
         folder: Path,
         *,
         target: "Target | None" = None,
-        busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+        busy_timeout_seconds: float = connections.BUSY_TIMEOUT_SECONDS,
         consistency: Consistency = BOUNDED,
         older: bool = False,
+        joining: bool = False,
     ) -> Self:
         """Open the databases: in ``folder``, where the audit log is in any case, or at ``target``.
 
         ``consistency``: how old cached records may be, of a database on a server. With ``older`` also older databases,
-        to announce their migration. Raises StoreError (missing, damaged, open to other users, of another node; also for
-        an audit log that others can change), MigrationError (older than this program, or newer without an announcement
-        that this program works with them) or DependencyTimeoutException (the server does not answer).
+        to announce their migration; with ``joining`` also if the folder is no node of theirs yet. Raises StoreError
+        (missing, damaged, open to other users, of other nodes; also for an audit log that others can change),
+        MigrationError (older than this program, or newer without an announcement that this program works with them) or
+        DependencyTimeoutException (the server does not answer).
         """
         if target is not None:
             from hsmkms.store.postgresql import creation  # noqa: PLC0415 - its driver is an extra
 
-            creation.check(target, folder, older=older)
+            creation.check(target, folder, older=older, joining=joining)
         else:
             for database in files.DATABASES:
-                files.check(folder, database, older=older)
+                connections.check(folder, database, older=older)
         audit_files.check_own(folder / audit_files.FOLDER)
         return cls(folder, target=target, busy_timeout_seconds=busy_timeout_seconds, consistency=consistency)
 

@@ -368,9 +368,9 @@ node: Final = Table(
     Column("id", Text, primary_key=True),
     Column("host", Text, nullable=False),
     Column("folder", Text, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("joined_at", Instant, nullable=False),
 )
-"""The node that owns a database on a server: the id in its data folder, and where `init` made that. Its row is sealed.
+"""The nodes that use a database on a server: the id in a data folder, and where it was when it joined. Rows are sealed.
 Empty where the databases are files of the data folder."""
 
 audit_outbox: Final = Table(

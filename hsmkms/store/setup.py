@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsmkms.errors import ConfigurationError
-from hsmkms.store import migrate
-from hsmkms.store.sqlite import files
+from hsmkms.store import files, migrate
+from hsmkms.store.nodes import Node
+from hsmkms.store.sqlite import connections
 
 if TYPE_CHECKING:
     from hsmkms.store.postgresql.target import Target
@@ -32,14 +33,14 @@ def target_at(url: str, password: Callable[[], str] | None, listen_url: str | No
 def exists(folder: Path, target: "Target | None") -> bool:
     """Return True if the databases are there."""
     if target is None:
-        return files.exists(folder)
+        return connections.exists(folder)
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
     return creation.exists(target)
 
 
 def create(folder: Path, target: "Target | None") -> None:
-    """Create both databases with empty tables, on a server owned by the folder's node. StoreError if they are there."""
+    """Create both databases with empty tables, on a server with the folder as first node. StoreError if they exist."""
     if target is None:
         return migrate.create(folder)
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
@@ -56,22 +57,21 @@ def upgrade(folder: Path, target: "Target | None") -> list[str]:
     return creation.upgrade(target, folder)
 
 
-def owner(target: "Target | None") -> str | None:
-    """Return the node that owns the databases, for people; None if there are none, or if they are files."""
+def registered_nodes(target: "Target | None") -> list[Node]:
+    """Return the nodes of the databases; none if there are no databases yet, or if they are files."""
     if target is None:
-        return None
+        return []
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
-    found = creation.owner(target)
-    return None if found is None else str(found)
+    return creation.registered(target)
 
 
-def require_own(folder: Path, target: "Target | None") -> None:
-    """Raise StoreError if the databases are on a server, and belong to another data folder."""
+def require_registered(folder: Path, target: "Target | None") -> None:
+    """Raise StoreError if the databases are on a server, and the data folder is none of their nodes."""
     if target is not None:
         from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
-        creation.require_own(target, folder)
+        creation.require_registered(target, folder)
 
 
 def must_announce(folder: Path, target: "Target | None") -> bool:

@@ -23,7 +23,7 @@ from hsmkms.service.runtime import binding
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow, TokenRow
-from hsmkms.wiring.stores import open_store, require_own
+from hsmkms.wiring.stores import open_store, require_registered
 
 Proof = TypeVar("Proof")
 
@@ -61,8 +61,8 @@ def open_device(
 
 
 def open_named(settings: Settings, token: TokenSettings) -> Device:
-    """Open a token for an operator's command, which does not open the store first: it must be this node's."""
-    require_own(settings)
+    """Open a token for an operator's command, which does not open the store first: this must be a node."""
+    require_registered(settings)
     return open_device(settings, token)
 
 
@@ -365,7 +365,7 @@ def retry_pin(
     Returns True if there was a mark of a refused PIN. ``insisted``: the token whose PIN is tried without asking.
     ``confirm`` asks about the others. Raises PinError if a PIN is refused or is not confirmed.
     """
-    require_own(settings)
+    require_registered(settings)
     gate = LoginGate(settings.data_dir)
     had_mark = gate.mark() is not None
     faults: list[HsmKmsError] = []

@@ -43,6 +43,7 @@ PANELS = (
 )
 OPERATOR_COMMANDS = {
     "init",
+    "join",
     "migrate",
     "token-info",
     "token-check",

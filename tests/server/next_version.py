@@ -15,8 +15,9 @@ from typing import Any
 from cli_site import Site
 
 import hsmkms
+from hsmkms.store import files
 from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
-from hsmkms.store.sqlite import files, schema
+from hsmkms.store.sqlite import schema
 
 META = f"meta_{len(META_REVISIONS) + 1:04}"
 LOG = f"log_{len(LOG_REVISIONS) + 1:04}"
@@ -64,7 +65,7 @@ _LISTING = """
 import sys
 from pathlib import Path
 from hsmkms.store import migrate
-from hsmkms.store.sqlite import files
+from hsmkms.store import files
 migrate.create(Path(sys.argv[1]))
 """
 

@@ -16,8 +16,8 @@ from store_samples import LATER, NOW, REGION, a_key, pragma, read, write
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError
 from hsmkms.store import changes, keys, migrate, schema
 from hsmkms.store.engine import Database, Store
-from hsmkms.store.sqlite import files, wal_index
-from hsmkms.store.sqlite.files import LOG, META
+from hsmkms.store.files import LOG, META
+from hsmkms.store.sqlite import connections, wal_index
 
 
 @pytest.fixture(params=["meta", "log"])
@@ -236,7 +236,7 @@ def test_sqlite_is_asked_only_after_a_commit(store: Store) -> None:
     write(store, a_key())
     assert [signal.moved() for _ in range(3)] == [True, False, False]
     assert statements == ["PRAGMA data_version"]
-    with closing(files.connect(store.meta.file)) as connection:
+    with closing(connections.connect(store.meta.file)) as connection:
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     signal.moved()
     write(store, a_key())
@@ -334,7 +334,7 @@ def test_the_signal_never_holds_up_a_checkpoint(store: Store) -> None:
     signal = store.change_signal()
     write(store, a_key())
     assert signal.moved()
-    with closing(files.connect(store.meta.file)) as connection:
+    with closing(connections.connect(store.meta.file)) as connection:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint").fetchone()
     assert busy == 0
     signal.close()

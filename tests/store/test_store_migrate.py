@@ -16,9 +16,8 @@ from sqlalchemy import URL, MetaData, create_engine, inspect
 from store_samples import a_key, write
 
 from hsmkms.errors import StoreError
-from hsmkms.store import migrate, schema
+from hsmkms.store import files, migrate, schema
 from hsmkms.store.engine import Store
-from hsmkms.store.sqlite import files
 
 
 def url_of(path: Path) -> URL:
@@ -139,7 +138,7 @@ def second(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for name in ("env.py", *(f"versions/{revision}.py" for revision in files.META.revisions)):
         (copy / name).write_text((source / name).read_text())
     newer = files.DatabaseFile(files.META.name, (*files.META.revisions, "meta_9999"), str(copy))
-    monkeypatch.setattr("hsmkms.store.sqlite.files.DATABASES", (files.LOG, newer))
+    monkeypatch.setattr("hsmkms.store.files.DATABASES", (files.LOG, newer))
     return copy / "versions" / "meta_9999.py"
 
 

@@ -13,9 +13,9 @@ from sqlalchemy import MetaData, NullPool, create_engine
 from hsmkms.errors import ConfigurationError, DependencyTimeoutException, MigrationError, StoreError
 from hsmkms.store import schema
 from hsmkms.store.engine import Store
+from hsmkms.store.files import LOG, META
 from hsmkms.store.postgresql import creation
 from hsmkms.store.postgresql.target import Target, parse
-from hsmkms.store.sqlite.files import LOG, META
 
 NEWEST = {META.name: META.revisions[-1], LOG.name: LOG.revisions[-1]}
 

@@ -76,16 +76,6 @@ _REFUSED: Final = {
 }
 """What is known of each version; whatever another one refuses is to be looked at."""
 
-_EXCLUDED: Final = {
-    "3.27": (
-        Reason(
-            r"test_hsm_unwrapping\.py::test_(?:malformed|refusals_leave_nothing)",
-            "3.27 may abort the process where material cannot be unwrapped",
-        ),
-    )
-}
-"""Device tests that end a process with some version's module."""
-
 
 def _version() -> str:
     """Return the version of Debian's package, without its patch level."""
@@ -137,9 +127,7 @@ class OpenCryptokiDriver(Driver):
             raise NotInstalledError("opencryptoki's token is the machine's own: only root can make it anew")
         found = re.search(r"slot\s+(\d+)\s*\{[^}]*libpkcs11_sw\.so", CONFIGURATION.read_text())
         assert found, f"{CONFIGURATION} has no software token"
-        version = _version()
-        self.refused = _REFUSED.get(version, ())  # type: ignore[misc]
-        self.excluded = (*MEASURED_ON_SOFTHSM, *_EXCLUDED.get(version, ()))  # type: ignore[misc]
+        self.refused = _REFUSED.get(_version(), ())  # type: ignore[misc]
         self._slot = found[1]
         self._started = False
         self._empty: dict[str, _EmptyToken] = {}

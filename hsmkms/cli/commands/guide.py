@@ -31,6 +31,7 @@ TOPICS: Final = (
     "move-hsm",
     "install",
     "operations",
+    "nodes",
     "bad-days",
     "lost-machine",
     "monitoring",

@@ -17,9 +17,8 @@ from hsmkms.service.operator.rotation_report import KeyPosture, rotation_report
 from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
-from hsmkms.store import changes, deletion, leases, materials, regions
+from hsmkms.store import changes, deletion, files, leases, materials, regions
 from hsmkms.store.consistency import Outage
-from hsmkms.store.sqlite import files
 
 __all__ = ["Alarms", "Figures", "Outage", "PoolUse", "StepOutcome", "Watch"]
 

@@ -26,13 +26,12 @@ from sqlalchemy import (
 from sqlalchemy import column as column_of
 
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store import migrate, schema
+from hsmkms.store import files, migrate, nodes, schema
+from hsmkms.store.files import DatabaseFile
+from hsmkms.store.nodes import Node
 from hsmkms.store.postgresql import capture, faults
 from hsmkms.store.postgresql.database import WRITE_LOCK
-from hsmkms.store.postgresql.owner import Owner, insert_owner, read_owner, require_owner
 from hsmkms.store.postgresql.target import DRIVER, SCHEMA_PATH, Target
-from hsmkms.store.sqlite import files
-from hsmkms.store.sqlite.files import DatabaseFile
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -53,7 +52,7 @@ _OLDEST_SERVER: Final = 140_000
 
 
 def create(target: Target, folder: Path) -> None:
-    """Create all tables in one transaction, owned by the node of that data folder.
+    """Create all tables in one transaction, with that data folder as the first node.
 
     Raises StoreError if the database has tables of hsmkms.
     """
@@ -64,7 +63,8 @@ def create(target: Target, folder: Path) -> None:
         for name, metadata in _METADATA.items():
             tables(metadata).create_all(conn, checkfirst=False)
             _stamp(conn, name)
-        insert_owner(conn, folder)  # before the triggers, which would record it as a change that is to be sealed
+        # Before the triggers, which would record it as a change that is to be sealed.
+        nodes.register(conn, nodes.of_folder(folder, datetime.now(UTC)))
         for statement in (*OBJECTS, *capture.statements()):
             conn.exec_driver_sql(statement)
         conn.execute(schema.use_tracking.insert().values(only=1, since=datetime.now(UTC)))
@@ -76,17 +76,17 @@ def exists(target: Target) -> bool:
         return bool(_revisions(conn))
 
 
-def owner(target: Target) -> Owner | None:
-    """Return the node that owns the database; None if that has no tables of hsmkms."""
+def registered(target: Target) -> list[Node]:
+    """Return the nodes of the database; none if that has no tables of hsmkms."""
     with _transaction(target) as conn:
-        return read_owner(conn) if _revisions(conn) else None
+        return nodes.fetch_all(conn) if _revisions(conn) else []
 
 
-def require_own(target: Target, folder: Path) -> None:
-    """Raise StoreError if the database has tables of hsmkms that belong to another data folder."""
+def require_registered(target: Target, folder: Path) -> None:
+    """Raise StoreError if the database has tables of hsmkms, and the data folder is none of its nodes."""
     with _transaction(target) as conn:
         if _revisions(conn):
-            require_owner(conn, folder, target.name)
+            nodes.require_registered(conn, folder, target.name)
 
 
 def current(target: Target) -> dict[str, str]:
@@ -95,16 +95,17 @@ def current(target: Target) -> dict[str, str]:
         return _known_revisions(conn, target)
 
 
-def check(target: Target, folder: Path, *, older: bool = False) -> None:
+def check(target: Target, folder: Path, *, older: bool = False, joining: bool = False) -> None:
     """Raise unless the database has a revision that this program works with, on a server that it works with.
 
-    StoreError: not a database of hsmkms, or one of another node than the data folder's, too old a server, or one that
-    loses commits. MigrationError: newer, without an announcement that this program works with it; or older, unless
-    ``older``.
+    StoreError: not a database of hsmkms, or one of which the data folder is no node (unless ``joining``), too old a
+    server, or one that loses commits. MigrationError: newer, without an announcement that this program works with it;
+    or older, unless ``older``.
     """
     with _transaction(target) as conn:
         revisions = _known_revisions(conn, target)
-        require_owner(conn, folder, target.name)
+        if not joining:
+            nodes.require_registered(conn, folder, target.name)
         durable = conn.exec_driver_sql("SHOW synchronous_commit").scalar_one() != "off"
     if not durable:
         raise StoreError(f"{target.name} has synchronous_commit = off, so it loses what was answered: set it to on")
@@ -116,7 +117,7 @@ def check(target: Target, folder: Path, *, older: bool = False) -> None:
 def upgrade(target: Target, folder: Path) -> list[str]:
     """Migrate both schemas to this program's revision, in one transaction; return the revisions applied.
 
-    StoreError, before anything is changed, if the data folder is another node than the database's owner.
+    StoreError, before anything is changed, if the data folder is no node of the database.
     """
     from alembic import command  # noqa: PLC0415 - only a migration needs it, and it takes long to import
 
@@ -124,7 +125,7 @@ def upgrade(target: Target, folder: Path) -> list[str]:
     with _transaction(target) as conn:
         conn.exec_driver_sql(_LOCK)
         revisions = _known_revisions(conn, target)
-        require_owner(conn, folder, target.name)
+        nodes.require_registered(conn, folder, target.name)
         for database in files.DATABASES:
             revision = revisions[database.name]
             if revision not in database.revisions:

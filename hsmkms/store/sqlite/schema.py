@@ -81,7 +81,7 @@ OBJECTS: Final[frozenset[Object]] = frozenset(
         ("table", "key_grant", "key_grant", "487ffed867ff9dba59863efc45f6a084"),
         ("table", "material", "material", "531c0e42ad40493351bb82e1cd5cff2f"),
         ("table", "material_presence", "material_presence", "bee188534115bd03b4517de9143643aa"),
-        ("table", "node", "node", "eab3cde63bd0ca8aecfe8f6ba5f2a49d"),
+        ("table", "node", "node", "2e540198a29a672381c2a20c420cc076"),
         ("table", "orphan", "orphan", "60bc4fb191e6041341fc8b4041703e46"),
         ("table", "regional_key", "regional_key", "eca23882f6d48a173d8e6ec91e69811a"),
         ("table", "rotation", "rotation", "a76e01cd7cd1b467bb54961e56528852"),

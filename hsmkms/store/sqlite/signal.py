@@ -13,7 +13,7 @@ from typing import Final
 from hsmkms.errors import StoreError
 from hsmkms.process import ForkGuard
 from hsmkms.store.database import ChangeSignal
-from hsmkms.store.sqlite import files, wal_index
+from hsmkms.store.sqlite import connections, wal_index
 from hsmkms.store.sqlite.faults import translated
 
 _DATA_VERSION: Final = "PRAGMA data_version"
@@ -29,7 +29,7 @@ class FileSignal(ChangeSignal):
         self._file = file
         self._guard = ForkGuard()
         with translated(self._file):
-            self._connection = files.connect(self._file)
+            self._connection = connections.connect(self._file)
             self._execute: Callable[[str], sqlite3.Cursor] = self._connection.execute
             try:
                 self._version()  # has SQLite map the WAL index

@@ -1,4 +1,4 @@
-"""Announcements of schemas, so that programs of this revision work beside those of the next one; owners of databases.
+"""Announcements of schemas, so that programs of this revision work beside those of the next one; nodes of a server.
 
 Rows are sealed in another form from here on. That is done when the token is next opened, as `hsmkms migrate` does.
 """
@@ -24,6 +24,6 @@ def upgrade() -> None:
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("host", sa.Text, nullable=False),
         sa.Column("folder", sa.Text, nullable=False),
-        sa.Column("created_at", sa.Integer, nullable=False),
+        sa.Column("joined_at", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_node")),
     )
