@@ -40,7 +40,7 @@ from hsmkms.service.runtime.ports import Clock, Installation, never_drifted
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import aliases, audit_files, installation, leases, setup
+from hsmkms.store import aliases, audit_files, installation, leases, moving, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
 from hsmkms.store.installation_lock import LeaseCheck
@@ -175,6 +175,7 @@ def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
     ConfigurationError if it is not damaged, or a process has the installation open.
     """
     require_files(settings, "renew-log")
+    moving.require_unmarked(settings.data_dir)
     open_processes.require_none(settings.data_dir)
     if log_renewal.damage(settings.data_dir) is None:
         raise ConfigurationError("log.db is whole, so it was left as it is")
