@@ -373,6 +373,16 @@ node: Final = Table(
 """The nodes that use a database on a server: the id in a data folder, and where it was when it joined. Rows are sealed.
 Empty where the databases are files of the data folder."""
 
+lease: Final = Table(
+    "lease",
+    meta,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until", Instant, nullable=False),
+)
+"""Locks that a node holds: see ``installation_lock.py``. Written in transactions of mere use, so that the change signal
+stays quiet, as on a server all tables are in one database. Empty where the databases are files of the data folder."""
+
 audit_outbox: Final = Table(
     "audit_outbox",
     meta,
@@ -383,6 +393,21 @@ audit_outbox: Final = Table(
     sqlite_autoincrement=True,
 )
 """Audit records that were committed with their changes, until the audit log has them."""
+
+audit_head: Final = Table(
+    "audit_head",
+    meta,
+    Column("node_id", Text, primary_key=True),
+    Column("lane", Text, primary_key=True),
+    Column("acceptance", WIDE, nullable=False),
+    Column("sequence", WIDE, nullable=False),
+    Column("segment", Integer, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("published_at", WIDE, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
+)
+"""The end of each lane of each node's audit log: see ``audit_heads.py``. ``published_at``: microseconds since 1970.
+Empty where the databases are files."""
 
 encryption_count: Final = Table(
     "encryption_count",

@@ -27,7 +27,7 @@ from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service.audit import sealing
+from hsmkms.service.audit import row_sealing, sealing
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.runtime import binding, node_registry, open_processes, seal_keys
 from hsmkms.service.runtime.audit_log import AuditLog
@@ -43,6 +43,7 @@ from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store import aliases, audit_files, installation, leases, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
+from hsmkms.store.installation_lock import LeaseCheck
 from hsmkms.store.nodes import Node
 from hsmkms.store.sqlite import log_renewal
 from hsmkms.wiring import tokens as token_wiring
@@ -121,7 +122,7 @@ def core_of(
         freshness = Freshness(core)
         core.seals.without_key = freshness.unsealed
         freshness.watch()
-        sealing.seal_rows(core)
+        row_sealing.seal_rows(core)
         if joining:
             node_registry.join(core)
         node_registry.require_proven(core)
@@ -195,6 +196,8 @@ def assemble(
     occasion = Occasion(installation.account, _agent())
     policy = audit_policy(settings)
     audit = AuditLog(store, installation.id, occasion, policy, cache, clock)
+    if store.target is not None:
+        store.meta.companions.append(LeaseCheck(store))
     if policy.durability is not Durability.OFF:
         store.meta.companions.append(audit)
     store.meta.companions.append(seals)  # last, since the seals cover what other companions have written

@@ -218,6 +218,7 @@ OPENED_BEFORE = {
     "node",
     "schema_announcement",
     "audit_outbox",
+    "audit_head",
 }
 """Tables that a program reads and writes in a database of the schema before its own, to announce its migration."""
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from hsmkms.errors import ObjectLostError
 from hsmkms.model.audit import Fault, Head
 from hsmkms.rules.audit import chain as audit_chain
-from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.chain import CHANGED, MISSING, NOT_PROVEN, ROLLED_BACK, Walker
 from hsmkms.rules.audit.seal import Note, SealedLine
+from hsmkms.service.audit.node_heads import acceptance_of
 from hsmkms.service.audit.proven_seals import SealFile, Trusted, seal_fault
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.runtime.core import Core
@@ -43,14 +43,15 @@ class _Memory(Struct, frozen=True):
     """Notes and size of the seals, read together under the seal lock.
 
     ``end``: the size of their file. ``older``, ``left``: how the home is an older copy of itself, and how the database
-    contradicts the tokens that were left. ``notes``: the verified notes, or why none can be verified; ``any``: a note
-    exists.
+    contradicts the tokens that were left. ``notes``: the verified notes, or why none can be verified; ``newest``: that
+    of this log's newest seal; ``any``: a note exists.
     """
 
     end: int
     older: str | None
     left: list[str]
     notes: list[Note] | ObjectLostError
+    newest: Note | None
     any: bool
 
     @classmethod
@@ -62,6 +63,7 @@ class _Memory(Struct, frozen=True):
                 older=sealer.notes.older_home(),
                 left=sealer.notes.contradictions(notes, _epoch(core)) if isinstance(notes, list) else [],
                 notes=notes,
+                newest=sealer.notes.newest_of(notes) if isinstance(notes, list) else None,
                 any=sealer.notes.remembers(),
             )
 
@@ -116,15 +118,21 @@ def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
     """Verify everything, as a stream; ``archives``: folders with archived segments."""
     sealer = Sealer(core)
     memory = _Memory.of(core, sealer)
+    heads = sealer.nodes.known()
     seals = SealFile(sealer, memory.end)
     expected = _Expected(seals)
     faults = seals.faults + _against_the_token(core, memory, seals.newest)
     faults += _against_the_database(core, expected.newest)
+    newest = expected.newest.seal if expected.newest is not None else None
+    faults += sealer.nodes.others(heads, newest) + sealer.nodes.forged(heads)
+    published = sealer.nodes.own(heads, acceptance_of(newest))
     lanes = audit_files.merged((sealer.folder, *archives))
     size = sum(each.path.stat().st_size for parts in lanes.values() for each in parts)
     records = unsealed = archived = 0
-    for lane in sorted(lanes.keys() | expected.sealed.keys()):
-        walker = _walk(core, lane, lanes.get(lane, []), expected, lambda read: progress(read, size))
+    for lane in sorted(lanes.keys() | expected.sealed.keys() | published.keys()):
+        end = published.get(lane)
+        known_end = {end.sequence: end.hash} if end is not None and end.sequence else {}
+        walker = _walk(core, lane, lanes.get(lane, []), expected, known_end, lambda read: progress(read, size))
         faults += walker.faults
         records += walker.records
         archived += walker.start.sequence
@@ -143,15 +151,24 @@ def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
     )
 
 
-def _walk(core: Core, lane: str, parts: list[Segment], expected: _Expected, read: Callable[[int], None]) -> Walker:
+def _walk(
+    core: Core,
+    lane: str,
+    parts: list[Segment],
+    expected: _Expected,
+    published: dict[int, str],
+    read: Callable[[int], None],
+) -> Walker:
     archived = [each for (name, _), each in expected.starts.items() if name == lane]
-    start: Head | None = Head(sequence=0, hash=audit_chain.genesis(core.installation.id, lane), segment=0)
+    first_line = next(iter(audit_files.lines(parts[0].path)), b"") if parts else b""
+    genesis = audit_chain.beginning(core.installation.id, lane, core.audit.node_id, first_line)
+    start: Head | None = Head(sequence=0, hash=genesis, segment=0)
     if parts and parts[0].number > 1:
         start = next((each for each in archived if each.segment == parts[0].number - 1), None)
     lost = start is None
     start = start or Head(sequence=0, hash="", segment=0)
     sealed = {at: digest for at, digest in expected.sealed.get(lane, {}).items() if at > start.sequence}
-    walker = Walker(lane, start, sealed, expected.restarts.get(lane, set()))
+    walker = Walker(lane, start, sealed, expected.restarts.get(lane, set()), published)
     if lost:
         what = f"the files before {parts[0].path.name} are not here, and were not archived"
         walker.faults.append(Fault(lane=lane, sequence=1, kind=MISSING, detail=what))
@@ -174,7 +191,7 @@ def _against_the_note(core: Core, memory: _Memory, newest: SealedLine | None) ->
     number = newest.seal.number if newest is not None else 1
     if isinstance(memory.notes, ObjectLostError):
         return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {memory.notes}")]
-    note = audit_seal.newest(memory.notes)
+    note = memory.newest
     if note is None and memory.any:
         return [seal_fault(number, NOT_PROVEN, "what the token remembers of it was made with a key that is not there")]
     if newest is None:
@@ -182,6 +199,8 @@ def _against_the_note(core: Core, memory: _Memory, newest: SealedLine | None) ->
     seal, faults = newest.seal, []
     if seal.installation != core.installation.id:
         faults.append(seal_fault(seal.number, CHANGED, "it is of another installation"))
+    if seal.node not in (UNSET, core.audit.node_id):
+        faults.append(seal_fault(seal.number, CHANGED, f"it is of another node, {seal.node}"))
     if note is not None and note.number > seal.number:
         faults.append(seal_fault(seal.number + 1, MISSING, f"the token remembers seal {note.number}"))
     elif note is not None and note.number == seal.number and note.digest != newest.digest:
