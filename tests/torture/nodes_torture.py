@@ -29,6 +29,7 @@ from hsmkms.config import settings as config
 from hsmkms.kms import Kms
 from hsmkms.model.keys import CreateKeyRequest
 from hsmkms.model.rotation import EnableKeyRotationRequest, ListKeyRotationsRequest
+from hsmkms.service.audit.gathering import Gathering
 from hsmkms.wiring import core as wiring
 
 CLIENTS: Final = 6
@@ -55,15 +56,18 @@ COMMAND_ACTS: Final = ("create", "encrypt", "decrypt", "schedule", "alias")
 
 
 class NodesInspector(Inspector):
-    """The check of an installation by its first node; requests may be in the audit log of any node."""
+    """The check of an installation by its first node, with the audit logs of all: each request is in one of them."""
 
     def __init__(self, nodes: list[Node], shift: Shift, shared: str) -> None:
         super().__init__(nodes[0].site.config, shift, shared, GRANTEE, OTHER_REGION)
-        self._folders = [node.site.data / "audit" for node in nodes]
+        self._folders = [node.site.data for node in nodes]
 
-    def _audit(self, kms: Kms, ledgers: Iterable[Ledger]) -> None:  # noqa: ARG002 - as the method that it replaces
-        """Some node's log has each request that was answered."""
-        self._requests(ledgers, *self._folders)
+    def _audit(self, kms: Kms, ledgers: Iterable[Ledger]) -> None:
+        """The logs verify together, and one of them has each request that was answered."""
+        verdict = kms.operator.audit.verify_together(Gathering(folders=self._folders[1:]))
+        if verdict.faults or verdict.accepted:
+            raise BreachError(f"audit verify --gather: {verdict}")
+        self._requests(ledgers, *(folder / "audit" for folder in self._folders))
 
 
 class NodesTorture:
