@@ -61,6 +61,7 @@ _TABLE = """key_note: Final = Table(
 )
 
 """
+_COLUMN = '    Column("colour", Text),\n'
 _LISTING = """
 import sys
 from pathlib import Path
@@ -86,6 +87,10 @@ def make(folder: Path) -> Path:
             '    Column("version", WIDE, nullable=False),\n    Column("colour", Text),\n    _one_of("lifecycle"',
         ),
         ("orphan: Final = Table(", f"{_TABLE}orphan: Final = Table("),
+        (
+            '    Column("request_id", Text, nullable=False),\n    _one_of("operation", TrackedOperation),',
+            f'    Column("request_id", Text, nullable=False),\n{_COLUMN}    _one_of("operation", TrackedOperation),',
+        ),
     )
     _change(
         package / "store/sealed_tables.py",

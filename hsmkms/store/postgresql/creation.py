@@ -158,6 +158,7 @@ def upgrade(target: Target, folder: Path) -> list[str]:
         conn.exec_driver_sql(LOCK)
         revisions = _known_revisions(conn, target)
         nodes.require_registered(conn, folder, target.name)
+        before = _columns(conn)
         for database in files.DATABASES:
             revision = revisions[database.name]
             if revision not in database.revisions:
@@ -166,7 +167,34 @@ def upgrade(target: Target, folder: Path) -> list[str]:
             if missing:
                 command.upgrade(_config(conn, database), missing[-1])
             applied += missing
+        if applied:
+            _complete(conn, before)
     return applied
+
+
+def _complete(conn: Connection, before: set[tuple[str, str]]) -> None:
+    """Give what migrations have added what only this engine has: the collation of text, and the triggers of capture.
+
+    ``before``: tables and columns that were there; what was changed in those by hand is left, so that it is noticed.
+    """
+    for metadata in _METADATA.values():
+        for column in (each for one in tables(metadata).sorted_tables for each in one.columns):
+            if isinstance(column.type, Text) and (column.table.name, column.name) not in before:
+                conn.exec_driver_sql(
+                    f'ALTER TABLE "{column.table.name}" ALTER COLUMN "{column.name}" TYPE text COLLATE "C"'
+                )
+    for statement in capture.statements_for(
+        {name for name, _ in _columns(conn) - before} - {name for name, _ in before}
+    ):
+        conn.exec_driver_sql(statement)
+
+
+def _columns(conn: Connection) -> set[tuple[str, str]]:
+    """Return table and name of each column."""
+    inspector = inspect(conn)
+    return {
+        (name, str(column["name"])) for name in inspector.get_table_names() for column in inspector.get_columns(name)
+    }
 
 
 @contextmanager
