@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy import column as column_of
 
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store import files, migrate, move_mark, nodes, schema
+from hsmkms.store import files, log_schema, migrate, move_mark, nodes, schema
 from hsmkms.store.files import DatabaseFile
 from hsmkms.store.nodes import Node
 from hsmkms.store.postgresql import capture, faults, mark
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 VERSION_TABLES: Final = {files.META.name: "alembic_version", files.LOG.name: "alembic_version_log"}
-_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: schema.log}
+_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: log_schema.log}
 """By the names that the two databases have as files."""
 
 OBJECTS: Final = (
@@ -67,7 +67,7 @@ def create(target: Target, folder: Path) -> None:
         if metadata is schema.meta:
             nodes.register(conn, nodes.of_folder(folder, datetime.now(UTC)))
         else:
-            conn.execute(schema.use_tracking.insert().values(only=1, since=datetime.now(UTC)))
+            conn.execute(log_schema.use_tracking.insert().values(only=1, since=datetime.now(UTC)))
 
     fill(target, write)
 
