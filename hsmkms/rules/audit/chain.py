@@ -106,9 +106,9 @@ def name(line: bytes) -> str:
 class Walker:
     """Verifies the lines of a lane from a known position on, and collects faults.
 
-    ``sealed``: sealed hashes by sequence; ``published``: those that the database knows; ``restarts``: sequences after
-    which the operator has accepted an older database. After a fault it continues from the line's own statements, so
-    that later lines are verified as well.
+    ``sealed``: sealed hashes by sequence; ``published``: those that the node has published; ``restarts``: sequences
+    after which the operator has accepted an older database. After a fault it continues from the line's own statements,
+    so that later lines are verified as well.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Walker:
             self._add(first, MISSING, f"records {first} to {sealed} were sealed, and are not there any more")
         if published > max(sealed, self.sequence):
             first = max(sealed, self.sequence) + 1
-            words = f"records {first} to {published} were written, as the database knows, and are not there any more"
+            words = f"records {first} to {published} were published by their node, and are not there any more"
             self._add(first, MISSING, words)
         if self._beyond_first is not None:
             words = f"and {self._beyond} more faults from here on (SHA-256 {self._beyond_digest.hexdigest()})"
@@ -187,7 +187,7 @@ class Walker:
     def _go_on(self, sequence: int, stated: str) -> None:
         self.sequence, self._previous = sequence, stated
         if self._published.get(sequence, stated) != stated:
-            words = f"it is not the record that the database knows of (its hash is {stated})"
+            words = f"it is not the record that its node has published (its hash is {stated})"
             self._add(sequence, CHANGED, words)
         wanted = self._sealed.get(sequence)
         if wanted is None:

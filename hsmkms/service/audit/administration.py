@@ -19,6 +19,7 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.audit.gathering import GatheredVerdict, Gathering, verify_together
 from hsmkms.service.audit.publishing import EndPublisher
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import Progress, Verdict, verify
@@ -130,6 +131,12 @@ class AuditAdministration:
     def verify(self, archives: Sequence[Path] = (), progress: Progress = _no_progress) -> Verdict:
         """Verify every record, every seal, and the notes of them on the token."""
         return verify(self._core, archives, progress)
+
+    def verify_together(
+        self, gathering: Gathering, archives: Sequence[Path] = (), progress: Progress = _no_progress
+    ) -> GatheredVerdict:
+        """Verify this node's log together with those of other nodes."""
+        return verify_together(self._core, archives, gathering, progress)
 
     def verify_rows(self) -> list[RowFault]:
         """Verify every deciding row of the control plane against its seal."""

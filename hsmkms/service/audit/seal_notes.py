@@ -91,6 +91,11 @@ class SealNotes:
         """Return the note of this log's newest seal: what another node left on a former home names its own seal."""
         return audit_seal.newest(each for each in notes if not each.token or each.node == self._node_id)
 
+    def newest_of_node(self, node_id: str) -> Note | None:
+        """Return the verified note of another node's newest seal, or None."""
+        notes = self._every_on(self._core.tokens.home_id)
+        return audit_seal.newest(self._proven(each for each in notes if each.node == node_id and not each.token))
+
     def of_any_node(self) -> bool:
         """Return True if the home, or the file elsewhere, has a verified note of any node's seal."""
         return bool(self._proven(self._every_on(self._core.tokens.home_id)) or self._proven(self._lines_elsewhere()))
