@@ -1,5 +1,6 @@
 """A rolling upgrade over nodes: one serves by this program, another one by that of the next schema, under load."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -116,7 +117,9 @@ def test_nodes_of_two_versions(nodes: tuple[Site, Site], next_program: Path) -> 
         with Load(client(older), client(replaced), key_id) as load:
             assert load.passes()
             migrated = second.run("migrate", PYTHONPATH=program)
-            assert migrated.json["Applied"] == [next_version.LOG, next_version.META]
+            assert "servers of another version of hsmkms run on the nodes" in migrated.stderr
+            assert migrated.status == 0, migrated
+            assert json.loads(migrated.stdout)["Applied"] == [next_version.LOG, next_version.META]
             assert load.passes()
         replaced.stop()
         newer = stack.enter_context(serving(second, "--workers", 1, PYTHONPATH=program))
