@@ -27,6 +27,7 @@ from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Event, Occasion, Outcome, RecordedCall
 from hsmkms.service.runtime.audit_lane import Journal
+from hsmkms.service.runtime.gil_queue import GilQueue
 from hsmkms.service.runtime.ports import KnownEpoch
 from hsmkms.store import audit_files, changes, outbox
 from hsmkms.store.engine import Connection, Store
@@ -82,6 +83,8 @@ class AuditLog:
         known: KnownEpoch,
         clock: Callable[[], datetime],
     ) -> None:
+        self.turns = GilQueue()
+        """The queue of threads with requests."""
         self.folder = store.folder / audit_files.FOLDER
         self.policy = policy
         self.held_back = False
@@ -355,7 +358,9 @@ class AuditLog:
 
     def _new_journal(self, only: str | None = None) -> Journal:
         segment_bytes = self.policy.segment_bytes
-        return Journal(self.folder, self._installation_id, self._known, self._newest_change, segment_bytes, only)
+        return Journal(
+            self.folder, self._installation_id, self._known, self._newest_change, segment_bytes, only, self.turns
+        )
 
     def _newest_change(self) -> int:
         with self._store.reading() as conn:
