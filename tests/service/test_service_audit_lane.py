@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from hsmkms.errors import StoreError
+from hsmkms.rules.audit.chain import genesis
 from hsmkms.service.runtime import gil_queue
 from hsmkms.service.runtime.audit_lane import QUICK_WRITE_SECONDS, Journal
 from hsmkms.service.runtime.gil_queue import GilQueue
@@ -59,7 +60,7 @@ def journal(tmp_path: Path, disk: Disk, turns: GilQueue) -> Iterator[Journal]:
     """A journal that has written one record, which took long."""
     folder = tmp_path / audit_files.FOLDER
     folder.mkdir(mode=0o700)
-    made = Journal(folder, "0" * 32, SimpleNamespace(epoch=0), lambda: 0, 1 << 20, turns=turns)
+    made = Journal(folder, partial(genesis, "0" * 32), SimpleNamespace(epoch=0), lambda: 0, 1 << 20, turns=turns)
     made.flush(made.add(b"{}"))
     assert disk.begun.acquire(timeout=SECONDS)
     made._write_seconds = 2 * QUICK_WRITE_SECONDS
