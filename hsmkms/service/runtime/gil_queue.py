@@ -9,7 +9,7 @@ that was kept and is free at the end of a slice was kept in vain.
 
 A thread that hangs does not stop the others. The first in the queue looks at the holder once in a slice: if few turns
 have ended in two slices, the token is slow, or hangs, and all threads go ahead side by side, without turns, until the
-next trial. Trials become rare while the token stays slow: one in a second, which takes 4 ms.
+next trial. Trials become rare while the token stays slow: one in five seconds, which takes 4 ms.
 """
 
 import sys
@@ -34,7 +34,7 @@ MOST_SLICES: Final = 16
 """Limit of the time that a thread sleeps before it looks again, in slices."""
 
 FIRST_PAUSE_SECONDS: Final = 0.02
-LONGEST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 5.0
 """How long threads go ahead without turns on a slow token; doubled by each trial that finds it slow."""
 
 QUICK_RETURNS: Final = 50
