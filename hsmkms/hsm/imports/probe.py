@@ -91,20 +91,38 @@ def probe_import(
 
     ``every_kind``: also try which key pairs and HMAC keys can be imported, as ``probe_kinds`` does with one more pair.
     """
+    with probing_import(token, session, support, host_unwrap=host_unwrap, every_kind=every_kind) as (profile, _):
+        return profile
+
+
+@contextmanager
+def probing_import(
+    token: Token,
+    session: Session,
+    support: AttributeSupport = STANDARD,
+    *,
+    host_unwrap: bool,
+    every_kind: bool = False,
+) -> Iterator[tuple[ImportProfile, Object | None]]:
+    """Probe as ``probe_import`` does; yield the profile and the private key of the pair, which lasts for the block.
+
+    None instead of the key if the token can neither generate nor use such a pair.
+    """
     with translated():
         mechanisms = frozenset(token.slot.get_mechanisms())
     if not mechanisms >= _NEEDED:
-        return ImportProfile()
+        yield ImportProfile(), None
+        return
     raw_rsa = host_unwrap and Mechanism.RSA_X_509 in mechanisms
     with _pair(session, HOST_WRAPPING_KEY if raw_rsa else WRAPPING_KEY, support) as key:
         probe = _Probe(session, key, mechanisms)
         profile = probe.run(support, raw_rsa=raw_rsa)
         if every_kind and profile.algorithms():
             profile = probe.kinds(profile)
-    # A device in trouble looks like a token that lacks features. This operation must work on every token.
-    with translated():
-        generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, support, store=False).destroy()
-    return profile
+        # A device in trouble looks like a token that lacks features. This operation must work on every token.
+        with translated():
+            generate(session, INSTALLATION_MAC_KEY, _PROBE_ID, _PROBE_LABEL, support, store=False).destroy()
+        yield profile, key
 
 
 def probe_kinds(token: Token, session: Session, profile: ImportProfile) -> ImportProfile:
