@@ -68,7 +68,7 @@ def codes(act: Callable[[bytes], object], samples: list[bytes]) -> dict[str, lis
 def damaged(good: bytes) -> list[bytes]:
     """Return what is nearly right, of the right length and wrong, and of the shortest and longest lengths."""
     flipped = [good[:at] + bytes((good[at] ^ 0x80,)) + good[at + 1 :] for at in (0, len(good) // 2, len(good) - 1)]
-    lengths = [good[:-1], good[:1], good + b"\0", b"\0" + good, good * 2]
+    lengths = [good[:-1], good[:1], good + b"\0", b"\0" + good, (good * 2)[:LONGEST]]
     filled = [bytes(len(good)), b"\xff" * len(good), os.urandom(len(good)), b"\0", b"\xff" * LONGEST]
     return [*flipped, *lengths, *filled]
 
