@@ -28,6 +28,7 @@ from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Event, Occasion, Outcome, RecordedCall
 from hsmkms.service.runtime.audit_lane import Journal
+from hsmkms.service.runtime.gil_queue import GilQueue
 from hsmkms.service.runtime.ports import KnownEpoch
 from hsmkms.store import audit_files, changes, node_id, outbox
 from hsmkms.store.engine import Connection, Store
@@ -83,6 +84,8 @@ class AuditLog:
         known: KnownEpoch,
         clock: Callable[[], datetime],
     ) -> None:
+        self.turns = GilQueue()
+        """The queue of threads with requests."""
         self.folder = store.folder / audit_files.FOLDER
         self.node_id = node_id.read(store.folder) or ""
         """The node whose log this is; "" where the databases have always been files of the data folder."""
@@ -363,7 +366,7 @@ class AuditLog:
 
     def _new_journal(self, only: str | None = None) -> Journal:
         segment_bytes = self.policy.segment_bytes
-        return Journal(self.folder, self._genesis, self._known, self._newest_change, segment_bytes, only)
+        return Journal(self.folder, self._genesis, self._known, self._newest_change, segment_bytes, only, self.turns)
 
     def _genesis(self, lane: str) -> str:
         return audit_chain.genesis(self._installation_id, lane, self.node_id)
