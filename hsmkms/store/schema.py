@@ -369,6 +369,7 @@ node: Final = Table(
     Column("host", Text, nullable=False),
     Column("folder", Text, nullable=False),
     Column("joined_at", Instant, nullable=False),
+    Column("drained_at", Instant),
 )
 """The nodes that use a database on a server: the id in a data folder, and where it was when it joined. Rows are sealed.
 Empty where the databases are files of the data folder."""

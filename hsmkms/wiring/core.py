@@ -43,6 +43,7 @@ from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store import aliases, audit_files, installation, leases, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
+from hsmkms.store.installation_lock import LeaseCheck
 from hsmkms.store.nodes import Node
 from hsmkms.store.sqlite import log_renewal
 from hsmkms.wiring import tokens as token_wiring
@@ -195,6 +196,8 @@ def assemble(
     occasion = Occasion(installation.account, _agent())
     policy = audit_policy(settings)
     audit = AuditLog(store, installation.id, occasion, policy, cache, clock)
+    if store.target is not None:
+        store.meta.companions.append(LeaseCheck(store))
     if policy.durability is not Durability.OFF:
         store.meta.companions.append(audit)
     store.meta.companions.append(seals)  # last, since the seals cover what other companions have written

@@ -261,6 +261,9 @@ class Watched:
         """None."""
         return []
 
+    def drained(self) -> None:
+        """It gets requests."""
+
     def clock_doubt(self) -> str | None:
         """None."""
 

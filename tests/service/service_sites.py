@@ -33,7 +33,7 @@ from hsmkms.service.runtime.ports import Clock
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.store.engine import Store
 from hsmkms.wiring import core as wiring
-from hsmkms.wiring import new_tokens
+from hsmkms.wiring import joining, new_tokens
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"
@@ -134,6 +134,14 @@ class Site(Struct, frozen=True, kw_only=True):
         """The same databases with other settings, in a second configuration file."""
         varied = self.written(self.folder, msgspec.structs.replace(self.settings, **changes), name)
         return msgspec.structs.replace(varied, cluster=self.cluster)
+
+    def join(self, folder: Path) -> Self:
+        """Add a node, whose data folder is on this machine; the token stays in the folder of the first one."""
+        folder.mkdir(mode=0o700)
+        shutil.copy(self.folder / "pin", folder)
+        made = self.written(folder, msgspec.structs.replace(self.settings, data_dir=folder), "hsmkms.toml")
+        joining.join(made.settings)
+        return made
 
     def open(self, clock: Clock = wiring.utc_now) -> Kms:
         """Open it in this process; the caller closes it."""

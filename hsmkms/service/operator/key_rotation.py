@@ -8,8 +8,10 @@ Older versions stay, since backups from before the rotation need them. At the op
 far as nothing else needs them.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from importlib import metadata
 from typing import Final
 
 from msgspec import Struct
@@ -17,7 +19,6 @@ from msgspec import Struct
 from hsmkms.errors import TokenUnavailableError, UnsupportedOperationException
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
-from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
 from hsmkms.service.audit import sealing
 from hsmkms.service.keys.installation_keys import (
@@ -30,13 +31,17 @@ from hsmkms.service.keys.installation_keys import (
 )
 from hsmkms.service.keys.report_keys import kind_for, signing_key
 from hsmkms.service.operator.credentials import Credentials
+from hsmkms.service.operator.nodes import Nodes
 from hsmkms.service.runtime import binding, seal_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation
 from hsmkms.store.installation import InstallationKeyRow
+from hsmkms.store.installation_lock import exclusive, require
 
-_LOCK: Final = "installation-keys.lock"
+log = logging.getLogger("hsmkms.service")
+
+_LOCK: Final = "installation-keys"
 _LOCK_SECONDS: Final = 60.0
 _ELSEWHERE: Final = "it is on a former home token, which is left unchanged"
 _FOR_BACKUPS: Final = "backups from before the rotation need it: --destroy-older destroys it"
@@ -93,17 +98,24 @@ def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedK
     ``destroy_older``: create no further version, but destroy the older ones that nothing here needs. danger: no backup
     from before the rotation can be restored afterwards.
     """
-    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+    with exclusive(core.store, _LOCK, _LOCK_SECONDS):
         known = versions(core, purpose)
         if not known:
             return RotatedKey(purpose=purpose, version=0, outcome=Outcome.UNUSED, older=[])
         require_made(core, purpose)
         if not destroy_older and not possible(core, purpose):
             return RotatedKey(purpose=purpose, version=known[-1].version, outcome=Outcome.UNSUPPORTED, older=[])
+        _warn_of_other_versions(core)
         outcome = _outcome(core, known[-1], destroy_older=destroy_older)
         newest = known[-1] if outcome is Outcome.KEPT else _advance(core, known[-1])
         older = [_retire(core, each, newest, destroy=destroy_older) for each in versions(core, purpose)[:-1]]
     return RotatedKey(purpose=purpose, version=newest.version, outcome=outcome, older=older)
+
+
+def _warn_of_other_versions(core: Core) -> None:
+    others = Nodes(core).of_other_versions(metadata.version("hsmkms"))
+    if others:
+        log.warning("another version of hsmkms runs on %s: upgrade these nodes soon", "; ".join(others))
 
 
 def _outcome(core: Core, newest: InstallationKeyRow, *, destroy_older: bool) -> Outcome:
@@ -201,6 +213,7 @@ def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, 
     kept = elsewhere or _KINDS[old.purpose].needed(core, old, newest) or (None if destroy else _FOR_BACKUPS)
     if kept is None:
         # Device, then result: after an interruption it is repeated.
+        require(core.store)
         core.tokens.of(old.token_id).keys.destroy(own_permit(OperatorAct.MAINTAIN, old.cka_id), old.cka_id)
         core.reached("rotate-own 4: device")
         with core.store.atomic() as tx:
