@@ -8,7 +8,7 @@ that died moves the records from the outbox to the log.
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -30,7 +30,7 @@ from hsmkms.rules.audit.record import Event, Occasion, Outcome, RecordedCall
 from hsmkms.service.runtime.audit_lane import Journal
 from hsmkms.service.runtime.gil_queue import GilQueue
 from hsmkms.service.runtime.ports import KnownEpoch
-from hsmkms.store import audit_files, changes, node_id, outbox
+from hsmkms.store import audit_files, changes, node_id, nodes, outbox
 from hsmkms.store.engine import Connection, Store
 
 log = logging.getLogger("hsmkms.service")
@@ -349,20 +349,33 @@ class AuditLog:
         return [row.id for row in left]
 
     def recover_others(self) -> None:
-        """Move the outbox records of processes that died, of all lanes that are not locked."""
+        """Move the outbox records of processes that died, of all lanes that are not locked; and of removed nodes."""
         if not self._on:
             return
         with self._store.reading() as conn:
             lanes = outbox.lanes(conn, self.node_id)
+            nodes_here = {each.id for each in nodes.fetch_all(conn)} if self._store.target is not None else set()
+            abandoned = outbox.abandoned(conn, nodes_here) if self.node_id in nodes_here else set()
         for lane in sorted(lanes):
-            journal = self._new_journal(lane)
-            if journal.take() is not None:
-                try:
-                    done = self._recover(journal, lane)
-                    with self._store.atomic() as tx:
-                        outbox.remove(tx, done)
-                finally:
-                    journal.close()
+            self._recover_lane(self._new_journal(lane))
+        if abandoned:
+            self._recover_lane(self._new_journal(), abandoned)
+
+    def _recover_lane(self, journal: Journal, abandoned: Collection[str] = ()) -> None:
+        """Move a lane's records to it unless it is locked; and those of lanes that nobody else moves any more."""
+        lane = journal.take()
+        if lane is None:
+            return
+        try:
+            if abandoned:
+                with self._store.atomic() as tx:
+                    count = outbox.readdress(tx, abandoned, self._addressed(lane))
+                log.warning("%d records of removed nodes in the outbox of the audit log go to this node's log", count)
+            done = self._recover(journal, lane)
+            with self._store.atomic() as tx:
+                outbox.remove(tx, done)
+        finally:
+            journal.close()
 
     def _new_journal(self, only: str | None = None) -> Journal:
         segment_bytes = self.policy.segment_bytes
