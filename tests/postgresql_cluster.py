@@ -52,8 +52,7 @@ class Server:
         self.programs = programs
         self._settings = _OFFLINE | ({} if durable else _QUICK)
         self.process: subprocess.Popen[bytes]
-        if os.geteuid() == 0:  # initdb and postgres refuse to run as root
-            shutil.chown(folder, _SERVER_USER, _SERVER_USER)
+        give_to_server(folder)
 
     def start(self) -> None:
         """Start the server, which dies with this process, and wait until it answers."""
@@ -61,7 +60,7 @@ class Server:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *_unprivileged("--pdeathsig", "INT"),
+                    *unprivileged("--pdeathsig", "INT"),
                     self.programs / "postgres",
                     *("-D", self.folder / "data", "-k", self.folder, *settings),
                 ],
@@ -90,7 +89,7 @@ class Server:
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs as the server's user. Raises RuntimeError with what it printed."""
-        command = [*_unprivileged(), self.programs / program, *arguments]
+        command = [*unprivileged(), self.programs / program, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr}")
@@ -121,6 +120,10 @@ class Cluster(Server):
         """Return the URL of a database, for its owner."""
         return f"postgresql+psycopg://{ROLE}@/{database}?host={self.folder}"
 
+    def listen_url(self, database: str) -> str | None:  # noqa: ARG002 - of clusters behind a pooler
+        """Return the URL past a pooler: there is none."""
+        return None
+
     def create(self, template: str = "template1") -> str:
         """Make a new database from a template, to which nobody may be connected; return its name."""
         name = f"made_{next(self._numbers)}"
@@ -141,7 +144,13 @@ class Cluster(Server):
             self.drop(url)
 
 
-def _unprivileged(*options: str) -> list[str]:
+def give_to_server(folder: Path) -> None:
+    """Give a folder to the user as whom servers run: initdb, postgres and pgbouncer refuse to run as root."""
+    if os.geteuid() == 0:
+        shutil.chown(folder, _SERVER_USER, _SERVER_USER)
+
+
+def unprivileged(*options: str) -> list[str]:
     """Return the beginning of a command that runs as an unprivileged user."""
     if os.geteuid() == 0:
         options += ("--reuid", _SERVER_USER, "--regid", _SERVER_USER, "--clear-groups")

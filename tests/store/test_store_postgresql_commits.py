@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commit_proxy import Proxy
 from postgresql_cluster import Cluster
+from postgresql_proxy import Proxy
 from store_samples import NOW, REGION, a_key, write
 
 from hsmkms.errors import DependencyTimeoutException
