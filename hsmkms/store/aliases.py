@@ -13,11 +13,10 @@ from sqlalchemy import Connection, Select, func, select, true
 from hsmkms.errors import AlreadyExistsException, NotFoundException
 from hsmkms.model.ids import alias_arn
 from hsmkms.model.records import AliasRecord
-from hsmkms.store import changes
+from hsmkms.store import changes, faults
+from hsmkms.store.faults import Violation
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.schema import alias, installation
-from hsmkms.store.sqlite import faults
-from hsmkms.store.sqlite.faults import Violation
 
 
 def insert(tx: Connection, region: str, name: str, key_id: str, now: datetime) -> None:

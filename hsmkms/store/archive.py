@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, Self
 from msgspec import Struct
 
 from hsmkms.errors import StoreError
-from hsmkms.store.sqlite import files
+from hsmkms.store import files
 
 END: Final = bytes(2 * tarfile.BLOCKSIZE)
 _CHUNK: Final = 65536

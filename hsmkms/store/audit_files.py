@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, Self
 from hsmkms import atomic_write
 from hsmkms.errors import StoreError
 from hsmkms.file_lock import try_lock
-from hsmkms.store.sqlite import files
-from hsmkms.store.sqlite.files import FILE_MODE, FOLDER_MODE
+from hsmkms.store import files
+from hsmkms.store.files import FILE_MODE, FOLDER_MODE
 
 log = logging.getLogger("hsmkms.store")
 

@@ -16,15 +16,15 @@ from sqlalchemy.exc import OperationalError
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
-from hsmkms.store import schema
-from hsmkms.store.sqlite import faults, files
-from hsmkms.store.sqlite.files import DatabaseFile
+from hsmkms.store import files, log_schema, schema
+from hsmkms.store.files import DatabaseFile
+from hsmkms.store.sqlite import connections, faults
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 _FIRST_ANNOUNCING: Final = schema.META_REVISIONS.index("meta_0009")
-_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: schema.log}
+_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: log_schema.log}
 
 
 def create(folder: Path) -> None:
@@ -49,7 +49,7 @@ def upgrade(folder: Path) -> list[str]:
     applied: list[str] = []
     for database in files.DATABASES:
         path = folder / database.name
-        files.check_private(path)
+        connections.check_private(path)
         applied += _upgrade(path, database)
     return applied
 
@@ -71,9 +71,9 @@ def current(folder: Path) -> dict[str, str]:
     revisions = {}
     for database in files.DATABASES:
         path = folder / database.name
-        files.check_private(path)
-        with faults.translated(path), closing(files.connect(path)) as connection:
-            revisions[database.name] = files.read_revision(connection, path)
+        connections.check_private(path)
+        with faults.translated(path), closing(connections.connect(path)) as connection:
+            revisions[database.name] = connections.read_revision(connection, path)
     return revisions
 
 
@@ -93,7 +93,7 @@ def _make(folder: Path, database: DatabaseFile) -> None:
     try:
         with TemporaryDirectory(prefix=f".{database.name}-", dir=folder) as workplace:
             draft = Path(workplace) / database.name
-            files.make_empty(draft)
+            connections.make_empty(draft)
             fill(draft, database)
             os.link(draft, target)  # unlike a rename, it never replaces a database that another process has made
         sync_folder(folder)
@@ -102,9 +102,9 @@ def _make(folder: Path, database: DatabaseFile) -> None:
 
 
 def _upgrade(path: Path, database: DatabaseFile) -> Sequence[str]:
-    with faults.translated(path), closing(files.connect(path)) as connection:
-        revision = files.read_revision(connection, path)
-    if files.works_with(path.parent, database, revision):
+    with faults.translated(path), closing(connections.connect(path)) as connection:
+        revision = connections.read_revision(connection, path)
+    if connections.works_with(path.parent, database, revision):
         return []
     files.check_known(f"the database {path}", revision, database.revisions)
     missing = database.revisions[database.revisions.index(revision) + 1 :]
@@ -149,7 +149,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open a connection without foreign keys: SQLite alters a table by recreating it."""
-    connection = files.connect(path)
+    connection = connections.connect(path)
     connection.execute("PRAGMA foreign_keys=OFF")
     return connection
 

@@ -1,4 +1,4 @@
-"""Keep the id of a node in its data folder, by which a database on a server recognises its owner.
+"""Keep the id of a node in its data folder, by which a database on a server recognises the node.
 
 A copy of the folder is the same node: the id moves with the audit log and the locks, which are files of that folder.
 """

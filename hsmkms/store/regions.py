@@ -19,6 +19,12 @@ LEADING: Final = key.c.primary_region.is_(None) | (key.c.primary_region == regio
 """Condition that selects one region per key: its only one, or that of the primary key."""
 
 
+def in_use(conn: Connection) -> list[str]:
+    """Return the regions with keys that are not deleted, sorted."""
+    query = select(regional_key.c.region).where(regional_key.c.lifecycle != Lifecycle.DELETED).distinct()
+    return sorted(conn.execute(query).scalars())
+
+
 def insert_replica(tx: Connection, record: KeyRecord, tags: Mapping[str, str]) -> None:
     """Add a live regional key to a multi-Region key, replacing an earlier deleted one in the region.
 

@@ -8,35 +8,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsmkms.errors import ConfigurationError
-from hsmkms.store import migrate
-from hsmkms.store.sqlite import files
+from hsmkms.store import files, migrate
+from hsmkms.store.nodes import Node
+from hsmkms.store.sqlite import connections
 
 if TYPE_CHECKING:
     from hsmkms.store.postgresql.target import Target
 
 
-def target_at(url: str, password: Callable[[], str] | None) -> "Target":
-    """Return the database at a URL. Raises ConfigurationError, also if its driver is not installed."""
+def target_at(url: str, password: Callable[[], str] | None, listen_url: str | None = None) -> "Target":
+    """Return the database at a URL; ``listen_url``: the same past a pooler.
+
+    Raises ConfigurationError, also if its driver is not installed.
+    """
     try:
         from hsmkms.store.postgresql.target import parse  # noqa: PLC0415 - its driver is an extra
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
             f"store.url needs the Python package {exc.name}: run `pip install hsmkms[postgresql]`"
         ) from exc
-    return parse(url, password)
+    return parse(url, password, listen_url)
 
 
 def exists(folder: Path, target: "Target | None") -> bool:
     """Return True if the databases are there."""
     if target is None:
-        return files.exists(folder)
+        return connections.exists(folder)
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
     return creation.exists(target)
 
 
 def create(folder: Path, target: "Target | None") -> None:
-    """Create both databases with empty tables, on a server owned by the folder's node. StoreError if they are there."""
+    """Create both databases with empty tables, on a server with the folder as first node. StoreError if they exist."""
     if target is None:
         return migrate.create(folder)
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
@@ -53,22 +57,21 @@ def upgrade(folder: Path, target: "Target | None") -> list[str]:
     return creation.upgrade(target, folder)
 
 
-def owner(target: "Target | None") -> str | None:
-    """Return the node that owns the databases, for people; None if there are none, or if they are files."""
+def registered_nodes(target: "Target | None") -> list[Node]:
+    """Return the nodes of the databases; none if there are no databases yet, or if they are files."""
     if target is None:
-        return None
+        return []
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
-    found = creation.owner(target)
-    return None if found is None else str(found)
+    return creation.registered(target)
 
 
-def require_own(folder: Path, target: "Target | None") -> None:
-    """Raise StoreError if the databases are on a server, and belong to another data folder."""
+def require_registered(folder: Path, target: "Target | None") -> None:
+    """Raise StoreError if the databases are on a server, and the data folder is none of their nodes."""
     if target is not None:
         from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
-        creation.require_own(target, folder)
+        creation.require_registered(target, folder)
 
 
 def must_announce(folder: Path, target: "Target | None") -> bool:
@@ -83,6 +86,11 @@ def current(folder: Path, target: "Target | None") -> dict[str, str]:
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
     return creation.current(target)
+
+
+def newest() -> dict[str, str]:
+    """Return the revision of each database that this program works with, by the name that it has as a file."""
+    return {database.name: database.revisions[-1] for database in files.DATABASES}
 
 
 def names(folder: Path, target: "Target | None") -> list[str]:

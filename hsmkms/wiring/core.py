@@ -27,9 +27,9 @@ from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service.audit import sealing
+from hsmkms.service.audit import row_sealing, sealing
 from hsmkms.service.audit.freshness import Freshness
-from hsmkms.service.runtime import binding, node_owner, open_processes, seal_keys
+from hsmkms.service.runtime import binding, node_registry, open_processes, seal_keys
 from hsmkms.service.runtime.audit_log import AuditLog
 from hsmkms.service.runtime.authoriser import PolicyAuthoriser
 from hsmkms.service.runtime.clock import DriftWatch
@@ -40,9 +40,11 @@ from hsmkms.service.runtime.ports import Clock, Installation, never_drifted
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import aliases, audit_files, installation, leases, setup
+from hsmkms.store import aliases, audit_files, installation, leases, moving, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
+from hsmkms.store.installation_lock import LeaseCheck
+from hsmkms.store.nodes import Node
 from hsmkms.store.sqlite import log_renewal
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.stores import open_store, require_files, target_of
@@ -94,6 +96,8 @@ def core_of(
     reread: Callable[[], Settings] | None = None,
     before_login: Callable[[], None] = token_wiring.at_once,
     accepting: TokenSettings | None = None,
+    *,
+    joining: bool = False,
 ) -> Core:
     """Open database and tokens, and prove that they belong together. Without the home token nothing is opened.
 
@@ -101,9 +105,9 @@ def core_of(
     ``pin``: a PIN that the caller has read already; otherwise it is read from its source. ``reread`` reads the settings
     again, for tokens that are added while this process runs. ``before_login`` is called when everything is ready for
     the first login; it may block. ``accepting``: a token of the settings that is accepted though it is a clone, since
-    the operator is about to accept it.
+    the operator is about to accept it. ``joining``: the data folder is registered as a node, if it is none yet.
     """
-    store = open_store(settings)
+    store = open_store(settings, joining=joining)
     with ExitStack() as undo:
         undo.callback(store.close)
         row, token, device, witness = token_wiring.open_home(settings, store, pin, before_login, accepting)
@@ -118,8 +122,10 @@ def core_of(
         freshness = Freshness(core)
         core.seals.without_key = freshness.unsealed
         freshness.watch()
-        sealing.seal_rows(core)
-        node_owner.require_proven(core)
+        row_sealing.seal_rows(core)
+        if joining:
+            node_registry.join(core)
+        node_registry.require_proven(core)
         sealing.look_at_home(core)
         _rotate_after_lost_counts(core)
         undo.pop_all()
@@ -169,6 +175,7 @@ def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
     ConfigurationError if it is not damaged, or a process has the installation open.
     """
     require_files(settings, "renew-log")
+    moving.require_unmarked(settings.data_dir)
     open_processes.require_none(settings.data_dir)
     if log_renewal.damage(settings.data_dir) is None:
         raise ConfigurationError("log.db is whole, so it was left as it is")
@@ -190,6 +197,8 @@ def assemble(
     occasion = Occasion(installation.account, _agent())
     policy = audit_policy(settings)
     audit = AuditLog(store, installation.id, occasion, policy, cache, clock)
+    if store.target is not None:
+        store.meta.companions.append(LeaseCheck(store))
     if policy.durability is not Durability.OFF:
         store.meta.companions.append(audit)
     store.meta.companions.append(seals)  # last, since the seals cover what other companions have written
@@ -255,18 +264,20 @@ def _agent() -> str:
     return f"hsmkms (uid {os.getuid()}, pid {os.getpid()})"
 
 
-def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
+def initialise(settings: Settings, clock: Clock = utc_now, *, try_refused_material: bool = False) -> InstallationRow:
     """Create the databases and the installation's own key on the token; resume an interrupted attempt.
 
-    The configuration file must exist. Concurrent calls create one installation. Raises SetupError or TokenError.
+    ``try_refused_material``: also record whether the module survives material that it cannot unwrap, which takes a
+    second or two; otherwise the first import does. The configuration file must exist. Concurrent calls create one
+    installation. Raises SetupError or TokenError.
     """
     with exclusive(settings.data_dir / INIT_LOCK, INIT_LOCK_SECONDS):
-        return _initialise(settings, clock)
+        return _initialise(settings, clock, try_refused_material=try_refused_material)
 
 
-def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
+def _initialise(settings: Settings, clock: Clock, *, try_refused_material: bool) -> InstallationRow:
     target = target_of(settings)
-    setup.require_own(settings.data_dir, target)  # before the PIN is sent
+    setup.require_registered(settings.data_dir, target)  # before the PIN is sent
     device = token_wiring.open_device(settings)
     try:
         if not setup.exists(settings.data_dir, target):
@@ -278,9 +289,12 @@ def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
             setup.create(settings.data_dir, target)
         store = open_store(settings)
         try:
-            return binding.initialise(store, device, settings.account_id, clock)
+            row = binding.initialise(store, device, settings.account_id, clock)
         finally:
             store.close()
+        if try_refused_material:
+            device.imports.try_refused_material()
+        return row
     finally:
         device.close()
 
@@ -296,9 +310,9 @@ def begun_with(settings: Settings) -> tuple[str | None, str | None]:
         store.close()
 
 
-def owner(settings: Settings) -> str | None:
-    """Return the node that owns the databases, for people; None if there are none, or if they are files."""
-    return setup.owner(target_of(settings))
+def registered_nodes(settings: Settings) -> list[Node]:
+    """Return the nodes of the databases; none if there are no databases yet, or if they are files."""
+    return setup.registered_nodes(target_of(settings))
 
 
 def is_begun(settings: Settings) -> bool:

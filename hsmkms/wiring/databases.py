@@ -6,12 +6,12 @@ from functools import partial
 
 from hsmkms.config.settings import Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, KMSInternalException, SetupError, TokenError
-from hsmkms.service.audit import sealing
+from hsmkms.service.audit import row_sealing
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import announcements, setup
-from hsmkms.store.sqlite import files
+from hsmkms.store import announcements, files, setup
+from hsmkms.store.sqlite import connections
 from hsmkms.wiring import core
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.stores import open_store, target_of
@@ -32,7 +32,7 @@ def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
     applied = setup.upgrade(settings.data_dir, target)
     if applied or not _is_sealed(settings):  # or an earlier attempt was interrupted
         try:
-            _close(core.core_of(settings))
+            close(core.core_of(settings))
         except HsmKmsError as exc:
             log.warning("the rows will be sealed when the installation is next opened, since it cannot be now: %s", exc)
     return applied, setup.current(settings.data_dir, target)
@@ -48,7 +48,8 @@ def _is_sealed(settings: Settings) -> bool:
         store.close()
 
 
-def _close(opened: Core) -> None:
+def close(opened: Core) -> None:
+    """Close a core that was opened for one act."""
     with ExitStack() as rest:
         rest.callback(opened.store.close)
         rest.callback(opened.tokens.close)
@@ -75,7 +76,7 @@ def _announce(settings: Settings) -> None:
         parts = core.assemble(settings, store, tokens, core.described(settings, row), core.utc_now, None)
         opened.callback(core.end_use, parts)
         try:
-            sealing.announce_schema(parts, before_migration=True)
+            row_sealing.announce_schema(parts, before_migration=True)
         except KMSInternalException as exc:
             reason = "but former announcements were edited. See `hsmkms verify-store` of the version that runs"
             _migrate_unannounced(settings, reason, exc)
@@ -97,7 +98,7 @@ def check_databases(settings: Settings) -> None:
     if settings.store.url is not None:
         return
     for database in files.DATABASES:
-        files.check_pages(settings.data_dir / database.name)
+        connections.check_pages(settings.data_dir / database.name)
 
 
 def database_revisions(settings: Settings) -> dict[str, str]:

@@ -20,7 +20,7 @@ from hsmkms.hsm.session.token_choice import choose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.wiring.stores import require_own
+from hsmkms.wiring.stores import require_registered
 from hsmkms.wiring.tokens import device_settings, open_device
 
 
@@ -78,7 +78,7 @@ def finish(settings: Settings, token: TokenSettings) -> bool | None:
     file, draft = token.pin.file, interrupted(token)
     if file is None or draft is None:
         return None
-    require_own(settings)
+    require_registered(settings)
     gate = LoginGate(settings.data_dir)
     with gate.exclusive():
         if not draft.exists():

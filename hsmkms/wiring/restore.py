@@ -21,7 +21,7 @@ from hsmkms.service.backup.restore import Configured, Order, Restored
 from hsmkms.service.backup.unsealing import Unsealed
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
-from hsmkms.store.sqlite import files
+from hsmkms.store import files
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.core import core_of
 from hsmkms.wiring.stores import require_files

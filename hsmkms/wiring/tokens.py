@@ -1,14 +1,17 @@
 """Open the tokens that the settings name, and match them to the tokens of the database."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.config import settings as config
+from hsmkms.config import softhsm
 from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError
@@ -23,7 +26,7 @@ from hsmkms.service.runtime import binding
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow, TokenRow
-from hsmkms.wiring.stores import open_store, require_own
+from hsmkms.wiring.stores import open_store, require_registered
 
 Proof = TypeVar("Proof")
 
@@ -61,8 +64,8 @@ def open_device(
 
 
 def open_named(settings: Settings, token: TokenSettings) -> Device:
-    """Open a token for an operator's command, which does not open the store first: it must be this node's."""
-    require_own(settings)
+    """Open a token for an operator's command, which does not open the store first: this must be a node."""
+    require_registered(settings)
     return open_device(settings, token)
 
 
@@ -87,7 +90,14 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
         replication_seconds=token.replication_seconds,
         host_unwrap=settings.imports.host_unwrap,
         accept_crashes=settings.imports.accept_crashes,
+        write_lock_dir=_shared_folder(settings, token),
     )
+
+
+def _shared_folder(settings: Settings, token: TokenSettings) -> Path | None:
+    """Return SoftHSM's token folder if several nodes may use it: its writers must know of each other."""
+    folder = softhsm.token_folder(token.environment) if settings.store.url is not None else None
+    return folder if folder is not None and os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def _reader(settings: Settings, token: TokenSettings) -> Callable[[], Secret]:
@@ -365,7 +375,7 @@ def retry_pin(
     Returns True if there was a mark of a refused PIN. ``insisted``: the token whose PIN is tried without asking.
     ``confirm`` asks about the others. Raises PinError if a PIN is refused or is not confirmed.
     """
-    require_own(settings)
+    require_registered(settings)
     gate = LoginGate(settings.data_dir)
     had_mark = gate.mark() is not None
     faults: list[HsmKmsError] = []

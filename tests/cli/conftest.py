@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from cli_site import ACCOUNT, OTHER_REGION, REGION, NewFolder, Site
+from node_sites import Joining, copied
+from postgresql_cluster import Cluster, name_of
 
 NewSite = Callable[[], Site]
 
@@ -51,6 +53,51 @@ def shared(pristine: Site, new_folder: NewFolder) -> Site:
 @pytest.fixture
 def bare(new_folder: NewFolder) -> Site:
     """A folder to work in, without an installation."""
+    site = Site(folder=new_folder())
+    site.folder.mkdir()
+    return site
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> Iterator[str]:
+    """An empty PostgreSQL database of the test's own."""
+    with cluster.database() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def pristine_node(new_folder: NewFolder, cluster: Cluster) -> tuple[Site, str]:
+    """An installation on a PostgreSQL database, with its first node and no keys, and the URL of its database."""
+    site, url = Site(folder=new_folder()), cluster.url(cluster.create())
+    site.folder.mkdir()
+    made = site.run("init", "--data-dir", site.data, "--create-softhsm-token", "--store-url", url)
+    assert made.status == 0, made
+    return site, url
+
+
+@pytest.fixture
+def on_server(pristine_node: tuple[Site, str], cluster: Cluster) -> Iterator[str]:
+    """A copy of its database; its URL."""
+    with cluster.database(name_of(pristine_node[1])) as made:
+        yield made
+
+
+@pytest.fixture
+def first(pristine_node: tuple[Site, str], on_server: str, new_folder: NewFolder) -> Site:
+    """The first node of an installation of the test's own."""
+    site, url = pristine_node
+    return copied(site, new_folder(), url, on_server)
+
+
+@pytest.fixture
+def joining(first: Site, on_server: str) -> Joining:
+    """How another node joins it."""
+    return Joining(first, on_server)
+
+
+@pytest.fixture
+def place(new_folder: NewFolder) -> Site:
+    """Where another node's data folder may be made."""
     site = Site(folder=new_folder())
     site.folder.mkdir()
     return site

@@ -128,6 +128,16 @@ def _own_servers(site: Site) -> dict[str, str]:
     return {"PATH": f"{script.parent}:{BIN}:{os.environ['PATH']}"}
 
 
+def at_a_database(site: Site, tour: Site) -> Reader:
+    """A token with its PIN file, as above; the page's database is a variable of the shell."""
+    token = at_an_hsm(site, tour)
+    places = {
+        "/home/alice": str(site.folder),
+        "/usr/lib/softhsm/libsofthsm2.so": token.places["/opt/vendor/lib/libpkcs11.so"],
+    }
+    return Reader(places={**token.places, **places}, environment=token.environment)
+
+
 PREPARATIONS: Final[Mapping[str, Callable[[Site, Site], Reader]]] = {
     "README": toured,
     "bad-days": on_a_bad_day,
@@ -135,6 +145,7 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site, Site], Reader]]] = {
     "hsm": at_an_hsm,
     "import": with_quick_imports,
     "monitoring": served,
+    "nodes": at_a_database,
     "nss": with_nss,
     "programs": served,
 }
@@ -144,14 +155,15 @@ PREPARATIONS: Final[Mapping[str, Callable[[Site, Site], Reader]]] = {
 @pytest.mark.parametrize(
     "page", [page for page in pages.PAGES if pages.steps(page.read_text())], ids=lambda page: page.stem
 )
-def test_page_runs_as_printed(bare: Site, tour: Site, page: Path) -> None:
+def test_page_runs_as_printed(bare: Site, tour: Site, page: Path, request: pytest.FixtureRequest) -> None:
     """Each command ends as the page says and prints what it shows."""
     steps = pages.steps(page.read_text())
     commands = "\n".join(step.command for step in steps)
     needed = [tool for tool in TOOLS if re.search(rf"(?m)(?:^|[|&(] *){tool} ", commands)]
     assert [tool for tool in needed if shutil.which(tool) is None] == [], "scripts/test installs these"
     reader = PREPARATIONS.get(page.stem, installed)(bare, tour)
-    printed = pages.run(bare, steps, reader.places, reader.environment)
+    store = {"STORE": request.getfixturevalue("url")} if "$STORE" in commands else {}
+    printed = pages.run(bare, steps, reader.places, {**reader.environment, **store})
     assert len(printed) == len(steps), (steps[len(printed)].command, printed[-1:])
     for step, done in zip(steps, printed, strict=True):
         ends_as_told = done.status != 0 if step.status is None else done.status == step.status

@@ -43,7 +43,9 @@ PANELS = (
 )
 OPERATOR_COMMANDS = {
     "init",
+    "join",
     "migrate",
+    "migrate-store",
     "token-info",
     "token-check",
     "attest",

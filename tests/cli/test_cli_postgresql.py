@@ -1,18 +1,9 @@
 """An installation whose database is on a PostgreSQL server."""
 
 import base64
-from collections.abc import Iterator
 
-import pytest
 from cli_site import Site
 from postgresql_cluster import Cluster, name_of
-
-
-@pytest.fixture
-def url(cluster: Cluster) -> Iterator[str]:
-    """An empty database of the test's own."""
-    with cluster.database() as made:
-        yield made
 
 
 def test_a_life_on_postgresql(bare: Site, url: str, cluster: Cluster) -> None:

@@ -18,7 +18,7 @@ from cli_site import SECONDS, Site
 from hsmkms.config import settings as config
 from hsmkms.rules import blob
 from hsmkms.store import migrate
-from hsmkms.store.sqlite.files import META
+from hsmkms.store.files import META
 from hsmkms.wiring import databases
 
 HERE = Path(__file__).parent

@@ -15,8 +15,9 @@ from typing import Any
 from cli_site import Site
 
 import hsmkms
+from hsmkms.store import files
 from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
-from hsmkms.store.sqlite import files, schema
+from hsmkms.store.sqlite import schema
 
 META = f"meta_{len(META_REVISIONS) + 1:04}"
 LOG = f"log_{len(LOG_REVISIONS) + 1:04}"
@@ -60,11 +61,12 @@ _TABLE = """key_note: Final = Table(
 )
 
 """
+_COLUMN = '    Column("colour", Text),\n'
 _LISTING = """
 import sys
 from pathlib import Path
 from hsmkms.store import migrate
-from hsmkms.store.sqlite import files
+from hsmkms.store import files
 migrate.create(Path(sys.argv[1]))
 """
 
@@ -81,10 +83,17 @@ def make(folder: Path) -> Path:
             f'LOG_REVISIONS: Final = tuple(f"log_{{number:04}}" for number in range(1, {len(LOG_REVISIONS) + 2}))',
         ),
         (
-            '    Column("version", WIDE, nullable=False),\n    _one_of("lifecycle"',
-            '    Column("version", WIDE, nullable=False),\n    Column("colour", Text),\n    _one_of("lifecycle"',
+            '    Column("version", WIDE, nullable=False),\n    one_of("lifecycle"',
+            '    Column("version", WIDE, nullable=False),\n    Column("colour", Text),\n    one_of("lifecycle"',
         ),
         ("orphan: Final = Table(", f"{_TABLE}orphan: Final = Table("),
+    )
+    _change(
+        package / "store/log_schema.py",
+        (
+            '    Column("request_id", Text, nullable=False),\n    one_of("operation", TrackedOperation),',
+            f'    Column("request_id", Text, nullable=False),\n{_COLUMN}    one_of("operation", TrackedOperation),',
+        ),
     )
     _change(
         package / "store/sealed_tables.py",

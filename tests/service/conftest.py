@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trials
 from postgresql_cluster import Cluster
@@ -62,6 +63,8 @@ def original(engine: str, request: pytest.FixtureRequest) -> Site:
     """The installation that is copied for the engine under test."""
     site = request.getfixturevalue("prepared" if engine == "sqlite" else "prepared_on_server")
     assert isinstance(site, Site)
+    if engine == "pgbouncer":
+        return msgspec.structs.replace(site, cluster=request.getfixturevalue("pooled_cluster"))
     return site
 
 

@@ -14,10 +14,10 @@ from sqlalchemy import func, select
 from store_samples import LATER, NOW, REGION, a_key, pragma, read, write
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError
-from hsmkms.store import changes, keys, migrate, schema
+from hsmkms.store import changes, keys, log_schema, migrate, schema
 from hsmkms.store.engine import Database, Store
-from hsmkms.store.sqlite import files, wal_index
-from hsmkms.store.sqlite.files import LOG, META
+from hsmkms.store.files import LOG, META
+from hsmkms.store.sqlite import connections, wal_index
 
 
 @pytest.fixture(params=["meta", "log"])
@@ -53,7 +53,7 @@ def test_files_belong_to_their_owner_alone(tmp_path: Path) -> None:
         with with_wal.atomic() as tx:
             changes.note(tx, REGION, "subject")
         with with_wal.log.atomic() as tx:
-            tx.execute(schema.encryption_count.insert().values(material_id="m", reserved=1))
+            tx.execute(log_schema.encryption_count.insert().values(material_id="m", reserved=1))
         names = sorted(each.name for each in folder.iterdir())
         assert names == ["log.db", "log.db-shm", "log.db-wal", "meta.db", "meta.db-shm", "meta.db-wal"]
         assert mode_of(folder) == 0o700
@@ -214,7 +214,7 @@ def test_the_signal_moves_with_commits_and_only_then(store: Store, folder: Path)
     other.close()
     assert (signal.moved(), signal.moved()) == (True, False)
     with store.log.atomic() as tx:
-        tx.execute(schema.encryption_count.insert().values(material_id="m", reserved=1))
+        tx.execute(log_schema.encryption_count.insert().values(material_id="m", reserved=1))
     with store.reading() as conn:
         changes.latest(conn)
     with suppress(ZeroDivisionError), store.atomic() as tx:
@@ -236,7 +236,7 @@ def test_sqlite_is_asked_only_after_a_commit(store: Store) -> None:
     write(store, a_key())
     assert [signal.moved() for _ in range(3)] == [True, False, False]
     assert statements == ["PRAGMA data_version"]
-    with closing(files.connect(store.meta.file)) as connection:
+    with closing(connections.connect(store.meta.file)) as connection:
         assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     signal.moved()
     write(store, a_key())
@@ -334,7 +334,7 @@ def test_the_signal_never_holds_up_a_checkpoint(store: Store) -> None:
     signal = store.change_signal()
     write(store, a_key())
     assert signal.moved()
-    with closing(files.connect(store.meta.file)) as connection:
+    with closing(connections.connect(store.meta.file)) as connection:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint").fetchone()
     assert busy == 0
     signal.close()

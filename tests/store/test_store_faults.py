@@ -15,11 +15,12 @@ from hsmkms.errors import (
     MigrationError,
     NotFoundException,
     StoreError,
+    ValidationException,
 )
-from hsmkms.store import aliases, changes, installation, migrate
+from hsmkms.store import aliases, changes, installation, migrate, users
 from hsmkms.store.engine import Store
+from hsmkms.store.files import LOG, META
 from hsmkms.store.sqlite import faults
-from hsmkms.store.sqlite.files import LOG, META
 
 
 @pytest.fixture(params=[META.name, LOG.name])
@@ -88,7 +89,7 @@ def test_a_newer_database_is_left_alone(path: Path) -> None:
 def test_an_older_database_sends_to_migrate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revision that is known and not the last one."""
     newer = META.__class__(META.name, (*META.revisions, "meta_9999"), META.migrations)
-    monkeypatch.setattr("hsmkms.store.sqlite.files.DATABASES", (LOG, newer))
+    monkeypatch.setattr("hsmkms.store.files.DATABASES", (LOG, newer))
     assert "run `hsmkms migrate`" in refused(folder, MigrationError)
 
 
@@ -204,3 +205,11 @@ def test_words_that_decide_are_checked_by_the_database(store: Store, statement: 
     write(store, a_key())
     with pytest.raises(StoreError), store.atomic() as tx:
         tx.exec_driver_sql(statement)
+
+
+def test_text_that_no_database_stores(store: Store) -> None:
+    """A half of a surrogate pair is refused where it is looked for and where it is written, on either engine."""
+    with pytest.raises(ValidationException, match="halves of surrogate pairs"), store.reading() as conn:
+        users.fetch_access_key(conn, "half\ud800")
+    with pytest.raises(ValidationException, match="halves of surrogate pairs"), store.atomic() as tx:
+        users.insert_user(tx, "half\ud800", NOW, "id")

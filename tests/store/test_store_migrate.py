@@ -16,9 +16,8 @@ from sqlalchemy import URL, MetaData, create_engine, inspect
 from store_samples import a_key, write
 
 from hsmkms.errors import StoreError
-from hsmkms.store import migrate, schema
+from hsmkms.store import files, log_schema, migrate, schema
 from hsmkms.store.engine import Store
-from hsmkms.store.sqlite import files
 
 
 def url_of(path: Path) -> URL:
@@ -26,7 +25,7 @@ def url_of(path: Path) -> URL:
     return URL.create("sqlite", database=str(path))
 
 
-DATABASES = [(files.META, schema.meta), (files.LOG, schema.log)]
+DATABASES = [(files.META, schema.meta), (files.LOG, log_schema.log)]
 
 
 @pytest.mark.parametrize(("database", "metadata"), DATABASES)
@@ -139,7 +138,7 @@ def second(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for name in ("env.py", *(f"versions/{revision}.py" for revision in files.META.revisions)):
         (copy / name).write_text((source / name).read_text())
     newer = files.DatabaseFile(files.META.name, (*files.META.revisions, "meta_9999"), str(copy))
-    monkeypatch.setattr("hsmkms.store.sqlite.files.DATABASES", (files.LOG, newer))
+    monkeypatch.setattr("hsmkms.store.files.DATABASES", (files.LOG, newer))
     return copy / "versions" / "meta_9999.py"
 
 
@@ -219,6 +218,7 @@ OPENED_BEFORE = {
     "node",
     "schema_announcement",
     "audit_outbox",
+    "audit_head",
 }
 """Tables that a program reads and writes in a database of the schema before its own, to announce its migration."""
 

@@ -12,10 +12,10 @@ from store_samples import ELSEWHERE, LATER, NOW, REGION, a_key, read, write
 
 from hsmkms.model.ids import derived_user_id
 from hsmkms.model.records import GrantRecord
-from hsmkms.store import aliases, changes, deletion, grants, identities, keys, migrate, users
+from hsmkms.store import aliases, changes, deletion, files, grants, identities, keys, migrate, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import Owner
-from hsmkms.store.sqlite import files
+from hsmkms.store.sqlite import connections
 
 ALICE = "arn:aws:iam::111122223333:user/alice"
 BOB = "arn:aws:iam::111122223333:user/bob"
@@ -244,9 +244,9 @@ def test_users_of_before_keep_their_rights(tmp_path: Path) -> None:
     migrate.create(tmp_path / "data")
     file = tmp_path / "data" / "meta.db"
     file.unlink()
-    files.make_empty(file)
+    connections.make_empty(file)
     config = migrate.alembic_config(files.META)
-    engine = create_engine("sqlite://", creator=lambda: files.connect(file), poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=lambda: connections.connect(file), poolclass=NullPool)
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "meta_0003")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hsmkms.store import migrate
+from hsmkms.store import files, migrate
 from hsmkms.store.engine import Store
-from hsmkms.store.sqlite import capture, files, schema
+from hsmkms.store.sqlite import capture, connections, schema
 
 FROZEN = sorted((Path(__file__).parent.parent / "frozen").glob("meta_*"))
 
@@ -56,7 +56,7 @@ def test_of_every_revision(tmp_path: Path, frozen: Path) -> None:
     """The databases of older programs, migrated, have no difference; neither have the guards of sealed ones."""
     for database in files.DATABASES:
         path = tmp_path / database.name
-        files.make_empty(path)
+        connections.make_empty(path)
         with closing(sqlite3.connect(path)) as connection:
             connection.executescript((frozen / f"{path.stem}.sql").read_text())
     migrate.upgrade(tmp_path)
@@ -105,7 +105,7 @@ def test_connections_distrust_the_file(folder: Path) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="this Python cannot set SQLITE_DBCONFIG_DEFENSIVE")
 def test_connections_are_defensive(folder: Path) -> None:
     """Also a statement that says so cannot edit the schema as a table."""
-    with closing(files.connect(folder / files.META.name)) as connection:
+    with closing(connections.connect(folder / files.META.name)) as connection:
         connection.execute("PRAGMA writable_schema=ON")
         with pytest.raises(sqlite3.OperationalError, match="may not be modified"):
             connection.execute("DELETE FROM sqlite_master")

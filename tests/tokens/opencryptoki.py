@@ -76,15 +76,7 @@ _REFUSED: Final = {
 }
 """What is known of each version; whatever another one refuses is to be looked at."""
 
-_EXCLUDED: Final = {
-    "3.27": (
-        Reason(
-            r"test_hsm_unwrapping\.py::test_(?:malformed|refusals_leave_nothing)",
-            "3.27 may abort the process where material cannot be unwrapped",
-        ),
-    )
-}
-"""Device tests that end a process with some version's module."""
+_FAILED_CHECKS: Final = {"3.27": ("refused material",)}
 
 
 def _version() -> str:
@@ -139,7 +131,7 @@ class OpenCryptokiDriver(Driver):
         assert found, f"{CONFIGURATION} has no software token"
         version = _version()
         self.refused = _REFUSED.get(version, ())  # type: ignore[misc]
-        self.excluded = (*MEASURED_ON_SOFTHSM, *_EXCLUDED.get(version, ()))  # type: ignore[misc]
+        self.failed_checks = _FAILED_CHECKS.get(version, ())  # type: ignore[misc]
         self._slot = found[1]
         self._started = False
         self._empty: dict[str, _EmptyToken] = {}

@@ -31,6 +31,8 @@ TOPICS: Final = (
     "move-hsm",
     "install",
     "operations",
+    "nodes",
+    "move-store",
     "bad-days",
     "lost-machine",
     "monitoring",

@@ -152,9 +152,11 @@ def _configure(folder: Path, options: InitOptions, held: ExitStack) -> None:
     if not file.exists():
         label = options.token.label or DEFAULT_LABEL
         draft = _draft(options.account_id or DEFAULT_ACCOUNT, options.regions or (DEFAULT_REGION,), label, options)
-        _check_folder(folder)
+        check_folder(folder, ATTEMPT_FILE)
         _check_database(draft)
-        existing = None if options.create_softhsm_token else _existing_token(options.token, held)
+        existing = None
+        if not options.create_softhsm_token:
+            existing = existing_token(options.token, held, " (or --create-softhsm-token)")
         make_data_folder(folder)
         token = existing or _new_softhsm_token(folder, options.token.module, label)
         write_private(file, config_template.init_text(msgspec.structs.replace(draft, token=token)))
@@ -172,7 +174,7 @@ def _show_installation(common: Common, file: Path) -> None:
 
     settings = config.load(file)
     try:
-        row = wiring.initialise(settings)
+        row = wiring.initialise(settings, try_refused_material=True)
     except PinError as exc:
         raise PinError(runnable(str(exc), file)) from exc
     token = settings.token
@@ -232,11 +234,11 @@ def _check_database(draft: "Settings") -> None:
     """Raise unless the named database can be connected to and is not one of another installation."""
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see _configure
 
-    owner = wiring.owner(draft)
-    if owner is not None:
+    nodes = wiring.registered_nodes(draft)
+    if nodes:
         raise ConfigurationError(
-            f"the database of --store-url holds the installation of another data folder already ({owner}); nothing was "
-            "changed: name an empty one"
+            f"the database of --store-url holds an installation already ({'; '.join(map(str, nodes))}); nothing was "
+            "changed: name an empty one, or add a node to that installation with `hsmkms join`"
         )
 
 
@@ -248,11 +250,14 @@ def _complete(settings: "Settings") -> bool:
     return begun and wiring.is_initialised(settings)
 
 
-def _check_folder(folder: Path) -> None:
-    """Raise unless the folder is safe from others, and missing, empty, or what an interrupted `init` has left."""
+def check_folder(folder: Path, attempt: str) -> None:
+    """Raise unless the folder is safe from others, and missing, empty, or what an interrupted attempt has left.
+
+    ``attempt``: the name of the file that such an attempt leaves.
+    """
     ownership.check("the data folder", folder)
     try:
-        ours = (folder / ATTEMPT_FILE).exists() and not (folder / "meta.db").exists()
+        ours = (folder / attempt).exists() and not (folder / "meta.db").exists()
         if folder.exists() and any(folder.iterdir()) and not ours:
             raise ConfigurationError(f"{folder} is not empty and holds no {CONFIG_FILE}: choose another folder")
     except OSError as exc:
@@ -300,8 +305,11 @@ def _new_softhsm_token(folder: Path, module: Path | None, label: str) -> "TokenS
     )
 
 
-def _existing_token(options: TokenOptions, held: ExitStack) -> "TokenSettings":
-    """Return the token that the options name; a person at a terminal is asked for what they leave out."""
+def existing_token(options: TokenOptions, held: ExitStack, alternative: str = "") -> "TokenSettings":
+    """Return the token that the options name; a person at a terminal is asked for what they leave out.
+
+    ``alternative``: another way, named in the error where there is no terminal.
+    """
     named = options.label if options.uri is None else options.uri
     missing = [
         option
@@ -313,9 +321,7 @@ def _existing_token(options: TokenOptions, held: ExitStack) -> "TokenSettings":
         if value is None
     ]
     if missing and not sys.stdin.isatty():
-        raise typer.BadParameter(
-            f"missing {', '.join(missing)} (or --create-softhsm-token): there is no terminal to ask at"
-        )
+        raise typer.BadParameter(f"missing {', '.join(missing)}{alternative}: there is no terminal to ask at")
     from hsmkms.config import settings as config  # noqa: PLC0415 - see _configure
     from hsmkms.wiring import new_tokens  # noqa: PLC0415 - see _configure
 

@@ -11,13 +11,14 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from pkcs11.exceptions import PKCS11Error
-from pkcs11.types import Object
+from pkcs11.types import Object, Session
 
 from hsmkms.errors import HsmKmsError
-from hsmkms.hsm.checks.bench import Bench, Finding
-from hsmkms.hsm.imports.probe import probing_import
+from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
+from hsmkms.hsm.imports.probe import NEEDED, probe_import
 from hsmkms.hsm.imports.unwrapping import Unwrapping
-from hsmkms.hsm.imports.wrapping import ALGORITHMS, MATERIAL_BYTES, ImportProfile
+from hsmkms.hsm.imports.wrapping import ALGORITHMS, MATERIAL_BYTES, ImportProfile, make_pair
+from hsmkms.hsm.objects.attributes import WRAPPING_KEY
 from hsmkms.hsm.objects.key_specs import public_half
 from hsmkms.key_wrapping import wrap
 from hsmkms.model.enums import WrappingAlgorithm
@@ -28,27 +29,36 @@ NAME: Final = "refused material"
 _BITS: Final = 2048
 _BYTES: Final = _BITS // 8
 _ROUNDS: Final = 3
+_ID: Final = b"hsmkms refused 1"
 _MESSAGE: Final = b"hsmkms token-check"
+_NOTHING_SENT: Final = Finding(Outcome.WORKS, "nothing is sent to it, since it can do no wrapping algorithm")
 
 
 def material(bench: Bench) -> Finding:
     """Import what cannot be imported, with a session key pair; the token must refuse it, and go on."""
-    with probing_import(bench.token, bench.session, bench.support, host_unwrap=False) as (profile, private):
-        if private is None or not profile.algorithms():
-            return Finding(Outcome.WORKS, "nothing is sent to it, since it can do no wrapping algorithm")
-        taken = _refused(bench, private, profile)
+    if not bench.mechanisms() >= NEEDED:
+        return _NOTHING_SENT
+    public, private = make_pair(bench.session, WRAPPING_KEY, _BITS, _ID, CHECK_LABEL, bench.support, store=False)
+    try:
+        profile = probe_import(bench.token, bench.session, bench.support, host_unwrap=False, key=private)
+        if not profile.algorithms():
+            return _NOTHING_SENT
+        taken = _unwrapped(bench.session, private, profile)
+    finally:
+        public.destroy()
+        private.destroy()
     if taken:
         return Finding(Outcome.LIMITED, f"{taken} of the samples that cannot be unwrapped were unwrapped")
     return Finding(Outcome.WORKS, "it is refused, and the module goes on")
 
 
-def _refused(bench: Bench, private: Object, profile: ImportProfile) -> int:
-    """Send what cannot be unwrapped, and what can in between; return how much of the former was unwrapped."""
-    half, taken = public_half(private), 0
+def _unwrapped(session: Session, private: Object, profile: ImportProfile) -> int:
+    """Return how many samples that cannot be unwrapped were unwrapped; good ones must be, in between."""
+    public, taken = public_half(private), 0
     for algorithm in profile.algorithms() * _ROUNDS:
-        unwrapping = Unwrapping(bench.session, private, profile, algorithm, public=half)
-        taken += sum(_is_taken(unwrapping, each) for each in _refusable(half, algorithm, profile))
-        unwrapping.prove(wrap(half, algorithm, os.urandom(MATERIAL_BYTES)))
+        unwrapping = Unwrapping(session, private, profile, algorithm, public=public)
+        taken += sum(_is_taken(unwrapping, each) for each in _refusable(public, algorithm, profile))
+        unwrapping.prove(wrap(public, algorithm, os.urandom(MATERIAL_BYTES)))
     return taken
 
 

@@ -27,11 +27,11 @@ from hsmkms.service.backup.recipients import Header, SealedKey, seal_to_token
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.store import installation, objects
+from hsmkms.store import files, installation, objects
 from hsmkms.store.archive import Member
 from hsmkms.store.engine import Connection, FileDatabase
 from hsmkms.store.sealed_stream import KEY_BYTES, SealedWriter
-from hsmkms.store.sqlite import files, snapshot
+from hsmkms.store.sqlite import snapshot
 
 CONFIGURATION: Final = "hsmkms.toml"
 INVENTORY: Final = "inventory.json"

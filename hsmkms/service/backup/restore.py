@@ -36,9 +36,8 @@ from hsmkms.service.operations import deletion
 from hsmkms.service.runtime import binding, open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
-from hsmkms.store import installation, migrate
+from hsmkms.store import files, installation, migrate
 from hsmkms.store.engine import Connection
-from hsmkms.store.sqlite import files
 
 LOCK: Final = "init.lock"
 """The lock file of `hsmkms init`, which would create databases in the same place."""

@@ -18,8 +18,9 @@ from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
 from hsmkms.service.backup import restore_remains
 from hsmkms.service.backup.create import CONFIGURATION
+from hsmkms.store import files
 from hsmkms.store.archive import new_file
-from hsmkms.store.sqlite import files, snapshot
+from hsmkms.store.sqlite import snapshot
 
 STAGING: Final = ".restore-"
 _MARK: Final = ".restore-unfinished"

@@ -16,8 +16,7 @@ from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
 from hsmkms.file_lock import try_lock
 from hsmkms.rules.audit import seal
-from hsmkms.store import audit_files
-from hsmkms.store.sqlite import files
+from hsmkms.store import audit_files, files
 
 PREFIX: Final = "set-aside-"
 """How the name of the folder begins that takes the remains."""

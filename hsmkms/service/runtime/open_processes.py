@@ -19,7 +19,7 @@ from msgspec import Struct
 from hsmkms.errors import ConfigurationError, StoreError
 from hsmkms.file_lock import lock, try_lock
 from hsmkms.hsm.probing.profile import TokenProfile
-from hsmkms.store.sqlite import files
+from hsmkms.store import files
 
 _FOLDER: Final = "processes"
 _DRAFT_SECONDS: Final = 3600.0

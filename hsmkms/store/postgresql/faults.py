@@ -12,9 +12,14 @@ import psycopg
 from sqlalchemy import exc as sqlalchemy_errors
 
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, MisuseError, StoreError, ValidationException
+from hsmkms.store import move_mark
+from hsmkms.store.faults import NO_TEXT
 from hsmkms.store.postgresql.capture import UNSEALED_STATE
 
 log = logging.getLogger("hsmkms.store")
+
+MOVED_STATE: Final = "HK002"
+"""SQLSTATE of a count in a store that has moved."""
 
 CONTENTION: Final = frozenset({"40001", "40P01"})
 """Serialization failure and deadlock: the same transaction succeeds when it is run again."""
@@ -29,7 +34,6 @@ _LOST: Final = (
 )
 _BUSY: Final = "{name} is locked by another process for too long: try again"
 _UNEXPECTED: Final = "{name} failed in an unexpected way: check the server; the log has the details"
-_NO_TEXT: Final = "text with a NUL character or with halves of surrogate pairs cannot be stored: remove them"
 
 _RETRIED: Final = {
     "08": _AWAY,  # connection exceptions
@@ -60,7 +64,7 @@ def _sentence(sentences: dict[str, str], state: str) -> str | None:
 def translate(error: psycopg.Error | UnicodeError, name: str) -> HsmKmsError:
     """Return this package's error for one of the driver; the caller raises it ``from`` the original."""
     if isinstance(error, UnicodeError):
-        return ValidationException(_NO_TEXT)
+        return ValidationException(NO_TEXT)
     state = error.sqlstate or ""
     passing = _sentence(_RETRIED, state)
     if passing is None and not state and isinstance(error, psycopg.OperationalError):
@@ -68,11 +72,13 @@ def translate(error: psycopg.Error | UnicodeError, name: str) -> HsmKmsError:
         passing = _LOST if error.pgconn is None else _NOT_CONNECTED
     if state == UNSEALED_STATE:
         return MisuseError("a sealed control plane was written to by a process that seals nothing")
+    if state == MOVED_STATE:
+        return StoreError(move_mark.REFUSED)
     if passing is not None:
         log.warning("%s: %s", name, str(error).strip())
         return DependencyTimeoutException(passing.format(name=name))
     if state == "22021" or (not state and isinstance(error, psycopg.DataError)):
-        return ValidationException(_NO_TEXT)
+        return ValidationException(NO_TEXT)
     lasting = _sentence(_LASTING, state)
     if lasting is None:
         log.error("unexpected fault of %s (SQLSTATE %s)", name, state or "unknown", exc_info=error)

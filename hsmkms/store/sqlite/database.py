@@ -20,7 +20,7 @@ from sqlalchemy.util import LRUCache
 from hsmkms.errors import StoreError
 from hsmkms.store import seal_engine
 from hsmkms.store.database import Database
-from hsmkms.store.sqlite import faults, files, schema, seals
+from hsmkms.store.sqlite import connections, faults, schema, seals
 
 _WRITES: Final = "hsmkms_writes"
 _IDLE_CONNECTIONS: Final = 16
@@ -39,7 +39,7 @@ class FileDatabase(Database):
         self,
         file: Path,
         *,
-        busy_timeout_seconds: float = files.BUSY_TIMEOUT_SECONDS,
+        busy_timeout_seconds: float = connections.BUSY_TIMEOUT_SECONDS,
         prepare: Prepare | None = None,
         compare_schema: bool = False,
     ) -> None:
@@ -49,7 +49,7 @@ class FileDatabase(Database):
         """Of the file, when the first connection was opened."""
 
         def connect(prepared_by: Prepare | None = None) -> sqlite3.Connection:
-            connection = files.connect(file, busy_timeout_seconds)
+            connection = connections.connect(file, busy_timeout_seconds)
             try:
                 self.check_in_place()
                 if prepared_by is not None:
@@ -70,7 +70,7 @@ class FileDatabase(Database):
 
         Connections of before and after would be to two databases, and changes of the one unknown to the other.
         """
-        identity = files.identity(self.file)
+        identity = connections.identity(self.file)
         if self._identity is None:
             self._identity = identity
         elif identity != self._identity:

@@ -2,20 +2,18 @@
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError
+from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError, ValidationException
+from hsmkms.store import files, move_mark
+from hsmkms.store.faults import NO_TEXT
 
 log = logging.getLogger("hsmkms.store")
-
-LOG_NAME: Final = "log.db"
 
 _CODE_BITS: Final = 0xFF
 """An extended result code holds the primary one in its low byte."""
@@ -61,17 +59,19 @@ def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
     code = primary(getattr(error, "sqlite_errorcode", 0))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DependencyTimeoutException(_BUSY)
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+        return StoreError(move_mark.REFUSED)  # no other trigger raises
     if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
         return StoreError(_NOT_UTF_8.format(file=file))  # the only error of this class by Python's module, not SQLite
     if code not in SENTENCES:
         log.error("unexpected fault of %s (SQLite code %d)", file, code, exc_info=error)
-    sentences = SENTENCES | LOG_SENTENCES if file.name == LOG_NAME else SENTENCES
+    sentences = SENTENCES | LOG_SENTENCES if file.name == files.LOG.name else SENTENCES
     return StoreError(sentences.get(code, UNEXPECTED).format(file=file))
 
 
 @contextmanager
 def translated(file: Path) -> Iterator[None]:
-    """Translate every SQLite error in the block into one of this package."""
+    """Translate every SQLite error in the block, and one of its encoding of text, into one of this package."""
     try:
         yield
     except DBAPIError as exc:
@@ -80,37 +80,5 @@ def translated(file: Path) -> Iterator[None]:
         raise
     except sqlite3.Error as exc:
         raise translate(exc, file) from exc
-
-
-class Violation(Enum):
-    """Kind of a violated constraint."""
-
-    UNIQUE = "unique"
-    REFERENCE = "reference"
-
-
-_VIOLATIONS: Final[dict[int | str, Violation]] = {
-    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: Violation.UNIQUE,
-    sqlite3.SQLITE_CONSTRAINT_UNIQUE: Violation.UNIQUE,
-    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: Violation.REFERENCE,
-    "23505": Violation.UNIQUE,
-    "23503": Violation.REFERENCE,
-}
-"""By SQLite's extended code, and by the SQLSTATE of other engines."""
-
-
-@contextmanager
-def constraints(tx: Connection, errors: Mapping[Violation, HsmKmsError]) -> Iterator[None]:
-    """Raise the given error if the block violates such a constraint; the transaction can be continued.
-
-    On PostgreSQL that needs a savepoint.
-    """
-    try:
-        with tx.begin_nested():
-            yield
-    except IntegrityError as exc:
-        code = getattr(exc.orig, "sqlite_errorcode", None) or getattr(exc.orig, "sqlstate", None)
-        error = errors.get(_VIOLATIONS[code]) if code in _VIOLATIONS else None
-        if error is None:
-            raise
-        raise error from exc
+    except UnicodeEncodeError as exc:
+        raise ValidationException(NO_TEXT) from exc

@@ -12,20 +12,21 @@ from typing import Final
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import HsmKmsError, StoreError
-from hsmkms.store import migrate
+from hsmkms.store import files, migrate
 from hsmkms.store.database import Database
-from hsmkms.store.sqlite import faults, files
+from hsmkms.store.sqlite import connections, faults
 from hsmkms.store.sqlite.database import FileDatabase
 
-_UNKNOWN_BEFORE: Final = 1
+UNKNOWN_BEFORE: Final = 1
+"""The flag, a value of ``user_version``."""
 
 
 def damage(folder: Path) -> str | None:
     """Return what is wrong with ``log.db``, or None."""
     path = folder / files.LOG.name
     try:
-        files.check(folder, files.LOG)
-        files.check_pages(path)
+        connections.check(folder, files.LOG)
+        connections.check_pages(path)
     except HsmKmsError as exc:
         return str(exc)
     return None
@@ -40,10 +41,10 @@ def renew(folder: Path, now: datetime) -> Path | None:
     draft = path.with_name(f".{path.name}-renewed")
     try:
         draft.unlink(missing_ok=True)
-        files.make_empty(draft)
+        connections.make_empty(draft)
         migrate.fill(draft, files.LOG)
-        with faults.translated(draft), closing(files.connect(draft)) as connection:
-            connection.execute(f"PRAGMA user_version = {_UNKNOWN_BEFORE}")
+        with faults.translated(draft), closing(connections.connect(draft)) as connection:
+            connection.execute(f"PRAGMA user_version = {UNKNOWN_BEFORE}")
         kept = _set_aside(path, now)
         draft.rename(path)
         sync_folder(folder)
@@ -57,7 +58,7 @@ def is_unknown_before(log: Database) -> bool:
     if not isinstance(log, FileDatabase):
         return False
     with log.reading() as conn:
-        return bool(conn.exec_driver_sql("PRAGMA user_version").scalar() == _UNKNOWN_BEFORE)
+        return bool(conn.exec_driver_sql("PRAGMA user_version").scalar() == UNKNOWN_BEFORE)
 
 
 def settle(log: Database) -> None:

@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
-from hsmkms.store import archive, audit_files
+from hsmkms.store import archive, audit_files, files
 from hsmkms.store.archive import ArchiveReader, ArchiveWriter, Member
-from hsmkms.store.sqlite import faults, files
+from hsmkms.store.sqlite import connections, faults
 
 AUDIT: Final = audit_files.FOLDER
 _TABLES: Final = frozenset({files.META.name, files.LOG.name})
@@ -59,15 +59,15 @@ class Snapshot(Struct, frozen=True):
 def taken(folder: Path, workplace: Path) -> Iterator[Snapshot]:
     """Take a snapshot of the installation in ``folder``; its copies are in ``workplace`` (empty, private) meanwhile."""
     meta = folder / files.META.name
-    with faults.translated(meta), closing(files.connect(meta)) as view:
-        with closing(files.connect(meta)) as lock:
+    with faults.translated(meta), closing(connections.connect(meta)) as view:
+        with closing(connections.connect(meta)) as lock:
             lock.execute("BEGIN IMMEDIATE")
             view.execute("BEGIN")
             view.execute("SELECT count(*) FROM alembic_version").fetchone()  # the first query takes the snapshot
             ends = tuple(_ends(folder / AUDIT))
         _copy(view, workplace / files.META.name)
     log = folder / files.LOG.name
-    with faults.translated(log), closing(files.connect(log)) as view:
+    with faults.translated(log), closing(connections.connect(log)) as view:
         _copy(view, workplace / files.LOG.name)
     yield Snapshot(workplace, ends)
 
@@ -102,7 +102,7 @@ def _ends(audit: Path) -> Iterator[_End]:
 
 def _copy(view: sqlite3.Connection, target: Path) -> None:
     """Copy all pages of a read transaction in one step. The copy needs no WAL, and is fsynced when it is unpacked."""
-    files.make_empty(target)
+    connections.make_empty(target)
     with closing(sqlite3.connect(target)) as copy:
         view.backup(copy)
 

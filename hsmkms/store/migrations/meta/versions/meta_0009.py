@@ -1,4 +1,4 @@
-"""Announcements of schemas, so that programs of this revision work beside those of the next one; owners of databases.
+"""Announcements of schemas, so that programs of this revision work beside those of the next one; nodes of a server.
 
 Rows are sealed in another form from here on. That is done when the token is next opened, as `hsmkms migrate` does.
 """
@@ -24,6 +24,25 @@ def upgrade() -> None:
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("host", sa.Text, nullable=False),
         sa.Column("folder", sa.Text, nullable=False),
-        sa.Column("created_at", sa.Integer, nullable=False),
+        sa.Column("joined_at", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_node")),
+    )
+    op.create_table(
+        "lease",
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("until", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
+    )
+    op.create_table(
+        "audit_head",
+        sa.Column("node_id", sa.Text, nullable=False),
+        sa.Column("lane", sa.Text, nullable=False),
+        sa.Column("acceptance", sa.Integer, nullable=False),
+        sa.Column("sequence", sa.Integer, nullable=False),
+        sa.Column("segment", sa.Integer, nullable=False),
+        sa.Column("hash", sa.Text, nullable=False),
+        sa.Column("published_at", sa.Integer, nullable=False),
+        sa.Column("mac", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("node_id", "lane", name=op.f("pk_audit_head")),
     )

@@ -1,4 +1,4 @@
-"""The node that owns a PostgreSQL database: the id in its data folder, and the row of the database."""
+"""The nodes of a PostgreSQL database: the ids in their data folders, and the rows of the database."""
 
 from pathlib import Path
 
@@ -35,9 +35,9 @@ def test_a_damaged_id(tmp_path: Path, content: bytes) -> None:
 
 
 def test_another_folder_is_refused(target: Target, node: Path, tmp_path: Path) -> None:
-    """Also for a migration; the sentence names the owner. The folder of the owner, or a copy of it, is accepted."""
+    """Also for a migration; the sentence names the nodes. The folder of a node, or a copy of it, is accepted."""
     (other := tmp_path / "other").mkdir()
-    for has in ("no file node-id", f"is node {OTHER}"):
+    for has in ("has no file node-id", f"has the id {OTHER}, which is not registered"):
         for use in (
             lambda: Store.open(other, target=target),
             lambda: Store.open(other, target=target, older=True),
@@ -45,24 +45,23 @@ def test_another_folder_is_refused(target: Target, node: Path, tmp_path: Path) -
         ):
             with pytest.raises(StoreError, match=has) as caught:
                 use()
-            assert f"{node_id.read(node)}, made on" in str(caught.value)
-            assert str(node) in str(caught.value)
+            assert f"Registered: node {node_id.read(node)} ({node} on " in str(caught.value)
         (other / node_id.FILE).write_text(f"{OTHER}\n")
     for own in (node, tmp_path):
         Store.open(own, target=target).close()
-    assert str(creation.owner(target)).startswith(f"node {node_id.read(node)}")
+    assert [each.id for each in creation.registered(target)] == [node_id.read(node)]
 
 
-def test_a_database_without_owner(target: Target, tmp_path: Path) -> None:
-    """It belongs to nobody, so nobody uses it."""
+def test_a_database_without_nodes(target: Target, tmp_path: Path) -> None:
+    """It has lost a row that was made with it, so nobody uses it."""
     with target.connect() as conn:
         conn.execute("DELETE FROM node")
-    with pytest.raises(StoreError, match="which node owns it"):
+    with pytest.raises(StoreError, match="which nodes it has"):
         Store.open(tmp_path, target=target)
 
 
 def test_a_refused_database_is_left_as_it_is(target: Target, tmp_path: Path) -> None:
-    """Creating tables in the database of another node makes no id and changes nothing."""
+    """Creating tables in the database of another installation makes no id and changes nothing."""
     (other := tmp_path / "other").mkdir()
     with pytest.raises(StoreError, match="left as it is"):
         creation.create(target, other)

@@ -1,32 +1,18 @@
-"""One node for each PostgreSQL database: what commands of another data folder say, and how a node moves."""
+"""Nodes of a PostgreSQL database: a data folder that is none is refused, and how a node moves."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
 from cli_site import Site
+from node_sites import node_of
 from postgresql_cluster import Cluster, name_of
 
 OTHER = "0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture
-def url(cluster: Cluster) -> Iterator[str]:
-    """An empty database of the test's own."""
-    with cluster.database() as made:
-        yield made
-
-
-@pytest.fixture
-def owner(bare: Site, url: str) -> Site:
-    """An installation on it."""
-    bare.run("init", "--data-dir", bare.data, "--create-softhsm-token", "--store-url", url)
-    return bare
-
-
-def second_node(owner: Site) -> Site:
-    """A data folder with the same configuration and token, that is another node. Its PIN is a wrong one."""
-    copy = owner.copy(owner.folder.with_name(f"{owner.folder.name}-second"))
+def stranger(first: Site) -> Site:
+    """A data folder with the same configuration and token, that is no node. Its PIN is a wrong one."""
+    copy = first.copy(first.folder.with_name(f"{first.folder.name}-second"))
     (copy.data / "node-id").write_text(f"{OTHER}\n")
     (copy.data / "pin").write_text("no PIN at all\n")
     (copy.data / "login.lock").unlink()
@@ -55,14 +41,14 @@ COMMANDS: dict[str, Callable[[Site], tuple[object, ...]]] = {
 }
 
 
-def test_a_second_node(owner: Site, url: str) -> None:
-    """Each command is refused before the PIN is sent, and names the owner; nothing was changed for that one."""
-    second, owns = second_node(owner), (owner.data / "node-id").read_text().strip()
+def test_a_folder_that_is_no_node(first: Site, on_server: str) -> None:
+    """Each command is refused before the PIN is sent, and names the nodes; nothing was changed for these."""
+    second, owns = stranger(first), node_of(first)
     for name, arguments in COMMANDS.items():
         refused = second.run(*arguments(second))
         assert refused.status not in (0, 2), (name, refused)
-        assert f"belongs to another data folder (node {owns}, made on " in refused.stderr, (name, refused)
-        assert f"in {owner.data}" in refused.stderr, name
+        assert f"is no node of the PostgreSQL database {name_of(on_server)}" in refused.stderr, (name, refused)
+        assert f"Registered: node {owns} (" in refused.stderr, (name, refused)
         assert OTHER in refused.stderr, name
         assert "Traceback" not in refused.stderr, name
     assert owns in second.run("doctor").stdout
@@ -78,50 +64,50 @@ def test_a_second_node(owner: Site, url: str) -> None:
     assert "has no file node-id" in second.run("init", "--config", second.config).error
     assert not (second.data / "node-id").exists()
     fresh = second.folder / "fresh"
-    options = ("--create-softhsm-token", "--store-url", url)
-    assert f"already (node {owns}, made on" in second.run("init", "--data-dir", fresh, *options).error
+    options = ("--create-softhsm-token", "--store-url", on_server)
+    assert f"already (node {owns} (" in second.run("init", "--data-dir", fresh, *options).error
     assert not fresh.exists()
-    assert owner.run("create-key").status == 0
-    assert owner.run("verify-store").json == {"Faults": []}
+    assert first.run("create-key").status == 0
+    assert first.run("verify-store").json == {"Faults": []}
 
 
-def test_an_owner_by_hand(owner: Site, cluster: Cluster, url: str) -> None:
-    """Whoever can write to the database still lets no second node in: the row's seal is verified as well."""
-    owner.new_key()
-    second = second_node(owner)
-    (second.data / "pin").write_bytes((owner.data / "pin").read_bytes())
-    owns = (owner.data / "node-id").read_text().strip()
-    with cluster.connect(name_of(url)) as admin:
+def test_a_node_by_hand(first: Site, cluster: Cluster, on_server: str) -> None:
+    """Whoever can write to the database still lets no other node in: the row's seal is verified as well."""
+    first.new_key()
+    second = stranger(first)
+    (second.data / "pin").write_bytes((first.data / "pin").read_bytes())
+    owns = (first.data / "node-id").read_text().strip()
+    with cluster.connect(name_of(on_server)) as admin:
         admin.execute(f"UPDATE node SET id = '{OTHER}'".encode())
     assert "not as hsmkms wrote it" in second.run("create-key").stderr
-    assert "belongs to another data folder" in owner.run("create-key").error
-    with cluster.connect(name_of(url)) as admin:
+    assert f"has the id {owns}, which is not registered" in first.run("create-key").error
+    with cluster.connect(name_of(on_server)) as admin:
         admin.execute(f"UPDATE node SET id = '{owns}'".encode())
         admin.execute(f"INSERT INTO node VALUES ('{OTHER}', 'host', 'folder', 0)".encode())
     assert "not as hsmkms wrote it" in second.run("create-key").stderr
 
 
-def test_a_copied_folder(owner: Site) -> None:
+def test_a_copied_folder(first: Site) -> None:
     """A copy of the data folder is the same node, and goes on with its keys and its audit log."""
-    key_id = owner.new_key()
-    moved = owner.copy(owner.folder.with_name(f"{owner.folder.name}-moved"))
-    shutil.rmtree(owner.data)
+    key_id = first.new_key()
+    moved = first.copy(first.folder.with_name(f"{first.folder.name}-moved"))
+    shutil.rmtree(first.data)
     assert moved.run("describe-key", "--key-id", key_id).json["KeyMetadata"]["KeyId"] == key_id
     assert moved.run("audit", "verify").json["Faults"] == []
 
 
-def test_a_lost_folder(owner: Site) -> None:
-    """With the owner's id another folder is that node: as the guide says, and as the refusal says where to look."""
-    key_id = owner.new_key()
-    sealed = owner.run("encrypt", "--key-id", key_id, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
-    second = second_node(owner)
-    owns, pin = ((owner.data / name).read_bytes() for name in ("node-id", "pin"))
-    shutil.rmtree(owner.data)
+def test_a_lost_folder(first: Site) -> None:
+    """With the node's id another folder is that node: as the guide says, and as the refusal says where to look."""
+    key_id = first.new_key()
+    sealed = first.run("encrypt", "--key-id", key_id, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
+    second = stranger(first)
+    owns, pin = ((first.data / name).read_bytes() for name in ("node-id", "pin"))
+    shutil.rmtree(first.data)
     (second.data / "pin").write_bytes(pin)
     refused = second.run("describe-key", "--key-id", key_id).error
-    assert "hsmkms guide operations" in refused
+    assert "hsmkms guide nodes" in refused
     assert owns.decode().strip() in refused
-    assert "> DATA_DIR/node-id" in second.run("guide", "operations").stdout
+    assert "> DATA_DIR/node-id" in second.run("guide", "nodes").stdout
     (second.data / "node-id").write_bytes(owns)
     lost = second.run("audit", "verify")
     assert lost.status == 1
@@ -131,17 +117,17 @@ def test_a_lost_folder(owner: Site) -> None:
     assert second.run("audit", "verify").json["Faults"] == []
 
 
-def test_a_lost_folder_and_removed_seals(owner: Site, cluster: Cluster, url: str) -> None:
+def test_a_lost_folder_and_removed_seals(first: Site, cluster: Cluster, on_server: str) -> None:
     """Without audit log the token still remembers that there were seals: rows are not sealed again as they are now."""
-    key_id = owner.new_key()
-    second = second_node(owner)
+    key_id = first.new_key()
+    second = stranger(first)
     for name in ("node-id", "pin"):
-        (second.data / name).write_bytes((owner.data / name).read_bytes())
-    with cluster.connect(name_of(url)) as admin:
+        (second.data / name).write_bytes((first.data / name).read_bytes())
+    with cluster.connect(name_of(on_server)) as admin:
         admin.execute("DELETE FROM store_root; DELETE FROM row_seal; DELETE FROM seal_tree")
         admin.execute("UPDATE regional_key SET description = 'edited'")
     refused = second.run("describe-key", "--key-id", key_id)
     assert refused.status == 1
     assert "the seals of the control-plane database were removed" in refused.stderr
-    with cluster.connect(name_of(url)) as admin:
+    with cluster.connect(name_of(on_server)) as admin:
         assert admin.execute("SELECT count(*) FROM row_seal").fetchone() == (0,)

@@ -1,48 +1,27 @@
-"""Open and check the two database files: names, modes, connections, and recorded revisions."""
+"""Connect to the two database files, and check them: modes, recorded revisions, pages."""
 
 import os
 import sqlite3
 import sys
-import tempfile
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from stat import S_IMODE
 from typing import Final
 
-from msgspec import Struct
-
-from hsmkms import ownership
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
+from hsmkms.store import files, move_mark
+from hsmkms.store.move_mark import MoveMark
 from hsmkms.store.sqlite import faults
 
-FOLDER_MODE: Final = 0o700
-FILE_MODE: Final = 0o600
-_PAGE_BYTES: Final = 4096
 _OTHERS: Final = 0o077
 
 BUSY_TIMEOUT_SECONDS: Final = 10.0
 """How long a write waits for the write lock of another process or thread."""
 
 
-class DatabaseFile(Struct, frozen=True):
-    """Description of a database: file name, known revisions (oldest first), folder of its migrations."""
-
-    name: str
-    revisions: Sequence[str]
-    migrations: str
-
-
-META: Final = DatabaseFile("meta.db", META_REVISIONS, "meta")
-LOG: Final = DatabaseFile(faults.LOG_NAME, LOG_REVISIONS, "log")
-DATABASES: Final = (LOG, META)
-"""In the order of creation: if meta.db exists, the other one does too."""
-
-
 def exists(folder: Path) -> bool:
     """Return True if the folder has both databases."""
-    return all((folder / database.name).exists() for database in DATABASES)
+    return all((folder / database.name).exists() for database in files.DATABASES)
 
 
 def connect(path: Path, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> sqlite3.Connection:
@@ -93,7 +72,7 @@ def _set_wal(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"the file system of {path} does not let SQLite share memory: use a local disk")
 
 
-def check(folder: Path, database: DatabaseFile, *, older: bool = False) -> None:
+def check(folder: Path, database: files.DatabaseFile, *, older: bool = False) -> None:
     """Raise unless the file exists, is private, and has a revision that this program works with.
 
     StoreError: missing, readable by others, or not a database of hsmkms. MigrationError: newer, without an announcement
@@ -105,17 +84,17 @@ def check(folder: Path, database: DatabaseFile, *, older: bool = False) -> None:
         revision = read_revision(connection, path)
     if works_with(folder, database, revision) or revision == database.revisions[-1]:
         return
-    check_known(f"the database {path}", revision, database.revisions)
+    files.check_known(f"the database {path}", revision, database.revisions)
     if not older:
         raise MigrationError(f"the database {path} is older than this program: run `hsmkms migrate`")
 
 
-def works_with(folder: Path, database: DatabaseFile, revision: str) -> bool:
+def works_with(folder: Path, database: files.DatabaseFile, revision: str) -> bool:
     """Return True if that is a newer revision, of which meta.db says that this program works with it.
 
     What it says is proven when the schema is compared: see ``announcements.py``.
     """
-    path = folder / META.name
+    path = folder / files.META.name
     if revision in database.revisions:
         return False
     with faults.translated(path), closing(connect(path)) as connection:
@@ -132,7 +111,7 @@ def check_pages(path: Path) -> None:
     with faults.translated(path), closing(connect(path)) as connection:
         (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if finding != "ok":
-        cure = "run `hsmkms renew-log`" if path.name == LOG.name else "restore a backup"
+        cure = "run `hsmkms renew-log`" if path.name == files.LOG.name else "restore a backup"
         raise StoreError(f"{path} is damaged ({finding}): stop all hsmkms processes and {cure}")
 
 
@@ -140,7 +119,7 @@ def check_private(path: Path) -> None:
     """Raise StoreError if the database is missing, or if others than its owner may read, write or replace it."""
     if not path.is_file():
         cure = "run `hsmkms init` for a new one"
-        if path.name == LOG.name and path.with_name(META.name).exists():
+        if path.name == files.LOG.name and path.with_name(files.META.name).exists():
             cure = "run `hsmkms renew-log`"
         raise StoreError(f"the database {path} is missing: restore it, correct data_dir, or {cure}")
     for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
@@ -150,58 +129,33 @@ def check_private(path: Path) -> None:
             continue
         if mode & _OTHERS:
             raise StoreError(f"{each} is open to other users (mode {mode:04o}): run `chmod 600 {each}`")
-        check_own(each)
-
-
-def check_own(path: Path) -> None:
-    """Raise StoreError if another user can change or replace the file at a path."""
-    weakness = ownership.weakness(path)
-    if weakness is not None:
-        raise StoreError(f"{path} can be changed by another user, so it is not used: {weakness}")
-
-
-def check_known(name: str, revision: str, known: Sequence[str]) -> None:
-    """Raise MigrationError for a revision that this program does not know; ``name`` is the database's."""
-    if revision not in known:
-        raise MigrationError(
-            f"{name} is newer than this program (its revision is {revision}): use the version of hsmkms "
-            "that migrated it, or a later one"
-        )
+        files.check_own(each)
 
 
 def read_revision(connection: sqlite3.Connection, path: Path) -> str:
-    """Return the revision recorded in the database; StoreError if there is none."""
+    """Return the revision recorded in the database; StoreError if there is none, or if the store has moved."""
     table = "SELECT count(name) FROM sqlite_master NOT INDEXED WHERE type = 'table' AND name = 'alembic_version'"
     (tables,) = connection.execute(table).fetchone()
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if tables else None
     if row is None:
         raise StoreError(f"{path} is not a database of hsmkms: move it away and run `hsmkms init`")
+    if row[0] == move_mark.REVISION:
+        raise move_mark.error(read_mark(connection), f"the database {path}")
     return str(row[0])
 
 
-def check_writable(folder: Path) -> None:
-    """Raise StoreError unless a page can be written to a temporary file in the folder."""
-    try:
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
-            probe.write(bytes(_PAGE_BYTES))
-    except OSError as exc:
-        raise StoreError(f"nothing can be written to {folder} ({exc.strerror}): free or repair its disk") from exc
-
-
-def make_folder(folder: Path) -> None:
-    """Create the folder with mode 0700; an existing one is left as it is."""
-    if folder.is_dir():
-        return
-    try:
-        ownership.make_folder(folder, FOLDER_MODE)
-    except OSError as exc:
-        raise StoreError(f"the data folder {folder} cannot be made: {exc.strerror}") from exc
+def read_mark(connection: sqlite3.Connection) -> MoveMark | None:
+    """Return the mark of a moved store in its ``meta.db``, or None."""
+    table = "SELECT count(name) FROM sqlite_master NOT INDEXED WHERE type = 'table' AND name = ?"
+    (tables,) = connection.execute(table, (move_mark.TABLE,)).fetchone()
+    row = connection.execute(move_mark.READ).fetchone() if tables else None
+    return move_mark.of_row(row) if row is not None else None
 
 
 def make_empty(path: Path) -> None:
     """Create a new, empty file of mode 0600, whatever the umask; SQLite gives -wal and -shm the same mode."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, files.FILE_MODE)
     try:
-        os.fchmod(descriptor, FILE_MODE)
+        os.fchmod(descriptor, files.FILE_MODE)
     finally:
         os.close(descriptor)
