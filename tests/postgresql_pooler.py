@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from postgresql_cluster import ROLE, START_SECONDS, Cluster, NotInstalledError
+from postgresql_cluster import ROLE, START_SECONDS, Cluster, NotInstalledError, give_to_server, unprivileged
 
 PORT = 6432
 
@@ -70,10 +70,10 @@ def pooled(cluster: Cluster) -> Iterator[PooledCluster]:
         raise NotInstalledError("PgBouncer is not installed (package pgbouncer)")
     with tempfile.TemporaryDirectory(prefix="hsmkms-pool-") as name:
         folder = Path(name)
-        cluster.give_to_server(folder)
+        give_to_server(folder)
         configuration = folder / "pgbouncer.ini"
         configuration.write_text(_CONFIGURATION.format(server=cluster.folder, role=ROLE, port=PORT, folder=folder))
-        command = [*Cluster.unprivileged("--pdeathsig", "TERM"), program, "--quiet", str(configuration)]
+        command = [*unprivileged("--pdeathsig", "TERM"), program, "--quiet", str(configuration)]
         process = subprocess.Popen(command, cwd="/", stderr=subprocess.PIPE)
         try:
             _wait(process, folder)

@@ -20,6 +20,10 @@ BOUNDED: Final = "bounded"
 STRICT: Final = "strict"
 
 SCHEME: Final = "postgresql+psycopg://"
+CREDENTIAL: Final = "database-password"
+"""The name of the systemd credential that may stand for the password's file (LoadCredential=database-password:FILE). It
+is fixed, so that no credential of another name, such as a token's PIN, is ever sent to a database."""
+
 _WHAT: Final = "the file with the database's password"
 
 
@@ -88,7 +92,7 @@ def _read(password: PasswordSettings) -> str:
                 f"the environment variable {password.environment} (store.password.environment) is not set"
             )
         return value
-    raw = read_private_key(_WHAT, file=password.file, command=password.command)
+    raw = read_private_key(_WHAT, file=password.file, command=password.command, credentials=(CREDENTIAL,))
     try:
         line = raw.partition(b"\n")[0].removesuffix(b"\r").decode()
     except UnicodeDecodeError:

@@ -54,7 +54,8 @@ TEMPLATE: Final = """\
 
 [store.password]
 # The source of the database's password, if it wants one: one of these. It is read again for each connection.
-# A file with the password on its first line, owned by this user or root and readable by nobody else.
+# A file with the password on its first line, owned by this user or root and readable by nobody else. systemd may
+# pass it with LoadCredential=database-password:FILE.
 {password_file}
 
 # A variable of the environment.

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, exists, func, select, update
 
 from hsmkms.store import files, upserts
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import encryption_count
+from hsmkms.store.log_schema import encryption_count
 from hsmkms.store.sqlite.database import FileDatabase
 
 _reserved = encryption_count.c.reserved

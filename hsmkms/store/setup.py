@@ -88,6 +88,11 @@ def current(folder: Path, target: "Target | None") -> dict[str, str]:
     return creation.current(target)
 
 
+def newest() -> dict[str, str]:
+    """Return the revision of each database that this program works with, by the name that it has as a file."""
+    return {database.name: database.revisions[-1] for database in files.DATABASES}
+
+
 def names(folder: Path, target: "Target | None") -> list[str]:
     """Return the databases' names for people."""
     return [target.name] if target is not None else [str(folder / each.name) for each in reversed(files.DATABASES)]

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Select, func, select
 from hsmkms.model.ids import ROOT_PATH, derived_user_id
 from hsmkms.store import changes, upserts
 from hsmkms.store.engine import Store
+from hsmkms.store.log_schema import access_key_use
 from hsmkms.store.proven_rows import ProvenRows
-from hsmkms.store.schema import access_key, access_key_use, user
+from hsmkms.store.schema import access_key, user
 from hsmkms.store.statuses import AccessKeyStatus
 
 NO_REGION = ""

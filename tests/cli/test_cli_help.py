@@ -45,6 +45,7 @@ OPERATOR_COMMANDS = {
     "init",
     "join",
     "migrate",
+    "migrate-store",
     "token-info",
     "token-check",
     "attest",

@@ -36,7 +36,7 @@ from hsmkms.service.runtime.ports import Clock
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.store.engine import Store
 from hsmkms.wiring import core as wiring
-from hsmkms.wiring import new_tokens
+from hsmkms.wiring import joining, new_tokens
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"
@@ -176,6 +176,14 @@ class Site(Struct, frozen=True, kw_only=True):
         varied = self.written(self.folder, msgspec.structs.replace(self.settings, **changes), name)
         return msgspec.structs.replace(varied, cluster=self.cluster)
 
+    def join(self, folder: Path) -> Self:
+        """Add a node, whose data folder is on this machine; the token stays in the folder of the first one."""
+        folder.mkdir(mode=0o700)
+        shutil.copy(self.folder / "pin", folder)
+        made = self.written(folder, msgspec.structs.replace(self.settings, data_dir=folder), "hsmkms.toml")
+        joining.join(made.settings)
+        return made
+
     def open(self, clock: Clock = wiring.utc_now) -> Kms:
         """Open it in this process; the caller closes it."""
         return Kms(wiring.core_of(self.settings, clock))
@@ -184,6 +192,12 @@ class Site(Struct, frozen=True, kw_only=True):
 def _store_settings(cluster: Cluster | PooledCluster, database: str) -> StoreSettings:
     """Strict, so that changes act at the next call as in files."""
     return StoreSettings(url=cluster.url(database), consistency="strict", listen_url=cluster.listen_url(database))
+
+
+def close_to_all(cluster: Cluster, database: str) -> None:
+    """Close all connections to a database, and allow no new ones."""
+    cluster.admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false".encode())
+    cluster.admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database])
 
 
 def close_everything() -> None:

@@ -23,7 +23,7 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.deletion import GetKeyLastUsageRequest, GetKeyLastUsageResponse, KeyLastUsage
 from hsmkms.store import usage
-from hsmkms.store.schema import use_tracking
+from hsmkms.store.log_schema import use_tracking
 
 Act = Callable[[Kms, str], object]
 NEVER = KeyLastUsage()

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from store_samples import NOW, REGION, a_key, read, write
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError, ValidationException
-from hsmkms.store import aliases, changes, leases, schema, sweeper
+from hsmkms.store import aliases, changes, leases, log_schema, sweeper
 from hsmkms.store.database import ChangeSignal
 from hsmkms.store.engine import Store
 from hsmkms.store.postgresql.target import Target
@@ -148,7 +148,7 @@ def test_aborted_transactions_are_run_again(store: Store, state: str) -> None:
 
     def work(tx: Connection) -> int:
         runs.append(state)
-        tx.execute(schema.encryption_count.insert().values(material_id=f"m{len(runs)}", reserved=1))
+        tx.execute(log_schema.encryption_count.insert().values(material_id=f"m{len(runs)}", reserved=1))
         if len(runs) < 3:
             tx.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
         return len(runs)
@@ -183,8 +183,8 @@ def test_a_real_deadlock(store: Store, open_store: Callable[[], Store]) -> None:
 
         def work(tx: Connection) -> None:
             for name in order:
-                counted = update(schema.encryption_count).where(schema.encryption_count.c.material_id == name)
-                tx.execute(counted.values(reserved=schema.encryption_count.c.reserved + 1))
+                counted = update(log_schema.encryption_count).where(log_schema.encryption_count.c.material_id == name)
+                tx.execute(counted.values(reserved=log_schema.encryption_count.c.reserved + 1))
                 if not runs:
                     runs.append(name)
                     both.wait()
@@ -448,7 +448,7 @@ def test_leases_go_by_the_clock_of_the_database(store: Store, open_store: Callab
     assert not sweeper.acquire_lease(other, "two", far, LEASE)
     assert sweeper.acquire_lease(store, "one", far, LEASE)
     with store.log.atomic() as tx:
-        tx.execute(update(schema.sweeper).values(until=store.log.lease_time(tx, NOW)))
+        tx.execute(update(log_schema.sweeper).values(until=store.log.lease_time(tx, NOW)))
     assert sweeper.acquire_lease(other, "two", NOW, LEASE)
     assert not sweeper.acquire_lease(store, "one", far, LEASE)
 

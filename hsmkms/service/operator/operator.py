@@ -117,10 +117,17 @@ class Operator:
             members=device.connection.member_states(),
         )
 
+    def token_limits(self) -> TokenLimits | None:
+        """Return the limits of the home token, without trying anything on it; None if it cannot be asked."""
+        return self._core.device.connection.limits()
+
     @recorded("CheckToken")
     def token_check(self, device: Device | None = None) -> CheckReport:
         """Try everything that hsmkms needs on a token; by default on the home."""
-        return (device or self._core.device).connection.checks()
+        checked = device or self._core.device
+        report = checked.connection.checks()
+        checked.imports.record_checks(report)
+        return report
 
     @recorded("Attest", key_id="keyId", region="region")
     def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:
