@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import wraps
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -367,6 +368,26 @@ class Call:
 
     def _permit(self, covers: frozenset[bytes], version: int, seconds: float) -> Permit:
         return Permit(self.operation, covers, version, time.monotonic() + seconds)
+
+
+def repeated(procedure: Procedure[Request, Response]) -> Procedure[Request, Response]:
+    """Decorate a procedure with one write transaction, which changes no token: it is run again if that is aborted.
+
+    A database server ends transactions that wait for each other, or cannot be put in an order. Work on the token is
+    never repeated so: its intent is a transaction of its own.
+    """
+
+    @wraps(procedure)
+    def run(call: Call, request: Request) -> Response:
+        recorded = len(call.resources)
+
+        def act() -> Response:
+            del call.resources[recorded:]
+            return procedure(call, request)
+
+        return call.core.store.meta.again_if_aborted(act)
+
+    return run
 
 
 def run_audited(
