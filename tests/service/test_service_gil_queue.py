@@ -134,7 +134,7 @@ def test_a_holder_that_hangs_does_not_stop_others() -> None:
     with holder(turns):
         for thread in [pass_through(turns, names, name) for name in "ab"]:
             thread.join(SECONDS)
-        assert names == ["a without the turn", "b without the turn"]
+        assert sorted(names) == ["a without the turn", "b without the turn"]  # they may go ahead together
         assert turns.is_off
         pauses = turns._pause_seconds
         turns._on_again_at = 0.0

@@ -2,8 +2,8 @@
 
 A thread that needs its record on disk calls ``flush``. One thread writes all records added so far; threads that
 arrive meanwhile sleep until theirs are on disk, or write the next batch. A thread writes only once no other is about
-to add a record, as far as the queue of threads shows (gil_queue.py), but waits no longer than a slice: otherwise the
-threads that have just been answered would always miss the next batch, and a batch would hold half of them.
+to add a record, as far as the queue of threads shows (gil_queue.py), but waits for them for some slices at most:
+otherwise the threads that have just been answered would always miss the next batch, which would hold half of them.
 """
 
 import logging
@@ -29,6 +29,9 @@ MAX_UNWRITTEN: Final = 50_000
 
 MOST_GATHERED: Final = 64
 """Number of threads for whose records one more does not wait."""
+
+GATHER_SLICES: Final = 4
+"""How long a thread waits for others that are about to add records, in slices of the queue of threads."""
 
 QUICK_WRITE_SECONDS: Final = 0.0001
 """If the last write took less, a thread keeps its turn while it writes: files in memory."""
@@ -143,12 +146,17 @@ class Journal:
 
     def _sleep(self, sleeper: Sleeper) -> bool:
         """Sleep until the thread is woken; False if it has waited long enough for a writer."""
-        while not self._turns.sleep(sleeper, MOST_SLICES if self._writing else 1):
+        while not self._turns.sleep(sleeper, self._slices(sleeper)):
             with self._batching:
                 if not self._writing and sleeper in self._sleepers:  # else it is about to be woken
                     self._sleepers.remove(sleeper)
                     return False
         return True
+
+    def _slices(self, sleeper: Sleeper) -> int:
+        """Return how long a thread sleeps before it looks again; while nobody writes, the first one looks sooner."""
+        is_first = not self._writing and self._sleepers[:1] == [sleeper]
+        return GATHER_SLICES if is_first else MOST_SLICES
 
     def _write_for_all(self) -> None:
         """Write a batch; wake the threads whose records are on disk, and one of the others to write the next."""
