@@ -92,7 +92,8 @@ class Site(Struct, frozen=True, kw_only=True):
         if cluster is not None:
             changes["store"] = _store_settings(cluster, cluster.create())
         site = msgspec.structs.replace(cls.new_token(folder, **changes), cluster=cluster)
-        wiring.initialise(site.settings, lambda: START)  # no later than any clock of the tests
+        # No later than any clock of the tests; a process tries refused material once for all that it makes.
+        wiring.initialise(site.settings, lambda: START, try_refused_material=True)
         return site
 
     def copy(self, folder: Path, **changes: object) -> Self:
