@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
+import forked
 import msgspec
 import warm
 from msgspec import Struct
@@ -213,23 +214,16 @@ def close_everything() -> None:
 # -- programs in processes of their own -----------------------------------------------------------------------------
 
 
-def start(program: str, config_file: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(program: str, config_file: Path, *arguments: str) -> forked.Program:
     """Start one of the programs in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", str(PROGRAMS / f"{program}.py"), str(config_file), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-    )
+    return forked.start_program(PROGRAMS / f"{program}.py", [str(config_file), *arguments], _environment())
 
 
 def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
 
 
-def finish(process: "subprocess.Popen[str]", *, seconds: float = 120, status: int = 0) -> list[Any]:
+def finish(process: forked.Program, *, seconds: float = 120, status: int = 0) -> list[Any]:
     """Wait for a program; the JSON lines that it printed. It must end with ``status`` and not complain."""
     try:
         output, errors = process.communicate(timeout=seconds)
