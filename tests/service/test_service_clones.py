@@ -262,7 +262,6 @@ def test_clone_of_a_token_that_was_left(new_site: NewSite) -> None:
             scene.assert_whole(kms)
 
 
-@pytest.mark.sqlite_alone("a backup is of files so far")
 def test_restore_onto_a_clone(cloned: Settings, tmp_path: Path) -> None:
     """After the total loss of the token a backup is restored onto its clone, at the operator's word."""
     home, clone = cloned.tokens
