@@ -95,6 +95,13 @@ class NodeHeads:
             log_db = self._core.store.log
             log_db.run(lambda tx: audit_heads.publish(tx, self._sign(tx, known.outdated)))
 
+    def has_others(self) -> bool:
+        """Return True if another node has ever published the end of a log, also one that was removed since."""
+        if not self.shared:
+            return False
+        with self._core.store.reading() as conn:
+            return any(each.published.node != self._node_id for each in audit_heads.fetch(conn))
+
     def own(self, known: Known, acceptance: int) -> dict[str, Head]:
         """Return the published ends of this node's lanes since the log was last accepted."""
         return {
