@@ -15,10 +15,11 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.server.audit_gate import AuditGate
-from hsmkms.server.latency_gate import QUICK, QUICK_SECONDS, SIGNS_QUICKLY, WITH_TOKEN, LatencyGate
+from hsmkms.server.latency_gate import QUICK_SECONDS, SIGNS_QUICKLY, WITH_TOKEN, LatencyGate
 from hsmkms.server.messages import RawRequest, Respond, Response
 from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.protocol import Endpoint, Failure, Handled, Source
+from hsmkms.service.pipeline import QUICK
 
 log = logging.getLogger("hsmkms.http")
 
@@ -96,8 +97,12 @@ class Turns:
         return self.latency if arrived.operation in QUICK else self._of_signatures.get(arrived.handled.algorithm)
 
     def _answer_all(self) -> None:
-        """Answer the requests of a turn, and send the responses of those that were answered together."""
+        """Answer the requests of a turn."""
         arrived, self._arrived = self._arrived, []
+        self._answer_arrived(arrived)
+
+    def _answer_arrived(self, arrived: list[Arrived]) -> None:
+        """Answer requests, and send the responses of those that were answered together."""
         for first in range(0, len(arrived), MOST_TOGETHER):
             self._gate.gathers = True
             try:

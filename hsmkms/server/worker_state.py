@@ -37,6 +37,9 @@ PUBLISH_END_SECONDS: Final = 1.0
 FILES_SECONDS: Final = 5.0
 """Pause between two looks whether the databases are still those that were opened."""
 
+BRIDGE_SECONDS: Final = 1.0
+"""Pause between two looks whether enough encryptions are reserved for an outage of the database."""
+
 _NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
 
 
@@ -69,6 +72,8 @@ class WorkerState:
         ]
         if self._operator.audit.has_nodes:
             periodic.append((self.publish_audit_end, PUBLISH_END_SECONDS))
+        if self._watch.changes.bridged_seconds:
+            periodic.append((self.bridge_outages, BRIDGE_SECONDS))
         if self._operator.nodes.shared:
             periodic.append((self.beat, BEAT_SECONDS))
         self._threads = [
@@ -138,6 +143,10 @@ class WorkerState:
     def check_files(self) -> None:
         """Check that the databases are still those that were opened."""
         self._watch.check_files()
+
+    def bridge_outages(self) -> None:
+        """Reserve what requests need while the database is away."""
+        self._operator.bridge_outages()
 
     def _repeat(self, act: Callable[[], None], seconds: float) -> None:
         while True:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from msgspec import Struct
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from hsmkms.errors import StoreError
 from hsmkms.store import node_id
@@ -44,6 +44,17 @@ def of_folder(folder: Path, now: datetime) -> Node:
 def register(tx: Connection, new: Node) -> None:
     """Insert a node."""
     tx.execute(insert(node), {"id": new.id, "host": new.host, "folder": new.folder, "joined_at": new.joined_at})
+
+
+def register_if_new(tx: Connection, new: Node) -> None:
+    """Insert a node unless it is registered."""
+    if new.id not in {each.id for each in fetch_all(tx)}:
+        register(tx, new)
+
+
+def remove_all(tx: Connection) -> None:
+    """Remove all nodes: the databases are files of one folder now."""
+    tx.execute(delete(node))
 
 
 def fetch_all(conn: Connection) -> list[Node]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hsmkms.errors import ConfigurationError
+from hsmkms.errors import ConfigurationError, MigrationError
 from hsmkms.store import files, migrate
 from hsmkms.store.nodes import Node
 from hsmkms.store.sqlite import connections
@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from hsmkms.store.postgresql.target import Target
 
 
-def target_at(url: str, password: Callable[[], str] | None) -> "Target":
-    """Return the database at a URL. Raises ConfigurationError, also if its driver is not installed."""
+def target_at(url: str, password: Callable[[], str] | None, listen_url: str | None = None) -> "Target":
+    """Return the database at a URL; ``listen_url``: the same past a pooler.
+
+    Raises ConfigurationError, also if its driver is not installed.
+    """
     try:
         from hsmkms.store.postgresql.target import parse  # noqa: PLC0415 - its driver is an extra
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
             f"store.url needs the Python package {exc.name}: run `pip install hsmkms[postgresql]`"
         ) from exc
-    return parse(url, password)
+    return parse(url, password, listen_url)
 
 
 def exists(folder: Path, target: "Target | None") -> bool:
@@ -83,6 +86,16 @@ def current(folder: Path, target: "Target | None") -> dict[str, str]:
     from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
     return creation.current(target)
+
+
+def require_newest(folder: Path, target: "Target | None") -> None:
+    """Raise MigrationError unless the databases have this program's schema: it does not copy what it does not know."""
+    found = current(folder, target)
+    if found != {database.name: database.revisions[-1] for database in files.DATABASES}:
+        raise MigrationError(
+            f"the store has the schema {', '.join(found.values())}, which this program does not copy: run `hsmkms "
+            "migrate`, or use the version of hsmkms that migrated it"
+        )
 
 
 def names(folder: Path, target: "Target | None") -> list[str]:

@@ -40,7 +40,7 @@ from hsmkms.service.runtime.ports import Clock, Installation, never_drifted
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import aliases, audit_files, installation, leases, setup
+from hsmkms.store import aliases, audit_files, installation, leases, moving, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
 from hsmkms.store.installation_lock import LeaseCheck
@@ -175,6 +175,7 @@ def renew_log(settings: Settings, clock: Clock = utc_now) -> Path | None:
     ConfigurationError if it is not damaged, or a process has the installation open.
     """
     require_files(settings, "renew-log")
+    moving.require_unmarked(settings.data_dir)
     open_processes.require_none(settings.data_dir)
     if log_renewal.damage(settings.data_dir) is None:
         raise ConfigurationError("log.db is whole, so it was left as it is")
@@ -263,16 +264,18 @@ def _agent() -> str:
     return f"hsmkms (uid {os.getuid()}, pid {os.getpid()})"
 
 
-def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
+def initialise(settings: Settings, clock: Clock = utc_now, *, try_refused_material: bool = False) -> InstallationRow:
     """Create the databases and the installation's own key on the token; resume an interrupted attempt.
 
-    The configuration file must exist. Concurrent calls create one installation. Raises SetupError or TokenError.
+    ``try_refused_material``: also record whether the module survives material that it cannot unwrap, which takes a
+    second or two; otherwise the first import does. The configuration file must exist. Concurrent calls create one
+    installation. Raises SetupError or TokenError.
     """
     with exclusive(settings.data_dir / INIT_LOCK, INIT_LOCK_SECONDS):
-        return _initialise(settings, clock)
+        return _initialise(settings, clock, try_refused_material=try_refused_material)
 
 
-def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
+def _initialise(settings: Settings, clock: Clock, *, try_refused_material: bool) -> InstallationRow:
     target = target_of(settings)
     setup.require_registered(settings.data_dir, target)  # before the PIN is sent
     device = token_wiring.open_device(settings)
@@ -286,9 +289,12 @@ def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
             setup.create(settings.data_dir, target)
         store = open_store(settings)
         try:
-            return binding.initialise(store, device, settings.account_id, clock)
+            row = binding.initialise(store, device, settings.account_id, clock)
         finally:
             store.close()
+        if try_refused_material:
+            device.imports.try_refused_material()
+        return row
     finally:
         device.close()
 

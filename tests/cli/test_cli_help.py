@@ -48,6 +48,7 @@ OPERATOR_COMMANDS = {
     "drain-node",
     "remove-node",
     "migrate",
+    "migrate-store",
     "token-info",
     "token-check",
     "attest",

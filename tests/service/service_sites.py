@@ -18,6 +18,7 @@ import msgspec
 import warm
 from msgspec import Struct
 from postgresql_cluster import Cluster, name_of
+from postgresql_pooler import PooledCluster
 
 from hsmkms.config import settings as config
 from hsmkms.config import template as config_template
@@ -69,7 +70,7 @@ class Site(Struct, frozen=True, kw_only=True):
 
     folder: Path
     settings: Settings
-    cluster: Cluster | None = None
+    cluster: Cluster | PooledCluster | None = None
     """The server of its database, if that is not in files."""
 
     @classmethod
@@ -83,10 +84,10 @@ class Site(Struct, frozen=True, kw_only=True):
         return cls._configured(folder, module, made.serial, made.environment, changes)
 
     @classmethod
-    def make(cls, folder: Path, cluster: Cluster | None = None, **changes: object) -> Self:
+    def make(cls, folder: Path, cluster: Cluster | PooledCluster | None = None, **changes: object) -> Self:
         """Make a whole installation in ``folder``, with its database on a server if one is given."""
         if cluster is not None:
-            changes["store"] = StoreSettings(url=cluster.url(cluster.create()))
+            changes["store"] = _store_settings(cluster, cluster.create())
         site = msgspec.structs.replace(cls.new_token(folder, **changes), cluster=cluster)
         wiring.initialise(site.settings, lambda: START)  # no later than any clock of the tests
         return site
@@ -104,7 +105,7 @@ class Site(Struct, frozen=True, kw_only=True):
         softhsm.write_text(softhsm.read_text().replace(str(self.folder), str(folder)))
         if self.cluster is not None:
             template = name_of(str(self.settings.store.url))
-            changes["store"] = StoreSettings(url=self.cluster.url(self.cluster.create(template)))
+            changes["store"] = _store_settings(self.cluster, self.cluster.create(template))
         copied = self._configured(folder, token.module, token.serial, {"SOFTHSM2_CONF": str(softhsm)}, changes)
         return msgspec.structs.replace(copied, cluster=self.cluster)
 
@@ -146,6 +147,11 @@ class Site(Struct, frozen=True, kw_only=True):
     def open(self, clock: Clock = wiring.utc_now) -> Kms:
         """Open it in this process; the caller closes it."""
         return Kms(wiring.core_of(self.settings, clock))
+
+
+def _store_settings(cluster: Cluster | PooledCluster, database: str) -> StoreSettings:
+    """Strict, so that changes act at the next call as in files."""
+    return StoreSettings(url=cluster.url(database), consistency="strict", listen_url=cluster.listen_url(database))
 
 
 def close_to_all(cluster: Cluster, database: str) -> None:

@@ -32,6 +32,7 @@ TOPICS: Final = (
     "install",
     "operations",
     "nodes",
+    "move-store",
     "bad-days",
     "lost-machine",
     "monitoring",

@@ -180,6 +180,7 @@ def settle(core: Core, device: Device) -> TokenRow:
         core.reached("migrate 5: sealed")
         Sealer(core).leave()
         core.reached("migrate 6: left")
+    device.imports.try_refused_material()
     return known
 
 

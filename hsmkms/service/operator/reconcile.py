@@ -381,6 +381,7 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
     cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
     kind = check_genuine(core, finding)
     where = finding.region or region or core.installation.default_region
+    core.tokens.of(token_id).keys.require_replicated(cka_id)  # it may come from before a failover or a restore
     if finding.kind is Kind.ORPHAN and kind == SYMMETRIC:
         # Before the key can be used: after a crash in between its count must not start at zero.
         leases.at_least(core.store, material_id(finding.key_id, cka_id), UNKNOWN_USE)

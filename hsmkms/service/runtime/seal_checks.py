@@ -9,7 +9,7 @@ from msgspec import Struct
 from hsmkms.rules import row_seals as rules
 from hsmkms.rules import seal_tree
 from hsmkms.service.runtime.seal_tree import BrokenTreeError, SealTree
-from hsmkms.store import announcements, row_forms, row_seals, seal_engine, sealed_rows
+from hsmkms.store import announcements, move_mark, row_forms, row_seals, seal_engine, sealed_rows
 from hsmkms.store.announcements import Announcement
 from hsmkms.store.engine import Connection
 from hsmkms.store.proven_rows import ProvenRows
@@ -215,6 +215,8 @@ def _whole_tree(conn: Connection, key: bytes, *, trusted: bool) -> dict[bytes, b
 
 
 def _foreign(differences: Sequence[str]) -> list[RowFault]:
+    if any(move_mark.TABLE in each for each in differences):
+        return [RowFault(STORE, move_mark.REFUSED)]
     return [RowFault(STORE, _FOREIGN.format(", ".join(differences)))] if differences else []
 
 

@@ -12,10 +12,14 @@ import psycopg
 from sqlalchemy import exc as sqlalchemy_errors
 
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, MisuseError, StoreError, ValidationException
+from hsmkms.store import move_mark
 from hsmkms.store.faults import NO_TEXT
 from hsmkms.store.postgresql.capture import UNSEALED_STATE
 
 log = logging.getLogger("hsmkms.store")
+
+MOVED_STATE: Final = "HK002"
+"""SQLSTATE of a count in a store that has moved."""
 
 CONTENTION: Final = frozenset({"40001", "40P01"})
 """Serialization failure and deadlock: the same transaction succeeds when it is run again."""
@@ -68,6 +72,8 @@ def translate(error: psycopg.Error | UnicodeError, name: str) -> HsmKmsError:
         passing = _LOST if error.pgconn is None else _NOT_CONNECTED
     if state == UNSEALED_STATE:
         return MisuseError("a sealed control plane was written to by a process that seals nothing")
+    if state == MOVED_STATE:
+        return StoreError(move_mark.REFUSED)
     if passing is not None:
         log.warning("%s: %s", name, str(error).strip())
         return DependencyTimeoutException(passing.format(name=name))

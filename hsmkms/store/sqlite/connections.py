@@ -9,7 +9,8 @@ from stat import S_IMODE
 from typing import Final
 
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store import files
+from hsmkms.store import files, move_mark
+from hsmkms.store.move_mark import MoveMark
 from hsmkms.store.sqlite import faults
 
 _OTHERS: Final = 0o077
@@ -132,13 +133,23 @@ def check_private(path: Path) -> None:
 
 
 def read_revision(connection: sqlite3.Connection, path: Path) -> str:
-    """Return the revision recorded in the database; StoreError if there is none."""
+    """Return the revision recorded in the database; StoreError if there is none, or if the store has moved."""
     table = "SELECT count(name) FROM sqlite_master NOT INDEXED WHERE type = 'table' AND name = 'alembic_version'"
     (tables,) = connection.execute(table).fetchone()
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if tables else None
     if row is None:
         raise StoreError(f"{path} is not a database of hsmkms: move it away and run `hsmkms init`")
+    if row[0] == move_mark.REVISION:
+        raise move_mark.error(read_mark(connection), f"the database {path}")
     return str(row[0])
+
+
+def read_mark(connection: sqlite3.Connection) -> MoveMark | None:
+    """Return the mark of a moved store in its ``meta.db``, or None."""
+    table = "SELECT count(name) FROM sqlite_master NOT INDEXED WHERE type = 'table' AND name = ?"
+    (tables,) = connection.execute(table, (move_mark.TABLE,)).fetchone()
+    row = connection.execute(move_mark.READ).fetchone() if tables else None
+    return move_mark.of_row(row) if row is not None else None
 
 
 def make_empty(path: Path) -> None:

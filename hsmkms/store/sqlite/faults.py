@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from hsmkms.errors import DependencyTimeoutException, HsmKmsError, StoreError, ValidationException
-from hsmkms.store import files
+from hsmkms.store import files, move_mark
 from hsmkms.store.faults import NO_TEXT
 
 log = logging.getLogger("hsmkms.store")
@@ -59,6 +59,8 @@ def translate(error: sqlite3.Error, file: Path) -> HsmKmsError:
     code = primary(getattr(error, "sqlite_errorcode", 0))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DependencyTimeoutException(_BUSY)
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+        return StoreError(move_mark.REFUSED)  # no other trigger raises
     if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode"):
         return StoreError(_NOT_UTF_8.format(file=file))  # the only error of this class by Python's module, not SQLite
     if code not in SENTENCES:

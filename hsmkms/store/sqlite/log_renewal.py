@@ -17,7 +17,8 @@ from hsmkms.store.database import Database
 from hsmkms.store.sqlite import connections, faults
 from hsmkms.store.sqlite.database import FileDatabase
 
-_UNKNOWN_BEFORE: Final = 1
+UNKNOWN_BEFORE: Final = 1
+"""The flag, a value of ``user_version``."""
 
 
 def damage(folder: Path) -> str | None:
@@ -43,7 +44,7 @@ def renew(folder: Path, now: datetime) -> Path | None:
         connections.make_empty(draft)
         migrate.fill(draft, files.LOG)
         with faults.translated(draft), closing(connections.connect(draft)) as connection:
-            connection.execute(f"PRAGMA user_version = {_UNKNOWN_BEFORE}")
+            connection.execute(f"PRAGMA user_version = {UNKNOWN_BEFORE}")
         kept = _set_aside(path, now)
         draft.rename(path)
         sync_folder(folder)
@@ -57,7 +58,7 @@ def is_unknown_before(log: Database) -> bool:
     if not isinstance(log, FileDatabase):
         return False
     with log.reading() as conn:
-        return bool(conn.exec_driver_sql("PRAGMA user_version").scalar() == _UNKNOWN_BEFORE)
+        return bool(conn.exec_driver_sql("PRAGMA user_version").scalar() == UNKNOWN_BEFORE)
 
 
 def settle(log: Database) -> None:
