@@ -224,3 +224,14 @@ def test_gathered_after_an_attack(first: Site, second: Site, admin: "Connection[
     assert f"{node_of(second)[:8]}/0001 changed" in wrong
     (swapped / "seals.jsonl").unlink()
     assert "does not say whose log it is" in first.run("audit", "verify", "--gather", swapped).error
+
+
+def test_back_to_one_node(first: Site, second: Site) -> None:
+    """After a move of the store into files of one node, it is no fault that the others publish nothing any more."""
+    second.new_key()
+    first.new_key()
+    assert first.run("migrate-store", "--to", "sqlite").status == 0
+    lines = first.config.read_text().splitlines(keepends=True)
+    first.config.write_text("".join(each for each in lines if not each.startswith("url = ")))
+    first.new_key()
+    assert faults(first) == ""

@@ -14,7 +14,7 @@ from hsmkms.model.keys import ListKeysRequest
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.service.audit import reading
 from hsmkms.service.audit.filters import Wanted
-from hsmkms.store import audit_heads, nodes
+from hsmkms.store import audit_heads, nodes, outbox
 from hsmkms.store.audit_heads import StoredHead
 from hsmkms.store.nodes import Node
 
@@ -93,3 +93,15 @@ def test_keys_of_other_nodes_seals(prepared_on_server: Site, tmp_path: Path) -> 
         done = kms.operator.rotate_installation_key(KeyPurpose.AUDIT_SEAL, destroy_older=True)
         assert {each.kept for each in done.older} == {"seals of other nodes' audit logs may have been made with it"}
     site.drop()
+
+
+def test_back_in_files(prepared: Site, tmp_path: Path) -> None:
+    """After a move of the store from a server, the one node moves what the others left in the outbox."""
+    site = prepared.copy(tmp_path / "site")
+    record = b'{"eventName":"DisableKey","eventID":"left-behind"}'
+    with site.open() as kms:
+        with kms._core.store.atomic() as tx:
+            outbox.put(tx, outbox.address("f" * 32, "0001"), "left-behind", record)
+        kms.operator.audit.look_after()
+        assert list(reading.export([kms.operator.audit.folder], Wanted(event_name="DisableKey"))) == [record]
+        assert kms.operator.audit.verify().faults == []

@@ -130,8 +130,13 @@ class NodeHeads:
         ]
 
     def others(self, known: Known, sealed: Seal | None) -> list[Fault]:
-        """Return how what other nodes have published contradicts the newest seal of this one."""
+        """Return how what other nodes have published contradicts the newest seal of this one.
+
+        After a move of the store into files there are no other nodes; what was sealed of them stays in the seals.
+        """
         faults = list[Fault]()
+        if not self.shared:
+            return faults
         forged = {(each.node, each.lane) for each in known.forged}
         for node_id, lanes in sorted(_nodes(sealed).items()):
             for lane, before in sorted(lanes.items()):
