@@ -42,8 +42,9 @@ class OutboxRecovery(Struct, frozen=True):
         """Move the records of processes that died, of all lanes that are not locked; and of nodes that were removed."""
         with self.store.reading() as conn:
             lanes = outbox.lanes(conn, self.node_id)
-            registered = {each.id for each in nodes.fetch_all(conn)} if self.store.target is not None else set()
-            abandoned = outbox.abandoned(conn, registered) if self.node_id in registered else set()
+            on_server = self.store.target is not None
+            node_ids = {each.id for each in nodes.fetch_all(conn)} if on_server else {self.node_id}
+            abandoned = outbox.abandoned(conn, node_ids) if self.node_id in node_ids else set()
         for lane in sorted(lanes):
             self._move_lane(self.open_lane(lane))
         if abandoned:
