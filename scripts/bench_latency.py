@@ -82,7 +82,7 @@ def make_installation(folder: Path, sessions: int) -> Path:
     )
     file = folder / "hsmkms.toml"
     file.write_text(config_template.init_text(settings))
-    wiring.initialise(config.load(file))
+    wiring.initialise(config.load(file), try_refused_material=True)
     return file
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 import examples
 import groups
 import postgresql_cluster
+import postgresql_pooler
 import pytest
 import shims
 import trials
 from devices import MakeToken, close_everything
 from postgresql_cluster import Cluster, NotInstalledError
+from postgresql_pooler import PooledCluster
 from tokens import options
 from tokens.driver import Driver, NotPossibleError, Token
 from tokens.softhsm import SoftHsmDriver
@@ -53,8 +55,13 @@ _GROUP = re.compile(r"@[^@\]]*$")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose the module under test."""
     options.add(parser)
-    engines = ["sqlite", "postgresql"]
-    parser.addoption("--store-engine", choices=engines, default=engines[0], help="for tests that run on one engine")
+    engines = ["sqlite", "postgresql", "pgbouncer"]
+    parser.addoption(
+        "--store-engine",
+        choices=engines,
+        help="run all tests with a store on it, but those that are of one engine (default: some run on SQLite and "
+        "PostgreSQL, all others on SQLite; pgbouncer: PostgreSQL behind it)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -132,13 +139,14 @@ def driver(pytestconfig: pytest.Config) -> Driver:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run tests of modules that are marked so on both engines of the store."""
     if "engine" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_engines"):
-        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True, scope="module")
+        chosen = metafunc.config.getoption("store_engine")
+        metafunc.parametrize("engine", [chosen] if chosen else ["sqlite", "postgresql"], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def engine(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> str:
-    """The engine of the test's store: the option says it for tests that do not run on both."""
-    return str(getattr(request, "param", pytestconfig.getoption("store_engine")))
+    """The engine of the test's store; a mark or the option says that it is another one than SQLite."""
+    return str(getattr(request, "param", pytestconfig.getoption("store_engine") or "sqlite"))
 
 
 @pytest.fixture(scope="session")
@@ -146,6 +154,16 @@ def cluster() -> Iterator[Cluster]:
     """This worker's PostgreSQL server (Debian: postgresql)."""
     try:
         with postgresql_cluster.running_cluster() as running:
+            yield running
+    except NotInstalledError as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def pooled_cluster(cluster: Cluster) -> Iterator[PooledCluster]:
+    """The same server behind PgBouncer (Debian: pgbouncer)."""
+    try:
+        with postgresql_pooler.pooled(cluster) as running:
             yield running
     except NotInstalledError as exc:
         pytest.skip(str(exc))

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -40,33 +41,23 @@ def find_programs() -> Path:
     return Path(found).resolve().parent
 
 
-class Cluster:
-    """A running server. ``connect`` returns connections of its superuser; ``database`` makes databases."""
+class Server:
+    """A server in the subfolder ``data`` of a folder, which dies with this process; its socket is in the folder."""
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder = folder
-        self._programs = programs
-        self._numbers = itertools.count()
-        if os.geteuid() == 0:  # initdb and postgres refuse to run as root
-            shutil.chown(folder, _SERVER_USER, _SERVER_USER)
-        # As in most installations, the default order of text is not that of its bytes.
-        language = ("--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US")
-        access = ("--username", SUPERUSER, "--auth", "trust")
-        self._run("initdb", "--pgdata", str(folder / "data"), "--no-sync", *access, *language)
-        rules = folder / "data/pg_hba.conf"
-        rules.write_text(f"local all guarded scram-sha-256\n{rules.read_text()}")
-        self.server = self.start()
-        self.admin = self.connect()
-        self.admin.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'correct horse'")
+        self.programs = programs
+        self.process: subprocess.Popen[bytes]
+        give_to_server(folder)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> None:
         """Start the server, which dies with this process, and wait until it answers."""
         settings = [f"--{name}={value}" for name, value in (_QUICK | _OFFLINE).items()]
         with (self.folder / "server.log").open("ab") as log:
-            self.server = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [
-                    *self._unprivileged("--pdeathsig", "INT"),
-                    self._programs / "postgres",
+                    *unprivileged("--pdeathsig", "INT"),
+                    self.programs / "postgres",
                     *("-D", self.folder / "data", "-k", self.folder, *settings),
                 ],
                 stdout=log,
@@ -77,25 +68,57 @@ class Cluster:
             try:
                 self.connect().close()
             except psycopg.OperationalError as exc:
-                if self.server.poll() is not None or time.monotonic() > until:
+                if self.process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError((self.folder / "server.log").read_text()) from exc
                 time.sleep(0.02)
             else:
-                return self.server
+                return
 
     def stop(self) -> None:
         """Stop the server at once, as a crash would."""
-        self.admin.close()
-        self.server.send_signal(3)  # SIGQUIT: without a checkpoint
-        self.server.wait(START_SECONDS)
+        self.process.send_signal(signal.SIGQUIT)  # without a checkpoint
+        self.process.wait(START_SECONDS)
 
     def connect(self, database: str = "postgres") -> "psycopg.Connection[tuple[Any, ...]]":
         """Open a connection of the superuser, in autocommit mode."""
         return psycopg.connect(host=str(self.folder), user=SUPERUSER, dbname=database, autocommit=True)
 
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs as the server's user. Raises RuntimeError with what it printed."""
+        command = [*unprivileged(), self.programs / program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr}")
+
+
+class Cluster(Server):
+    """A new, running server. ``connect`` returns connections of its superuser; ``database`` makes databases."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        super().__init__(folder, programs)
+        self._numbers = itertools.count()
+        # As in most installations, the default order of text is not that of its bytes.
+        language = ("--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US")
+        access = ("--username", SUPERUSER, "--auth", "trust")
+        self.run("initdb", "--pgdata", str(folder / "data"), "--no-sync", *access, *language)
+        rules = folder / "data/pg_hba.conf"
+        rules.write_text(f"local all guarded scram-sha-256\n{rules.read_text()}")
+        self.start()
+        self.admin = self.connect()
+        self.admin.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD 'correct horse'")
+
+    def stop(self) -> None:
+        """Stop the server at once, as a crash would."""
+        self.admin.close()
+        super().stop()
+
     def url(self, database: str) -> str:
         """Return the URL of a database, for its owner."""
         return f"postgresql+psycopg://{ROLE}@/{database}?host={self.folder}"
+
+    def listen_url(self, database: str) -> str | None:  # noqa: ARG002 - of clusters behind a pooler
+        """Return the URL past a pooler: there is none."""
+        return None
 
     def create(self, template: str = "template1") -> str:
         """Make a new database from a template, to which nobody may be connected; return its name."""
@@ -116,18 +139,18 @@ class Cluster:
         finally:
             self.drop(url)
 
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [*self._unprivileged(), self._programs / program, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-        if done.returncode:
-            raise RuntimeError(f"{program} failed: {done.stderr}")
 
-    @staticmethod
-    def _unprivileged(*options: str) -> list[str]:
-        """Return the beginning of a command that runs as an unprivileged user."""
-        if os.geteuid() == 0:
-            options += ("--reuid", _SERVER_USER, "--regid", _SERVER_USER, "--clear-groups")
-        return ["setpriv", *options] if options else []
+def give_to_server(folder: Path) -> None:
+    """Give a folder to the user as whom servers run: initdb, postgres and pgbouncer refuse to run as root."""
+    if os.geteuid() == 0:
+        shutil.chown(folder, _SERVER_USER, _SERVER_USER)
+
+
+def unprivileged(*options: str) -> list[str]:
+    """Return the beginning of a command that runs as an unprivileged user."""
+    if os.geteuid() == 0:
+        options += ("--reuid", _SERVER_USER, "--regid", _SERVER_USER, "--clear-groups")
+    return ["setpriv", *options] if options else []
 
 
 def name_of(url: str) -> str:

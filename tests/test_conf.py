@@ -6,15 +6,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 import yaml
+from sample_files import CONF, ROOT, check_command, settings
 
-from hsmkms.cli.main import application
 from hsmkms.config import settings as config
 from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.pins import PinSettings, read_pin
@@ -22,38 +20,12 @@ from hsmkms.config.settings import Settings, TokenSettings
 from hsmkms.errors import PinError
 from hsmkms.server.process import supervisor as server
 
-ROOT = Path(__file__).parent.parent
-CONF = ROOT / "conf"
 UNITS = sorted((CONF / "systemd").iterdir())
 CONTAINERFILE = CONF / "container" / "Containerfile"
 COMPOSE = CONF / "container" / "compose.yaml"
 WORKFLOW = CONF / "github-actions" / "kms.yaml"
 MAX_EXPOSURE = 2.0
 """systemd-analyze rates units from 0 (closed) to 10."""
-
-
-def settings(unit: Path) -> dict[str, list[str]]:
-    """The settings of a unit by name."""
-    settings_by_section: dict[str, list[str]] = {}
-    for line in unit.read_text().splitlines():
-        if "=" in line and not line.startswith("#"):
-            name, _, value = line.partition("=")
-            settings_by_section.setdefault(name, []).append(value)
-    return settings_by_section
-
-
-@cache
-def command_line() -> Any:  # noqa: ANN401 - of the click that typer contains
-    """The command line with all its commands."""
-    return typer.main.get_group(application())
-
-
-def check_command(words: list[str]) -> None:
-    """The words after ``hsmkms`` name a command, and options that it or hsmkms itself has."""
-    group = command_line()
-    (name,) = [word for word in words if word in group.commands]
-    known = {option for each in (*group.params, *group.commands[name].params) for option in each.opts}
-    assert {word for word in words if word.startswith("--")} <= known
 
 
 def hsmkms_commands(text: str) -> list[list[str]]:
@@ -201,7 +173,7 @@ def test_locked_packages() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["postgresql"], "psycopg-binary"]
     names = {re.match(r"[A-Za-z0-9_-]+", each)[0].lower() for each in wanted}  # type: ignore[index]  # each has a name
-    for file in ("requirements.lock", "build.lock"):
+    for file in ("requirements.lock", "postgresql.lock", "build.lock"):
         text = (CONF / "container" / file).read_text()
         entries = re.findall(
             r"^([a-z0-9_.-]+)==\S+ \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE
@@ -210,6 +182,8 @@ def test_locked_packages() -> None:
         assert all(hashes for _, hashes in entries)
         if file == "requirements.lock":
             assert names <= {name for name, _ in entries}
+        elif file == "postgresql.lock":
+            assert [name for name, _ in entries] == ["psycopg", "psycopg-binary"]
         else:
             assert "hatchling" in {name for name, _ in entries}
 

@@ -575,7 +575,7 @@ def test_every_setting_is_documented(table: str, setting: str) -> None:
 
 ALTERNATIVES = {"uri": ("label",), "environment": ("file",), "command": ("file",), "prompt": ("file",)}
 TOGETHER = {"certificate": "private_key", "private_key": "certificate"} | dict.fromkeys(
-    ("store.password file", "store.password environment", "store.password command"), "url"
+    (*(f"store.password {name}" for name in ("file", "environment", "command")), "store listen_url"), "url"
 )
 COMMENTED = [
     f"{table} {setting}".strip()
@@ -608,6 +608,12 @@ WRONG_STORES = {
     'url = "sqlite:///x"': "must begin with postgresql",
     'url = "postgresql+psycopg://me:hunter2@db/hsmkms"': "must not hold a password",
     'password = {file = "hunter2"}': "goes with store.url",
+    'listen_url = "postgresql+psycopg://db/x"': "goes with store.url",
+    'url = "postgresql+psycopg://db/x"\nlisten_url = "postgresql+psycopg://me:hunter2@db/x"': "not hold a password",
+    'url = "postgresql+psycopg://db/x"\nlisten_url = "http://db/x"': "listen_url must begin with postgresql",
+    'consistency = "strict"': "always strict",
+    'consistency = "loose"': "must be bounded or strict",
+    "stale_seconds = 0": "goes with store.url",
     'url = "postgresql+psycopg://db/x"\npassword = {file = "hunter2", environment = "HUNTER2"}': "name one of",
     'url = "postgresql+psycopg://db/x"\npassword = {command = []}': "must name a program",
 }

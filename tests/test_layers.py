@@ -156,7 +156,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("server/protocol",),
     ("server/audit_gate", "server/aws", "server/monitoring", "server/process"),
     ("server/protocols", "server/turns"),
-    ("server/unavailable_app", "server/worker_state"),
+    ("server/strict_turns", "server/unavailable_app", "server/worker_state"),
     ("server/app",),
     ("server/server",),
     ("server/dev",),

@@ -174,19 +174,28 @@ def _origin_of_file(named: Path, status: os.stat_result, *, credential: bool) ->
     return PinOrigin(name=f"the PIN file {os.path.realpath(named)}", version=version, comparable=not credential)
 
 
-def read_private_key(what: str, *, file: Path | None = None, command: tuple[str, ...] | None = None) -> bytes:
+def read_private_key(
+    what: str,
+    *,
+    file: Path | None = None,
+    command: tuple[str, ...] | None = None,
+    credentials: tuple[str, ...] = (),
+) -> bytes:
     """Read a private key from a file that no other user can read, or from a program's output.
 
-    Either ``file`` or ``command`` is given. Raises ConfigurationError, in which ``what`` names the key.
+    Either ``file`` or ``command`` is given. ``credentials``: the names of systemd credentials that may stand for the
+    file. Raises ConfigurationError, in which ``what`` names the key.
     """
     if file is not None:
+        path = _credential(file, credentials)
         try:
-            with _closed_file(file, what) as (opened, _):
+            with _closed_file(path, what, credential=path is not file) as (opened, _):
                 return opened.read(_MOST_KEY_BYTES)
         except PinError as exc:
             raise ConfigurationError(str(exc)) from exc
         except OSError as exc:
-            raise ConfigurationError(f"{what} {file} cannot be read: {exc.strerror}") from exc
+            advice = _advice(file, credentials, exc) if path is file else ""
+            raise ConfigurationError(f"{what} {path} cannot be read: {exc.strerror}{advice}") from exc
     printed, fault = _output_of(command or ())
     if fault:
         del printed

@@ -39,9 +39,23 @@ TEMPLATE: Final = """\
 # hsmkms[postgresql]. So far one machine may use it at a time, and backups are the server's own.
 {store_url}
 
+# When a change acts on other processes and nodes. "bounded": usually within a tenth of a second, always within one
+# second. "strict": at once, since the database is asked before each request (once for those that come together). Files
+# are always strict.
+{consistency}
+
+# How long keys that are cached are still used while the database does not answer; nothing is changed meanwhile. So it
+# is how long a key may be used here that another node has disabled. 0: not at all. With "strict" it is never done.
+{stale_seconds}
+
+# If url leads through a pooler (PgBouncer in transaction mode): the same database past it, for the connection that
+# waits for changes. Without it url must not lead through one.
+{listen_url}
+
 [store.password]
 # The source of the database's password, if it wants one: one of these. It is read again for each connection.
-# A file with the password on its first line, owned by this user or root and readable by nobody else.
+# A file with the password on its first line, owned by this user or root and readable by nobody else. systemd may
+# pass it with LoadCredential=database-password:FILE.
 {password_file}
 
 # A variable of the environment.
@@ -238,7 +252,11 @@ PASSWORD_EXAMPLES: Final[dict[str, Any]] = {
     "environment": "HSMKMS_DATABASE_PASSWORD",
     "command": ["systemd-creds", "cat", "database-password"],
 }
-DATABASE_EXAMPLE: Final = "postgresql+psycopg://hsmkms@db.example.net/hsmkms"
+STORE_EXAMPLES: Final[dict[str, Any]] = {
+    "url": "postgresql+psycopg://hsmkms@db.example.net/hsmkms",
+    "listen_url": "postgresql+psycopg://hsmkms@db.example.net:5432/hsmkms",
+}
+STORE_SETTINGS: Final = ("url", "consistency", "stale_seconds", "listen_url")
 
 
 def init_text(settings: Settings) -> str:
@@ -272,8 +290,8 @@ def init_text(settings: Settings) -> str:
 def _store_lines(settings: Settings) -> dict[str, str]:
     """Format the lines of the store; its password and a token's PIN have sources of the same names."""
     sources = _lines(settings.store.password, *PASSWORD_EXAMPLES, examples=PASSWORD_EXAMPLES)
-    url = _lines(settings.store, "url", examples={"url": DATABASE_EXAMPLE})["url"]
-    return {"store_url": url} | {f"password_{name}": line for name, line in sources.items()}
+    lines = _lines(settings.store, *STORE_SETTINGS, examples=STORE_EXAMPLES)
+    return {"store_url": lines.pop("url")} | lines | {f"password_{name}": line for name, line in sources.items()}
 
 
 def _lines(section: Struct, *names: str, examples: Mapping[str, Any] = EXAMPLES) -> dict[str, str]:

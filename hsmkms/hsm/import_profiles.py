@@ -10,6 +10,7 @@ from hsmkms.hsm.imports.probe import probe_import, probe_kinds
 from hsmkms.hsm.imports.wrapping import ImportProfile
 from hsmkms.hsm.session.connection import Connection
 from hsmkms.model.enums import WrappingAlgorithm
+from hsmkms.model.token_check import CheckReport
 
 CRASHES: Final = (
     "the module crashes or hangs where material cannot be unwrapped, so that whoever imports could end a worker"
@@ -72,6 +73,19 @@ class ImportProfiles:
         if self._member != self._connection.member:
             self._symmetric = self._every_kind = None
             self._member = self._connection.member
+
+    def try_refused_material(self) -> None:
+        """Record whether the module survives what it cannot unwrap, so that the first import need not try it."""
+        from hsmkms.hsm.refusal_trial import crashes  # noqa: PLC0415 - see _probed
+
+        self._connection.guard.check()
+        crashes(self._connection)
+
+    def record_checks(self, report: CheckReport) -> None:
+        """Record what ``token-check`` has found about material that cannot be unwrapped."""
+        from hsmkms.hsm.refusal_trial import record  # noqa: PLC0415 - see _probed
+
+        record(self._connection, report)
 
     def of(self, algorithm: WrappingAlgorithm) -> ImportProfile:
         """Return the profile if the token can do the algorithm, else raise UnsupportedOperationException."""

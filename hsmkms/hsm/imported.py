@@ -23,6 +23,7 @@ from hsmkms.hsm.session.identity import Shown
 from hsmkms.model.cipher_format import CipherFormat
 from hsmkms.model.enums import WrappingAlgorithm
 from hsmkms.model.permit import Permit
+from hsmkms.model.token_check import CheckReport
 
 NO_SYMMETRIC_IMPORT: Final = (
     "This token has no AES-GCM, so symmetric keys use AES-CBC with HMAC. The HMAC key is generated on the token and is "
@@ -47,6 +48,14 @@ class Imports:
     def quirks(self) -> tuple[str, ...]:
         """Return sentences for people about what is done otherwise with imported material on this token."""
         return self.profiles.symmetric().quirks
+
+    def try_refused_material(self) -> None:
+        """Record whether the module survives what it cannot unwrap; tried in a process of its own if not known."""
+        self.profiles.try_refused_material()
+
+    def record_checks(self, report: CheckReport) -> None:
+        """Record what ``token-check`` has found about material that cannot be unwrapped."""
+        self.profiles.record_checks(report)
 
     def check_import(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""

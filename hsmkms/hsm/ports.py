@@ -118,6 +118,12 @@ class Unwrapping(Protocol):
     def quirks(self) -> tuple[str, ...]:
         """Return sentences for people about what is done otherwise with imported material on this token."""
 
+    def try_refused_material(self) -> None:
+        """Record whether the module survives what it cannot unwrap; tried in a process of its own if not known."""
+
+    def record_checks(self, report: CheckReport) -> None:
+        """Record what ``token-check`` has found about material that cannot be unwrapped."""
+
     def check_import(self, kind: Kind) -> None:
         """Raise UnsupportedOperationException if nothing shows that such keys can be imported into this token."""
 
@@ -249,8 +255,8 @@ class Login(Protocol):
     def unreplicated(self) -> dict[str, list[bytes]]:
         """Return the objects that members could not be asked for when they were made, by the member's serial."""
 
-    def check_unreplicated(self, needed: Container[bytes]) -> None:
-        """Ask each member for its recorded objects; those that it has, or that are not needed, leave the record."""
+    def check_unreplicated(self, read_needed: Callable[[], Container[bytes]]) -> None:
+        """Ask each member for its recorded objects; those that it has, or that none needs or has, leave the record."""
 
     def limits(self) -> TokenLimits | None:
         """Return session counts and memory as the token reports them now."""

@@ -1,12 +1,14 @@
 """Find out, without harm to this process, whether a module survives material that it cannot unwrap.
 
-A process of its own tries it (``token-check``'s check of that name). What came of it is recorded in the data folder for
-all processes, until the module's file or the token's firmware is another one.
+A process of its own tries it (the check ``refused material``): at ``init``, ``token-check``, ``migrate-token``, or
+else at the first import. The result is recorded in the data folder for all processes, and holds for this file of the
+module and this firmware and these mechanisms of the token.
 """
 
 import hashlib
 import logging
 import threading
+from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
@@ -14,7 +16,7 @@ from msgspec.structs import replace
 from hsmkms import atomic_write
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.session.connection import Connection
-from hsmkms.model.token_check import Outcome
+from hsmkms.model.token_check import Check, CheckReport, Outcome
 
 log = logging.getLogger("hsmkms.hsm")
 
@@ -37,19 +39,41 @@ def crashes(connection: Connection) -> bool:
     name = _fingerprint(connection)
     with _trying:
         if name not in _known:
-            record = connection.settings.state_dir / f"refused-material-{name}"
             try:
-                _known[name] = record.read_bytes() == _CRASHES
+                _known[name] = _record(connection, name).read_bytes() == _CRASHES
             except OSError:
                 tried = _try(connection)
                 if tried is None:
                     return False
                 _known[name] = tried
-                try:
-                    atomic_write.replace(record, _CRASHES if tried else _SURVIVES)
-                except OSError as exc:
-                    log.warning("%s cannot be written, so each process tries it: %s", record, exc.strerror)
+        _write(connection, name)
         return _known[name]
+
+
+def record(connection: Connection, report: CheckReport) -> None:
+    """Record what ``token-check`` has found in place of an earlier result; nothing if it came to no result."""
+    from hsmkms.hsm.checks.refused import NAME  # noqa: PLC0415 - see _try
+
+    crashed = next((_crashed(each) for each in report if each.name == NAME), None)
+    if crashed is not None:
+        with _trying:
+            name = _fingerprint(connection)
+            _known[name] = crashed
+            _write(connection, name)
+
+
+def _record(connection: Connection, name: str) -> Path:
+    return connection.settings.state_dir / f"refused-material-{name}"
+
+
+def _write(connection: Connection, name: str) -> None:
+    """Write the result to the data folder of this installation, unless that has the same one."""
+    file, result = _record(connection, name), _CRASHES if _known[name] else _SURVIVES
+    try:
+        if not file.exists() or file.read_bytes() != result:
+            atomic_write.replace(file, result)
+    except OSError as exc:
+        log.warning("%s cannot be written, so each process tries it: %s", file, exc.strerror)
 
 
 def _try(connection: Connection) -> bool | None:
@@ -63,14 +87,21 @@ def _try(connection: Connection) -> bool | None:
     except HsmKmsError as exc:
         log.warning("whether the module survives material that it cannot unwrap could not be tried: %s", exc)
         return None
-    if check.outcome is Outcome.UNTRIED:
+    crashed = _crashed(check)
+    if crashed is None:
         log.warning("whether the module survives material that it cannot unwrap could not be tried: %s", check.detail)
+    return crashed
+
+
+def _crashed(check: Check) -> bool | None:
+    """Return whether the module crashed or hung in the check; None if it was not made."""
+    if check.outcome is Outcome.UNTRIED:
         return None
     return check.outcome is Outcome.FAILED  # all other faults of the trial are LIMITED
 
 
 def _fingerprint(connection: Connection) -> str:
-    """Return a name for the module's file and version, and the token's model and firmware."""
+    """Return a name for the module's file and version, and the token's model, firmware and mechanisms."""
     module, token = connection.settings.module, connection.token
     try:
         status = module.stat()
@@ -79,4 +110,5 @@ def _fingerprint(connection: Connection) -> str:
         file = ""
     facts = (str(module), file, connection.module.description, token.manufacturer_id, token.model)
     firmware = ".".join(map(str, token.firmware_version))
-    return hashlib.sha256("\n".join((*map(str, facts), firmware)).encode()).hexdigest()[:16]
+    mechanisms = " ".join(sorted(connection.profile.mechanisms))  # nothing was tried where RSA was missing
+    return hashlib.sha256("\n".join((*map(str, facts), firmware, mechanisms)).encode()).hexdigest()[:16]

@@ -86,6 +86,25 @@ class Head(Struct, frozen=True, kw_only=True):
     segment: int
 
 
+class PublishedHead(Struct, frozen=True, kw_only=True):
+    """The end of a node's lane as the node has published it in the database, for the seals of all nodes.
+
+    ``acceptance``: the number of the newest seal by which that node's log was accepted as it was, 0 if there is none:
+    since then the lane may be shorter than it was before. ``at``: the time, by the node's clock.
+    """
+
+    node: str
+    lane: str
+    acceptance: int
+    head: Head
+    at: datetime
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """The order of the ends of one lane: a later one is greater."""
+        return self.acceptance, self.head.sequence
+
+
 class Fault(Struct, frozen=True, kw_only=True, order=True):
     """A place where the log differs from what was written. ``sequence``: the first record concerned."""
 
@@ -102,11 +121,20 @@ class LaneSeal(Struct, frozen=True, kw_only=True):
     start: Head | None = None
 
 
+class NodeSeal(Struct, frozen=True, kw_only=True):
+    """The end of a chain of another node, as that had published it when a seal was made."""
+
+    acceptance: int
+    head: Head
+
+
 class Seal(Struct, frozen=True, kw_only=True):
     """One seal over all chains. ``previous``: SHA-256 of the line of the seal before it (hex), "" before the first.
 
     ``epoch``: the epoch of the control-plane database. ``root_number`` and ``root``: the seal over its rows (hex), 0
-    and "" if it was not sealed. ``accepted``: the faults that the operator has accepted.
+    and "" if it was not sealed. ``accepted``: the faults that the operator has accepted. ``node``: the id of the node
+    whose log this is; without it, the databases were files of the data folder. ``acceptance``: the number of the newest
+    seal of this log, up to this one, that accepts it; ``nodes``: what other nodes have published, by node and lane.
     """
 
     number: int
@@ -120,3 +148,6 @@ class Seal(Struct, frozen=True, kw_only=True):
     restored: bool = False
     root_number: int = 0
     root: str = ""
+    node: str | UnsetType = UNSET
+    acceptance: int | UnsetType = UNSET
+    nodes: Mapping[str, Mapping[str, NodeSeal]] | UnsetType = UNSET

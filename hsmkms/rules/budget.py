@@ -10,6 +10,7 @@ before they are used: a crash wastes the rest of a lease and never loses a count
 load, so that a rarely used key wastes little and a busy one rarely writes.
 """
 
+from math import ceil
 from typing import Final, Literal
 
 LIMIT: Final = 2**32
@@ -17,6 +18,10 @@ CBC_BLOCKS: Final = 4096 // 16 + 1
 """Blocks of the longest plaintext that hsmkms encrypts at once (hsm/crypto/cbc.py refuses longer ones), padded."""
 
 LARGEST_LEASE: Final = 65_536
+LEAST_RESERVE: Final = 1024
+LARGEST_RESERVE: Final = 2**20
+"""Limit of the encryptions of a material that a crash of one process may waste: 1 of 4,096 that it may make."""
+
 ROTATE_AT: Final = LIMIT // 2
 """Generated material is rotated from this number on, so that it never comes near the limit."""
 
@@ -26,9 +31,12 @@ def next_lease(previous: int) -> int:
     return min(max(previous * 2, 1), LARGEST_LEASE)
 
 
-def grant(used: int, want: int) -> int:
-    """Return how many of the wanted encryptions the budget still allows; 0 when it is used up."""
-    return max(min(want, LIMIT - used), 0)
+def reserve(rate: float, seconds: float) -> int:
+    """Return how many encryptions to hold in reserve for so many seconds without the database.
+
+    ``rate``: how many a second there were at most lately. There may be twice as many, or a few of a key that rests.
+    """
+    return min(LEAST_RESERVE + ceil(rate * seconds * 2), LARGEST_RESERVE)
 
 
 def warning(used: int) -> Literal[50, 90] | None:

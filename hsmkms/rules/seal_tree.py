@@ -49,6 +49,12 @@ def parent_of(number: int) -> tuple[int, int]:
     return 1 + node, place
 
 
+def leaves_of(node: int) -> range:
+    """Return the numbers of the leaves below a node, in their places."""
+    first = 1 + FAN + (node - 1) * FAN
+    return range(first, first + FAN)
+
+
 def digest(key: bytes, number: int, value: bytes, bound: bytes = b"") -> bytes:
     """Return the HMAC of a part with that value; ``bound``: further authenticated data."""
     if not value and not bound:
@@ -59,6 +65,11 @@ def digest(key: bytes, number: int, value: bytes, bound: bytes = b"") -> bytes:
 def digest_at(value: bytes, place: int) -> bytes:
     """Return the digest of a child in the value of a node or the top."""
     return value[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES] or _NOTHING
+
+
+def is_empty(value: bytes, place: int) -> bool:
+    """Return True if the value of a node or the top says that a child has no value."""
+    return digest_at(value, place) == _NOTHING
 
 
 def with_digest(value: bytes, place: int, part: bytes) -> bytes:

@@ -27,6 +27,7 @@ from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, R
 from hsmkms.server.monitoring.pages import PAGES, READING, Findings, Page, respond_to
 from hsmkms.server.protocol import AWAY, Failure, Handled, Source
 from hsmkms.server.protocols import DEFAULT, protocol_of
+from hsmkms.server.strict_turns import StrictTurns
 from hsmkms.server.turns import Arrived, Turns
 from hsmkms.server.worker_state import WorkerState
 
@@ -72,7 +73,12 @@ class Application:
         """Since when each busy thread has been working on its request, by the monotonic clock."""
         self._last_progress = self._last_success = self._last_failure = 0.0
         self.audit_gate = AuditGate(state.kms.operator.audit.log, loop)
-        self.turns = Turns(loop, self.audit_gate, state.observer, state.free, self._submit, self._note_outcome)
+        self._changes = state.kms.operator.watch.changes
+        turns = StrictTurns if self._changes.strict else Turns
+        self.turns = turns(loop, self.audit_gate, state.observer, state.free, self._submit, self._note_outcome)
+        self._in_thread = self._answer_in_thread
+        if isinstance(self.turns, StrictTurns):
+            self.turns.changes, self._in_thread = self._changes, self._answer_strictly
 
     def __call__(self, request: RawRequest, address: str, respond: Respond) -> None:
         """Answer a request, later on the loop."""
@@ -148,7 +154,7 @@ class Application:
         limit = self._state.hang_seconds * (1 if arrived.operation in QUICK else SLOW_FACTOR)
         until = time.monotonic() + limit if limit else inf
         self._waiting[ticket] = _Waiting(arrived.handled.request_id, arrived.respond, until, arrived.failure)
-        work = partial(self._counted, partial(self._answer_in_thread, arrived))
+        work = partial(self._counted, partial(self._in_thread, arrived))
         self._run(self._threads, work, partial(self._delay_response, arrived, ticket))
 
     def _answer_in_thread(self, arrived: Arrived) -> Response | None:
@@ -160,6 +166,10 @@ class Application:
         self._state.observer.note(handled, arrived.seconds + time.perf_counter() - started, arrived.source.address)
         self.turns.note_in_thread(arrived)
         return handled.response
+
+    def _answer_strictly(self, arrived: Arrived) -> Response | None:
+        with self._changes.asking():
+            return self._answer_in_thread(arrived)
 
     def _answer_page(self, render: Callable[[], Response], respond: Respond) -> None:
         """Answer a page from a thread of its own pool, so that it does not wait for requests."""

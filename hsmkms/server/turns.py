@@ -96,8 +96,12 @@ class Turns:
         return self.latency if arrived.operation in QUICK else self._of_signatures.get(arrived.handled.algorithm)
 
     def _answer_all(self) -> None:
-        """Answer the requests of a turn, and send the responses of those that were answered together."""
+        """Answer the requests of a turn."""
         arrived, self._arrived = self._arrived, []
+        self._answer_arrived(arrived)
+
+    def _answer_arrived(self, arrived: list[Arrived]) -> None:
+        """Answer requests, and send the responses of those that were answered together."""
         for first in range(0, len(arrived), MOST_TOGETHER):
             self._gate.gathers = True
             try:

@@ -28,8 +28,14 @@ SWEEP_SECONDS: Final = 60.0
 SEAL_SECONDS: Final = 60.0
 """Pause between two seals of the audit log, if it has new records."""
 
+PUBLISH_END_SECONDS: Final = 1.0
+"""Pause between two publications of the end of this worker's audit log, if several nodes may use the database."""
+
 FILES_SECONDS: Final = 5.0
 """Pause between two looks whether the databases are still those that were opened."""
+
+BRIDGE_SECONDS: Final = 1.0
+"""Pause between two looks whether enough encryptions are reserved for an outage of the database."""
 
 _NOT_DONE: Final = frozenset({StepOutcome.FAILED, StepOutcome.HELD})
 
@@ -55,14 +61,19 @@ class WorkerState:
         self._sweeps = Sweeps()
         self._publishing = threading.Lock()
         self._stopped = threading.Event()
+        periodic: list[tuple[Callable[[], None], float]] = [
+            (self.sweep, SWEEP_SECONDS),
+            (self.seal, SEAL_SECONDS),
+            (self.publish, PUBLISH_SECONDS),
+            (self.check_files, FILES_SECONDS),
+        ]
+        if self._operator.audit.has_nodes:
+            periodic.append((self.publish_audit_end, PUBLISH_END_SECONDS))
+        if self._watch.changes.bridged_seconds:
+            periodic.append((self.bridge_outages, BRIDGE_SECONDS))
         self._threads = [
             threading.Thread(target=self._repeat, args=each, name=f"hsmkms {each[0].__name__}", daemon=True)
-            for each in (
-                (self.sweep, SWEEP_SECONDS),
-                (self.seal, SEAL_SECONDS),
-                (self.publish, PUBLISH_SECONDS),
-                (self.check_files, FILES_SECONDS),
-            )
+            for each in periodic
         ]
 
     def start(self) -> None:
@@ -113,9 +124,17 @@ class WorkerState:
         """Seal the audit log, and recover the records of processes that died."""
         self._operator.audit.look_after()
 
+    def publish_audit_end(self) -> None:
+        """Publish the end of this worker's lane of the audit log, for the seals of all nodes."""
+        self._operator.audit.publish_end()
+
     def check_files(self) -> None:
         """Check that the databases are still those that were opened."""
         self._watch.check_files()
+
+    def bridge_outages(self) -> None:
+        """Reserve what requests need while the database is away."""
+        self._operator.bridge_outages()
 
     def _repeat(self, act: Callable[[], None], seconds: float) -> None:
         while True:

@@ -11,6 +11,9 @@ from hsmkms.store.schema import change_log
 
 # Built once: building a statement takes longer than SQLite takes to run it.
 _NOTE: Final = insert(change_log)
+NOTED: Final = "hsmkms_noted"
+"""In the ``info`` of a connection: true once its transaction has recorded a change."""
+
 _SINCE: Final = (
     select(change_log.c.epoch, change_log.c.region, change_log.c.subject)
     .where(change_log.c.epoch > bindparam("before"))
@@ -20,6 +23,7 @@ _SINCE: Final = (
 
 def note(tx: Connection, region: str, subject: str) -> int:
     """Record that a key (by id) or an alias (by name) changed; return the epoch of the change."""
+    tx.info[NOTED] = True
     done = tx.execute(_NOTE, {"region": region, "subject": subject})
     epoch: int = done.inserted_primary_key[0]  # type: ignore[index]  # an insert of one row always has one
     return epoch

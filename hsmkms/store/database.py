@@ -7,7 +7,7 @@ from its beginning, so what it reads cannot change before it writes.
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from hsmkms.errors import ClosedError, MisuseError, StoreError
 from hsmkms.process import ForkGuard
+from hsmkms.store.consistency import Outage
 
 Result = TypeVar("Result")
 
@@ -32,21 +33,56 @@ class Companion(Protocol):
         """Handle a rollback."""
 
 
-class ChangeSignal(Protocol):
-    """Detects commits to the control plane. Not thread-safe: its user has a lock for what it does about a change."""
+class ChangeSignal(ABC):
+    """Detects commits to the control plane. Not thread-safe but for ``ask`` and ``outage``.
 
+    What has a default here is for engines on which a commit is seen at once, whoever made it.
+    """
+
+    strict = False
+    """True if ``moved`` asks the database each time, unless a block of ``sharing`` says that this was done."""
+
+    bridged_seconds = 0.0
+    """How long what is cached is used while the database does not answer."""
+
+    @abstractmethod
     def moved(self) -> bool:
         """Return True if there was a commit since the last call, or since the signal was created.
 
         Raises StoreError or DependencyTimeoutException, and ForkedProcessError in a forked child.
         """
 
-    def restarted(self) -> bool:
-        """Return True, once, if the database may lack commits that were seen before: nothing cached is of now then."""
+    def explains(self, conn: Connection, entries: int) -> bool:  # noqa: ARG002 - of other engines
+        """Return False if so many new entries of the change log may not be all changes since the last call.
 
+        ``conn``: the transaction in which they were read. Nothing that was cached before counts then.
+        """
+        return True
+
+    def ask(self, done: Callable[[bool], None]) -> None:
+        """Have ``done`` called, in another thread perhaps, when it is known whether there were commits until now.
+
+        It gets False if the database does not answer.
+        """
+        done(True)
+
+    def sharing(self, answered: bool) -> AbstractContextManager[None]:  # noqa: ARG002, FBT001 - of other engines
+        """Let all calls of ``moved`` in this thread within the block share the answer that ``ask`` got."""
+        return nullcontext()
+
+    def asking(self) -> AbstractContextManager[None]:
+        """Do the same with an answer that is waited for now."""
+        return nullcontext()
+
+    def outage(self) -> Outage | None:
+        """Return how long the database has not answered, and what is done meanwhile; None if it answers."""
+        return None
+
+    @abstractmethod
     def refuse(self, fault: StoreError) -> None:
         """Raise this error in all later calls of ``moved``."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close the signal's connection, unless it belongs to the parent of a forked child."""
 

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from sqlalchemy import Connection
 
 from hsmkms.errors import MisuseError
 from hsmkms.store import audit_files, files
+from hsmkms.store.consistency import Consistency
 from hsmkms.store.database import ChangeSignal, Companion, Database
 from hsmkms.store.sqlite import capture, connections
 from hsmkms.store.sqlite.database import FileDatabase
@@ -18,6 +19,8 @@ from hsmkms.store.sqlite.signal import FileSignal
 
 if TYPE_CHECKING:
     from hsmkms.store.postgresql.target import Target
+
+BOUNDED: Final = Consistency()
 
 
 class Store:
@@ -32,6 +35,7 @@ class Store:
         *,
         target: "Target | None" = None,
         busy_timeout_seconds: float = connections.BUSY_TIMEOUT_SECONDS,
+        consistency: Consistency = BOUNDED,
     ) -> None:
         self.folder = folder
         self.target = target
@@ -41,7 +45,7 @@ class Store:
         if target is not None:
             from hsmkms.store.postgresql.store import open_parts  # noqa: PLC0415 - its driver is an extra
 
-            parts = open_parts(target, busy_timeout_seconds, lambda: self.sealing)
+            parts = open_parts(target, busy_timeout_seconds, lambda: self.sealing, consistency)
             self.meta, self.log, self._signal = parts.meta, parts.log, parts.change_signal
             return
         meta = folder / files.META.name
@@ -61,16 +65,17 @@ class Store:
         *,
         target: "Target | None" = None,
         busy_timeout_seconds: float = connections.BUSY_TIMEOUT_SECONDS,
+        consistency: Consistency = BOUNDED,
         older: bool = False,
         joining: bool = False,
     ) -> Self:
         """Open the databases: in ``folder``, where the audit log is in any case, or at ``target``.
 
-        With ``older`` also older ones, to announce their migration; with ``joining`` also if the folder is no node of
-        theirs yet. Raises StoreError (missing, damaged, open to other users, of other nodes; also for an audit log that
-        others can change), MigrationError (older than this program,
-        or newer without an announcement that this program works with them) or DependencyTimeoutException (the server
-        does not answer).
+        ``consistency``: how old cached records may be, of a database on a server. With ``older`` also older databases,
+        to announce their migration; with ``joining`` also if the folder is no node of theirs yet. Raises StoreError
+        (missing, damaged, open to other users, of other nodes; also for an audit log that others can change),
+        MigrationError (older than this program, or newer without an announcement that this program works with them) or
+        DependencyTimeoutException (the server does not answer).
         """
         if target is not None:
             from hsmkms.store.postgresql import creation  # noqa: PLC0415 - its driver is an extra
@@ -80,7 +85,7 @@ class Store:
             for database in files.DATABASES:
                 connections.check(folder, database, older=older)
         audit_files.check_own(folder / audit_files.FOLDER)
-        return cls(folder, target=target, busy_timeout_seconds=busy_timeout_seconds)
+        return cls(folder, target=target, busy_timeout_seconds=busy_timeout_seconds, consistency=consistency)
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:

@@ -1,37 +1,41 @@
 """Count encryptions per material in ``log.db``. Counts outlive the key: a re-imported material is the same key."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, exists, func, select, update
 
 from hsmkms.store import files, upserts
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import encryption_count
+from hsmkms.store.log_schema import encryption_count
 from hsmkms.store.sqlite.database import FileDatabase
 
 _reserved = encryption_count.c.reserved
 
 
-def reserve(store: Store, material_id: str, count_of: Callable[[int], int]) -> tuple[int, int]:
-    """Reserve encryptions before they happen; return (used before, granted).
+def reserve(store: Store, material_id: str, want: int, limit: int) -> tuple[int, int]:
+    """Reserve encryptions before they happen, as many as wanted or as are left below the limit of the material.
 
-    ``count_of`` gets the number used already and returns how many to grant, 0 for none. It may be called again.
+    Returns (used before, granted), the latter 0 if none is left. One statement decides and counts, so that processes of
+    any number of nodes never get the same ones, and none waits for another one's transaction.
     """
-    of_material = encryption_count.c.material_id == material_id
-    locked = select(_reserved).where(of_material).with_for_update()  # for engines without one lock for all writers
+    return store.log.run(lambda tx: _reserve(tx, material_id, want, limit))
 
-    def take(tx: Connection) -> tuple[int, int]:
-        used = tx.scalar(locked)
-        if used is None:
-            upserts.put_new(tx, encryption_count, {"material_id": material_id, "reserved": 0})
-            used = tx.execute(locked).scalar_one()  # another process may have inserted it meanwhile
-        granted = count_of(used)
-        if granted:
-            tx.execute(update(encryption_count).where(of_material).values(reserved=used + granted))
-        return used, granted
 
-    return store.log.run(take)
+def _reserve(tx: Connection, material_id: str, want: int, limit: int) -> tuple[int, int]:
+    granted = min(want, limit)
+    while granted > 0:
+        taken = upserts.insert(tx, encryption_count).values(material_id=material_id, reserved=granted)
+        taken = taken.on_conflict_do_update(
+            index_elements=[encryption_count.c.material_id],
+            set_={"reserved": _reserved + granted},
+            where=_reserved + granted <= limit,
+        )
+        used = tx.execute(taken.returning(_reserved)).scalar()
+        if used is not None:
+            return used - granted, granted
+        # Fewer again if another process takes some in between, so that this ends.
+        granted = min(granted - 1, limit - _total(tx, material_id))
+    return _total(tx, material_id), 0
 
 
 def give_back(store: Store, material_id: str, unused: int) -> None:
@@ -44,7 +48,11 @@ def give_back(store: Store, material_id: str, unused: int) -> None:
 def total(store: Store, material_id: str) -> int:
     """Return the encryptions counted so far: at least as many as were made."""
     with store.log.reading() as conn:
-        return conn.execute(select(_reserved).where(encryption_count.c.material_id == material_id)).scalar() or 0
+        return _total(conn, material_id)
+
+
+def _total(conn: Connection, material_id: str) -> int:
+    return conn.scalar(select(_reserved).where(encryption_count.c.material_id == material_id)) or 0
 
 
 def counted(folder: Path) -> bool:
@@ -62,7 +70,8 @@ def counted(folder: Path) -> bool:
 
 def at_least(store: Store, material_id: str, count: int) -> None:
     """Raise the count of a material with an unknown history to at least ``count``."""
-    reserve(store, material_id, lambda used: max(count - used, 0))
+    row = {"material_id": material_id, "reserved": count}
+    store.log.run(lambda tx: upserts.put(tx, encryption_count, [row], unless_newer=_reserved))
 
 
 def beyond(store: Store, count: int) -> dict[str, int]:

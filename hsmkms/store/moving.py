@@ -18,7 +18,7 @@ from sqlalchemy import Connection, MetaData
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import DependencyTimeoutException, StoreError
-from hsmkms.store import files, installation, move_mark, node_id, row_seals, schema, setup, transfer
+from hsmkms.store import files, installation, log_schema, move_mark, node_id, row_seals, schema, setup, transfer
 from hsmkms.store.engine import Store
 from hsmkms.store.move_mark import MoveMark
 from hsmkms.store.sqlite import connections
@@ -128,7 +128,7 @@ def copy(source: Store, folder: Path, target: "Target | None", now: datetime, ad
     StoreError if anything differs; then there is no copy.
     """
     with ExitStack() as opened:
-        views = {schema.meta: source.meta, schema.log: source.log}
+        views = {schema.meta: source.meta, log_schema.log: source.log}
 
         def write(conn: Connection, metadata: MetaData) -> None:
             view = opened.enter_context(views[metadata].reading())
@@ -153,7 +153,7 @@ def copy(source: Store, folder: Path, target: "Target | None", now: datetime, ad
 def count(source: Store) -> int:
     """Return the number of rows to copy."""
     with source.meta.reading() as meta, source.log.reading() as log:
-        return transfer.count(meta, schema.meta) + transfer.count(log, schema.log)
+        return transfer.count(meta, schema.meta) + transfer.count(log, log_schema.log)
 
 
 @contextmanager

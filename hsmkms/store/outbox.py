@@ -1,4 +1,7 @@
-"""Outbox of the audit log: a change's record is committed with the change, and moved to the log afterwards."""
+"""Outbox of the audit log: a change's record is committed with the change, and moved to the log afterwards.
+
+Each node moves the records of its own processes, to its own log. So a row's lane has the node's id before it.
+"""
 
 from collections.abc import Collection
 from typing import Final
@@ -14,12 +17,23 @@ _REMOVE: Final = delete(audit_outbox).where(audit_outbox.c.id.in_(bindparam("ids
 
 
 class OutboxRow(Struct, frozen=True):
-    """A record that the log may not have yet. ``lane``: the lane of the process that wrote it."""
+    """A record that the log may not have yet. ``lane``: the lane of the process that wrote it, after its node."""
 
     id: int
     lane: str
     event_id: str
     record: bytes
+
+
+def address(node_id: str, lane: str) -> str:
+    """Return the name of a node's lane in the outbox; a database in files has rows of one node, without its id."""
+    return f"{node_id}/{lane}" if node_id else lane
+
+
+def lanes(conn: Connection, node_id: str) -> set[str]:
+    """Return the lanes of a node that have rows in the outbox."""
+    named = [each.rpartition("/") for each in conn.scalars(select(audit_outbox.c.lane).distinct())]
+    return {lane for node, _, lane in named if node == node_id}
 
 
 def put(tx: Connection, lane: str, event_id: str, record: bytes) -> int:

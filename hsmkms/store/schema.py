@@ -1,7 +1,6 @@
-"""Define the tables, as this version of the program reads and writes them.
+"""Define the tables of ``meta.db``, as this version of the program reads and writes them.
 
-``meta.db`` holds data that control-plane operations change; ``log.db`` data that changes with mere use, so that the
-change signal of ``meta.db`` stays quiet under load. Instants are INTEGER microseconds since 1970 in the database and
+It holds data that control-plane operations change. Instants are INTEGER microseconds since 1970 in the database and
 aware UTC datetimes outside it. A change here needs a migration; a test compares the two.
 """
 
@@ -32,7 +31,6 @@ from hsmkms.model.enums import (
     MaterialState,
     Origin,
     RotationType,
-    TrackedOperation,
 )
 from hsmkms.store.instant import WIDE, Instant
 from hsmkms.store.statuses import AccessKeyStatus, Lifecycle, ObjectPurpose, ObjectStatus
@@ -42,7 +40,8 @@ LOG_REVISIONS: Final = tuple(f"log_{number:04}" for number in range(1, 4))
 """Known revisions of each database, oldest first; the last is the one that this program works with."""
 
 
-def _one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
+def one_of(column: str, words: type[StrEnum]) -> CheckConstraint:
+    """Return the constraint that a column holds one of the words of an enumeration."""
     listed = ", ".join(f"'{word}'" for word in words)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
@@ -57,7 +56,6 @@ NAMES: Final = {
 """Every constraint has a name, so that a later migration can change it."""
 
 meta: Final = MetaData(naming_convention=NAMES)
-log: Final = MetaData(naming_convention=NAMES)
 
 installation: Final = Table(
     "installation",
@@ -111,10 +109,10 @@ key: Final = Table(
     Column("multi_region", Boolean, nullable=False),
     Column("creation_date", Instant, nullable=False),
     Column("primary_region", Text),
-    _one_of("spec", KeySpec),
-    _one_of("usage", KeyUsage),
-    _one_of("origin", Origin),
-    _one_of("manager", KeyManager),
+    one_of("spec", KeySpec),
+    one_of("usage", KeyUsage),
+    one_of("origin", Origin),
+    one_of("manager", KeyManager),
 )
 """Data that all regions of a key share. ``primary_region``: set for a multi-Region key; as long as the key is live in
 any region, it is live there."""
@@ -132,8 +130,8 @@ regional_key: Final = Table(
     Column("deletion_date", Instant),
     Column("pending_window_days", Integer),
     Column("version", WIDE, nullable=False),
-    _one_of("lifecycle", Lifecycle),
-    _one_of("state", KeyState),
+    one_of("lifecycle", Lifecycle),
+    one_of("state", KeyState),
     Index("ix_regional_key_region", "region", "key_id"),
 )
 
@@ -160,8 +158,8 @@ material: Final = Table(
     Column("description", Text),
     Column("host_unwrapped", Boolean, nullable=False, server_default="0"),
     UniqueConstraint("key_id", "sequence"),
-    _one_of("state", MaterialState),
-    _one_of("rotation_type", RotationType),
+    one_of("state", MaterialState),
+    one_of("rotation_type", RotationType),
 )
 
 material_presence: Final = Table(
@@ -174,7 +172,7 @@ material_presence: Final = Table(
     Column("expiration_model", Text),
     Column("valid_to", Instant),
     ForeignKeyConstraint(["key_id", "region"], ["regional_key.key_id", "regional_key.region"]),
-    _one_of("expiration_model", ExpirationModel),
+    one_of("expiration_model", ExpirationModel),
 )
 
 token_object: Final = Table(
@@ -187,8 +185,8 @@ token_object: Final = Table(
     Column("status", Text, nullable=False),
     Column("label", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
-    _one_of("purpose", ObjectPurpose),
-    _one_of("status", ObjectStatus),
+    one_of("purpose", ObjectPurpose),
+    one_of("status", ObjectStatus),
 )
 
 wrapping_key: Final = Table(
@@ -257,7 +255,7 @@ access_key: Final = Table(
     Column("key_version", Integer, nullable=False),
     Column("iv", LargeBinary, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
-    _one_of("status", AccessKeyStatus),
+    one_of("status", AccessKeyStatus),
 )
 """Without ``user_name`` it belongs to the account root. ``sealed``: the secret, encrypted by an installation key."""
 
@@ -373,6 +371,16 @@ node: Final = Table(
 """The nodes that use a database on a server: the id in a data folder, and where it was when it joined. Rows are sealed.
 Empty where the databases are files of the data folder."""
 
+lease: Final = Table(
+    "lease",
+    meta,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until", Instant, nullable=False),
+)
+"""Locks that a node holds: see ``installation_lock.py``. Written in transactions of mere use, so that the change signal
+stays quiet, as on a server all tables are in one database. Empty where the databases are files of the data folder."""
+
 audit_outbox: Final = Table(
     "audit_outbox",
     meta,
@@ -384,45 +392,17 @@ audit_outbox: Final = Table(
 )
 """Audit records that were committed with their changes, until the audit log has them."""
 
-encryption_count: Final = Table(
-    "encryption_count",
-    log,
-    Column("material_id", Text, primary_key=True),
-    Column("reserved", WIDE, CheckConstraint("reserved >= 0", name="reserved"), nullable=False),
+audit_head: Final = Table(
+    "audit_head",
+    meta,
+    Column("node_id", Text, primary_key=True),
+    Column("lane", Text, primary_key=True),
+    Column("acceptance", WIDE, nullable=False),
+    Column("sequence", WIDE, nullable=False),
+    Column("segment", Integer, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("published_at", WIDE, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
 )
-
-last_use: Final = Table(
-    "last_use",
-    log,
-    Column("key_id", Text, primary_key=True),
-    Column("region", Text, primary_key=True),
-    Column("operation", Text, nullable=False),
-    Column("used_at", Instant, nullable=False),
-    Column("request_id", Text, nullable=False),
-    _one_of("operation", TrackedOperation),
-)
-
-access_key_use: Final = Table(
-    "access_key_use",
-    log,
-    Column("access_key_id", Text, primary_key=True),
-    Column("region", Text, nullable=False),
-    Column("used_at", Instant, nullable=False),
-)
-
-use_tracking: Final = Table(
-    "use_tracking",
-    log,
-    Column("only", Integer, CheckConstraint("only = 1", name="only"), primary_key=True, autoincrement=False),
-    Column("since", Instant, nullable=False),
-)
-"""When recording of uses began: earlier uses are not recorded."""
-
-sweeper: Final = Table(
-    "sweeper",
-    log,
-    Column("only", Integer, CheckConstraint("only = 1", name="only"), primary_key=True, autoincrement=False),
-    Column("holder", Text, nullable=False),
-    Column("until", Instant, nullable=False),
-)
-"""The sweeper's lease. Here and not in meta.db, so that the change signal stays quiet."""
+"""The end of each lane of each node's audit log: see ``audit_heads.py``. ``published_at``: microseconds since 1970.
+Empty where the databases are files."""

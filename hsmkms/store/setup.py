@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from hsmkms.store.postgresql.target import Target
 
 
-def target_at(url: str, password: Callable[[], str] | None) -> "Target":
-    """Return the database at a URL. Raises ConfigurationError, also if its driver is not installed."""
+def target_at(url: str, password: Callable[[], str] | None, listen_url: str | None = None) -> "Target":
+    """Return the database at a URL; ``listen_url``: the same past a pooler.
+
+    Raises ConfigurationError, also if its driver is not installed.
+    """
     try:
         from hsmkms.store.postgresql.target import parse  # noqa: PLC0415 - its driver is an extra
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
             f"store.url needs the Python package {exc.name}: run `pip install hsmkms[postgresql]`"
         ) from exc
-    return parse(url, password)
+    return parse(url, password, listen_url)
 
 
 def exists(folder: Path, target: "Target | None") -> bool:

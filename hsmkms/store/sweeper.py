@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from hsmkms.store import upserts
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import sweeper
+from hsmkms.store.log_schema import sweeper
 
 
 def acquire_lease(store: Store, holder: str, now: datetime, duration: timedelta) -> bool:

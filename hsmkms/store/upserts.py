@@ -21,7 +21,7 @@ def put(
 ) -> None:
     """Insert rows, or replace the values of those with the same primary key; all rows have the same columns.
 
-    ``unless_newer``: a row whose value in this column is greater than the new one stays as it is.
+    ``unless_newer``: a row whose value in this column is greater than the new one (newer, or more) stays as it is.
     """
     if not rows:
         return

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from hsmkms.model.enums import TrackedOperation
 from hsmkms.store import upserts
 from hsmkms.store.engine import Store
-from hsmkms.store.schema import last_use, use_tracking
+from hsmkms.store.log_schema import last_use, use_tracking
 
 
 class LastUse(Struct, frozen=True, kw_only=True):

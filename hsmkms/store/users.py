@@ -1,5 +1,6 @@
 """Store users and their access keys. Every change of an access key is recorded in the change log under its id."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,8 +10,9 @@ from sqlalchemy import Connection, Select, func, select
 from hsmkms.model.ids import ROOT_PATH, derived_user_id
 from hsmkms.store import changes, upserts
 from hsmkms.store.engine import Store
+from hsmkms.store.log_schema import access_key_use
 from hsmkms.store.proven_rows import ProvenRows
-from hsmkms.store.schema import access_key, access_key_use, user
+from hsmkms.store.schema import access_key, user
 from hsmkms.store.statuses import AccessKeyStatus
 
 NO_REGION = ""
@@ -133,10 +135,10 @@ def delete_access_key(tx: Connection, access_key_id: str) -> bool:
     return _noted(tx, access_key_id, gone.rowcount)
 
 
-def note_use(store: Store, access_key_id: str, region: str, now: datetime) -> None:
-    """Store when and for which region an access key was last used, in log.db."""
-    row = {"access_key_id": access_key_id, "region": region, "used_at": now}
-    store.log.run(lambda tx: upserts.put(tx, access_key_use, [row]))
+def note_uses(store: Store, uses: Mapping[str, tuple[datetime, str]]) -> None:
+    """Store when and for which region access keys were last used, in log.db, unless later uses are stored already."""
+    rows = [{"access_key_id": key, "region": region, "used_at": at} for key, (at, region) in sorted(uses.items())]
+    store.log.run(lambda tx: upserts.put(tx, access_key_use, rows, unless_newer=access_key_use.c.used_at))
 
 
 def last_uses(store: Store) -> dict[str, tuple[datetime, str]]:

@@ -27,7 +27,7 @@ from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Occasion
 from hsmkms.rules.importing import ImportPolicy
 from hsmkms.rules.rotation import RotationPolicy
-from hsmkms.service.audit import sealing
+from hsmkms.service.audit import row_sealing, sealing
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.runtime import binding, node_registry, open_processes, seal_keys
 from hsmkms.service.runtime.audit_log import AuditLog
@@ -43,6 +43,7 @@ from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store import aliases, audit_files, installation, leases, moving, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow
+from hsmkms.store.installation_lock import LeaseCheck
 from hsmkms.store.nodes import Node
 from hsmkms.store.sqlite import log_renewal
 from hsmkms.wiring import tokens as token_wiring
@@ -121,7 +122,7 @@ def core_of(
         freshness = Freshness(core)
         core.seals.without_key = freshness.unsealed
         freshness.watch()
-        sealing.seal_rows(core)
+        row_sealing.seal_rows(core)
         if joining:
             node_registry.join(core)
         node_registry.require_proven(core)
@@ -196,6 +197,8 @@ def assemble(
     occasion = Occasion(installation.account, _agent())
     policy = audit_policy(settings)
     audit = AuditLog(store, installation.id, occasion, policy, cache, clock)
+    if store.target is not None:
+        store.meta.companions.append(LeaseCheck(store))
     if policy.durability is not Durability.OFF:
         store.meta.companions.append(audit)
     store.meta.companions.append(seals)  # last, since the seals cover what other companions have written
@@ -261,16 +264,18 @@ def _agent() -> str:
     return f"hsmkms (uid {os.getuid()}, pid {os.getpid()})"
 
 
-def initialise(settings: Settings, clock: Clock = utc_now) -> InstallationRow:
+def initialise(settings: Settings, clock: Clock = utc_now, *, try_refused_material: bool = False) -> InstallationRow:
     """Create the databases and the installation's own key on the token; resume an interrupted attempt.
 
-    The configuration file must exist. Concurrent calls create one installation. Raises SetupError or TokenError.
+    ``try_refused_material``: also record whether the module survives material that it cannot unwrap, which takes a
+    second or two; otherwise the first import does. The configuration file must exist. Concurrent calls create one
+    installation. Raises SetupError or TokenError.
     """
     with exclusive(settings.data_dir / INIT_LOCK, INIT_LOCK_SECONDS):
-        return _initialise(settings, clock)
+        return _initialise(settings, clock, try_refused_material=try_refused_material)
 
 
-def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
+def _initialise(settings: Settings, clock: Clock, *, try_refused_material: bool) -> InstallationRow:
     target = target_of(settings)
     setup.require_registered(settings.data_dir, target)  # before the PIN is sent
     device = token_wiring.open_device(settings)
@@ -284,9 +289,12 @@ def _initialise(settings: Settings, clock: Clock) -> InstallationRow:
             setup.create(settings.data_dir, target)
         store = open_store(settings)
         try:
-            return binding.initialise(store, device, settings.account_id, clock)
+            row = binding.initialise(store, device, settings.account_id, clock)
         finally:
             store.close()
+        if try_refused_material:
+            device.imports.try_refused_material()
+        return row
     finally:
         device.close()
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from hsmkms.config.settings import Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, KMSInternalException, SetupError, TokenError
-from hsmkms.service.audit import sealing
+from hsmkms.service.audit import row_sealing
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.tokens import Tokens
@@ -76,7 +76,7 @@ def _announce(settings: Settings) -> None:
         parts = core.assemble(settings, store, tokens, core.described(settings, row), core.utc_now, None)
         opened.callback(core.end_use, parts)
         try:
-            sealing.announce_schema(parts, before_migration=True)
+            row_sealing.announce_schema(parts, before_migration=True)
         except KMSInternalException as exc:
             reason = "but former announcements were edited. See `hsmkms verify-store` of the version that runs"
             _migrate_unannounced(settings, reason, exc)

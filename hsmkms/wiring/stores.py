@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 from hsmkms.config.settings import Settings
-from hsmkms.config.store_settings import password_reader
+from hsmkms.config.store_settings import STRICT, password_reader
 from hsmkms.errors import ConfigurationError
 from hsmkms.store import setup
+from hsmkms.store.consistency import Consistency
 from hsmkms.store.engine import Store
 
 if TYPE_CHECKING:
@@ -15,12 +16,18 @@ if TYPE_CHECKING:
 def target_of(settings: Settings) -> "Target | None":
     """Return the database that the settings name; None for files of the data folder."""
     store = settings.store
-    return setup.target_at(store.url, password_reader(store.password)) if store.url is not None else None
+    if store.url is None:
+        return None
+    return setup.target_at(store.url, password_reader(store.password), store.listen_url)
 
 
 def open_store(settings: Settings, *, older: bool = False, joining: bool = False) -> Store:
     """Open the store. Raises as ``Store.open`` does; see there for ``older`` and ``joining``."""
-    return Store.open(settings.data_dir, target=target_of(settings), older=older, joining=joining)
+    store = settings.store
+    consistency = Consistency(strict=store.consistency == STRICT, stale_seconds=store.stale_seconds)
+    return Store.open(
+        settings.data_dir, target=target_of(settings), consistency=consistency, older=older, joining=joining
+    )
 
 
 def require_registered(settings: Settings) -> None:

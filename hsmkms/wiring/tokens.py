@@ -1,14 +1,17 @@
 """Open the tokens that the settings name, and match them to the tokens of the database."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from hsmkms.config import settings as config
+from hsmkms.config import softhsm
 from hsmkms.config.pin_credentials import credential_names
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import BindingError, CloneError, ConfigurationError, HsmKmsError
@@ -87,7 +90,14 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
         replication_seconds=token.replication_seconds,
         host_unwrap=settings.imports.host_unwrap,
         accept_crashes=settings.imports.accept_crashes,
+        write_lock_dir=_shared_folder(settings, token),
     )
+
+
+def _shared_folder(settings: Settings, token: TokenSettings) -> Path | None:
+    """Return SoftHSM's token folder if several nodes may use it: its writers must know of each other."""
+    folder = softhsm.token_folder(token.environment) if settings.store.url is not None else None
+    return folder if folder is not None and os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def _reader(settings: Settings, token: TokenSettings) -> Callable[[], Secret]:

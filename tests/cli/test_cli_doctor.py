@@ -178,6 +178,14 @@ def test_a_fault_is_told_once(site: Site) -> None:
     assert (first["Outcome"], len(skipped) > 3) == ("wrong", True)
 
 
+def test_imports_are_not_tried(site: Site) -> None:
+    """Generating the key pairs that a trial of imports needs takes longer than all checks, and no check needs one."""
+    (record,) = site.data.glob("refused-material-*")
+    record.unlink()
+    assert site.run("doctor").status == 0
+    assert not record.exists()
+
+
 @pytest.mark.parametrize(
     ("left", "outcome"),
     [

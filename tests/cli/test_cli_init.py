@@ -50,6 +50,7 @@ def test_new_softhsm_token(bare: Site) -> None:
     assert len(pins) == 2
     assert all(len(pin) >= 32 for pin in pins)
     assert not any(pin in bare.config.read_text() or pin in json.dumps(made) for pin in pins)
+    assert [each.read_text() for each in bare.data.glob("refused-material-*")] == ["survives\n"]
     assert bare.run("create-key", HSMKMS_CONFIG="", cwd=bare.data).json["KeyMetadata"]["Enabled"]
 
 

@@ -159,7 +159,10 @@ def test_init_by_uri(bare: Site, soft_without_rsa: tuple[str, str], pin_file: Pa
 
 
 def test_init_starts_the_module_once(bare: Site, soft: tuple[str, str], pin_file: Path, spy_path: Path) -> None:
-    """Some modules cannot be initialised twice in a process: init does so once, and finalises once."""
+    """Some modules cannot be initialised twice in a process: init does so once, and finalises once.
+
+    Once more is by the process that tries refused material, whose end closes the module.
+    """
     module, variable = soft
     log = bare.folder / "spy.log"
     variables = (variable, f"PKCS11SPY={module}", f"PKCS11SPY_OUTPUT={log}")
@@ -167,7 +170,8 @@ def test_init_starts_the_module_once(bare: Site, soft: tuple[str, str], pin_file
     named = ("--module", spy_path, "--token-label", LABEL, "--pin-file", pin_file)
     assert bare.run("init", "--data-dir", "data", *named, *options).status == 0
     calls = spylog.read(log)
-    assert len(spylog.named(calls, "C_Initialize")) == len(spylog.named(calls, "C_Finalize")) == 1
+    assert len(spylog.named(calls, "C_Initialize")) == 1 + 1
+    assert len(spylog.named(calls, "C_Finalize")) == 1
 
 
 def test_token_without_a_serial(bare: Site, soft_without_rsa: tuple[str, str], pin_file: Path, shim_path: Path) -> None:

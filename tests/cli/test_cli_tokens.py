@@ -133,7 +133,9 @@ def test_naming_a_token(two: Site) -> None:
     info = two.run("token-info", "--token", second_token.LABEL, "--query", "Profile.Label").json
     assert info == second_token.LABEL
     hide_rsa(two.data / "softhsm" / "softhsm2.conf")
+    assert len([*two.data.glob("refused-material-*")]) == 1, "of init"
     assert two.run("token-check", "--token", second_token.LABEL).status == 0
+    assert len([*two.data.glob("refused-material-*")]) == 2, "of a token without RSA"
     for command in (("change-pin", "--generate"), ("token-info", "--token", "x"), ("migrate-token", "--to", "x")):
         message = two.run(*command).error
         assert message.startswith("ConfigurationError: name one [[token]] of the configuration")
@@ -291,4 +293,4 @@ def test_a_credential_that_fits_both(two: Site, handed_over: Path) -> None:
     refused = two.run("list-keys", CREDENTIALS_DIRECTORY=str(handed_over)).error
     (label, _) = [token.label for token in config.load(two.config).tokens]
     assert f"systemd passes it with LoadCredential=pin-{label}:{two.data}/first/pin" in refused
-    assert not list(two.data.rglob("*refused*"))
+    assert not list(two.data.rglob("pin-refused*"))

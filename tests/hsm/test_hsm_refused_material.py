@@ -13,7 +13,7 @@ from hsmkms.errors import RejectedDataError, UnsupportedOperationException
 from hsmkms.hsm import refusal_trial
 from hsmkms.hsm.checks.refused import NAME
 from hsmkms.hsm.device import TokenDevice
-from hsmkms.hsm.token_check import ALL, Outcome, run_checks
+from hsmkms.hsm.token_check import ALL, Check, CheckReport, Outcome, run_checks
 from hsmkms.model.enums import WrappingAlgorithm
 
 RSA = WrappingAlgorithm.RSAES_OAEP_SHA_1
@@ -60,6 +60,41 @@ def test_known_to_the_next_process(played: Played, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(refusal_trial, "_known", {})
         monkeypatch.setattr(refusal_trial, "_try", None)
         assert refusal_trial.crashes(device.connection)
+    finally:
+        device.close()
+
+
+def test_recorded_before_the_first_import(
+    make_token: MakeToken, shim_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As init does it: the result is recorded without an import, and the first import starts no process."""
+    device = Played.of(make_token(), shim_path).token.open()
+    try:
+        device.imports.try_refused_material()
+        assert recorded(device) == [b"survives\n"]
+        monkeypatch.setattr(refusal_trial, "_known", {})
+        monkeypatch.setattr(refusal_trial, "_try", None)
+        assert device.imports.wrapping_algorithms()
+    finally:
+        device.close()
+
+
+def test_token_check_records(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What token-check finds replaces an older record, for this process as well; a check that was not made does not."""
+    device = played.token.open()
+    try:
+        others = tuple(each for each in ALL if each != NAME)
+        report = run_checks(replace(device.connection.check_job(), done=others))
+        monkeypatch.setattr(refusal_trial, "_try", lambda _: False)
+        device.imports.try_refused_material()
+        assert recorded(device) == [b"survives\n"]
+        device.imports.record_checks(report)
+        assert recorded(device) == [b"crashes\n"]
+        assert device.imports.wrapping_algorithms() == ()
+        untried = CheckReport(checks=[Check(name=NAME, outcome=Outcome.UNTRIED, detail="no login")])
+        for each in (untried, CheckReport(checks=[])):
+            device.imports.record_checks(each)
+        assert recorded(device) == [b"crashes\n"]
     finally:
         device.close()
 

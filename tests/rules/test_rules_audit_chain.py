@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hsmkms.model.audit import Head
 from hsmkms.rules.audit import chain as audit_chain
-from hsmkms.rules.audit.chain import Walker, genesis, link
+from hsmkms.rules.audit.chain import Walker, beginning, genesis, link
 
 LANE = "0001"
 INSTALLATION = "ab" * 16
@@ -126,3 +126,28 @@ def test_lines_are_json() -> None:
     """A line is one JSON object in one line."""
     (line,) = lane(1)
     assert re.fullmatch(rb'\{"hash":"[0-9a-f]{64}","lane":"0001","sequence":1,"epoch":7,"record":\{.*\}\}\n', line)
+
+
+def test_a_lane_of_another_node() -> None:
+    """A node's lane begins with its id; only one that began before there were nodes may begin without it."""
+    own, other = "1" * 32, "2" * 32
+    assert len({genesis(INSTALLATION, LANE, node) for node in ("", own, other)}) == 3
+    for began, believed in ((own, own), ("", ""), (other, own)):
+        _, line = link(genesis(INSTALLATION, LANE, began), LANE, 1, 1, b"{}")
+        before = beginning(INSTALLATION, LANE, own, line)
+        assert before == genesis(INSTALLATION, LANE, believed)
+        walker = Walker(LANE, Head(sequence=0, hash=before, segment=0), {}, set())
+        assert [len(line)] == list(walker.walk([line]))
+        assert bool(walker.faults) == (began == other)
+
+
+def test_a_published_end() -> None:
+    """A lane that ends before the record that the database knows of, or has another one there, is named."""
+    lines = lane(3)
+    ends = [(2, "ab" * 32, audit_chain.CHANGED, 2), (5, "", audit_chain.MISSING, 4)]
+    for sequence, digest, kind, first in ends:
+        start = Head(sequence=0, hash=genesis(INSTALLATION, LANE), segment=0)
+        walker = Walker(LANE, start, {3: hash_of(lines[2])}, set(), {sequence: digest})
+        list(walker.walk(lines))
+        walker.finish()
+        assert [(each.kind, each.sequence) for each in walker.faults] == [(kind, first)]

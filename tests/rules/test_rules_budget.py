@@ -3,11 +3,9 @@
 from itertools import accumulate, repeat
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hsmkms.hsm.crypto import cbc
-from hsmkms.rules.budget import CBC_BLOCKS, LIMIT, grant, next_lease, warning
+from hsmkms.rules.budget import CBC_BLOCKS, LIMIT, next_lease, reserve, warning
 
 
 def test_limit() -> None:
@@ -29,20 +27,12 @@ def test_leases_double() -> None:
 
 
 @pytest.mark.parametrize(
-    ("used", "want", "expected"),
-    [(0, 1, 1), (0, 65_536, 65_536), (LIMIT - 1, 65_536, 1), (LIMIT, 1, 0), (LIMIT + 5, 1, 0), (LIMIT - 4, 4, 4)],
+    ("rate", "seconds", "expected"),
+    [(0, 30, 1024), (0.1, 30, 1030), (100, 30, 7024), (5000, 30, 301_024), (20_000, 30, 2**20), (100, 0, 1024)],
 )
-def test_grant(used: int, want: int, expected: int) -> None:
-    """A grant is what is wanted, or what the budget still holds, and never negative."""
-    assert grant(used, want) == expected
-
-
-@given(st.integers(0, LIMIT), st.integers(0, LIMIT))
-def test_grant_never_exceeds_the_limit(used: int, want: int) -> None:
-    """No grant leads beyond the limit, and none is refused while there is room."""
-    granted = grant(used, want)
-    assert granted == want or used + granted == LIMIT
-    assert used + granted <= LIMIT
+def test_reserve(rate: float, seconds: float, expected: int) -> None:
+    """A reserve is for twice the rate, at least for a few, and never so large that a crash wastes much."""
+    assert reserve(rate, seconds) == expected
 
 
 @pytest.mark.parametrize(

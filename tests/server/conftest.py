@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import next_version
 import pytest
 from cli_site import Site
 from served import ACCOUNT, REGION, credentials
@@ -21,7 +22,16 @@ def pristine(scratch: Path) -> Site:
     assert site.run("init", "--create-softhsm-token", *where).json["Account"] == ACCOUNT
     (made,) = credentials(site, ("create_access_key", {"user_name": None}))
     credentials(site, ("delete_access_key", {"access_key_id": made["access_key_id"]}))
+    site.try_imports()
     return site
+
+
+@pytest.fixture(scope="session")
+def next_program(scratch: Path) -> Path:
+    """A program of the next schema: the folder for PYTHONPATH."""
+    folder = scratch / "next-program"
+    folder.mkdir()
+    return next_version.make(folder)
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ _TABLE = """key_note: Final = Table(
 )
 
 """
+_COLUMN = '    Column("colour", Text),\n'
 _LISTING = """
 import sys
 from pathlib import Path
@@ -82,10 +83,17 @@ def make(folder: Path) -> Path:
             f'LOG_REVISIONS: Final = tuple(f"log_{{number:04}}" for number in range(1, {len(LOG_REVISIONS) + 2}))',
         ),
         (
-            '    Column("version", WIDE, nullable=False),\n    _one_of("lifecycle"',
-            '    Column("version", WIDE, nullable=False),\n    Column("colour", Text),\n    _one_of("lifecycle"',
+            '    Column("version", WIDE, nullable=False),\n    one_of("lifecycle"',
+            '    Column("version", WIDE, nullable=False),\n    Column("colour", Text),\n    one_of("lifecycle"',
         ),
         ("orphan: Final = Table(", f"{_TABLE}orphan: Final = Table("),
+    )
+    _change(
+        package / "store/log_schema.py",
+        (
+            '    Column("request_id", Text, nullable=False),\n    one_of("operation", TrackedOperation),',
+            f'    Column("request_id", Text, nullable=False),\n{_COLUMN}    one_of("operation", TrackedOperation),',
+        ),
     )
     _change(
         package / "store/sealed_tables.py",

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from cryptography import x509
@@ -26,6 +27,11 @@ needs_promtool = pytest.mark.skipif(
 
 class Quiet:
     """A watch and a health without faults."""
+
+    warnings: ClassVar[dict[str, str]] = {}
+
+    def outage(self) -> None:
+        """None."""
 
     def faults(self) -> dict[str, str]:
         """None."""

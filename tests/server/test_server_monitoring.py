@@ -18,12 +18,15 @@ from msgspec import Struct
 from raw_client import call, exchange, raw
 
 from hsmkms.call_stats import BOUNDS, Tally
-from hsmkms.errors import HsmKmsError, TokenUnavailableError
+from hsmkms.config.settings import ServeSettings
+from hsmkms.errors import DependencyTimeoutException, HsmKmsError, TokenUnavailableError
+from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.monitoring import worker_counts
 from hsmkms.server.monitoring.health import Health
 from hsmkms.server.monitoring.logs import MAX_TEXT, RequestLine, RequestLog
-from hsmkms.server.monitoring.worker_counts import Snapshot, Sweeps
-from hsmkms.service.operator.monitoring import Alarms, PoolUse
+from hsmkms.server.monitoring.metrics import Metrics
+from hsmkms.server.monitoring.worker_counts import Snapshot, Sweeps, add_up
+from hsmkms.service.operator.monitoring import Alarms, Outage, PoolUse
 from hsmkms.testing import Endpoint
 
 MAKE = Path(__file__).parent / "programs" / "make_monitored.py"
@@ -244,6 +247,7 @@ class Watched:
     def __init__(self) -> None:
         self.looks = 0
         self.fault: HsmKmsError | None = None
+        self.away: Outage | None = None
 
     def check_token(self) -> None:
         """Check the token."""
@@ -252,7 +256,13 @@ class Watched:
             raise self.fault
 
     def check_database(self) -> None:
-        """All is well."""
+        """All is well while the database answers."""
+        if self.away is not None:
+            raise DependencyTimeoutException("the database does not answer")
+
+    def outage(self) -> Outage | None:
+        """Since when it does not."""
+        return self.away
 
     def check_disk(self) -> None:
         """All is well."""
@@ -262,7 +272,8 @@ class Watched:
         return []
 
     def clock_doubt(self) -> str | None:
-        """None."""
+        """None, for which the database is asked."""
+        assert self.away is None
 
 
 def test_readiness_is_asked_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +288,24 @@ def test_readiness_is_asked_once_a_second(monkeypatch: pytest.MonkeyPatch) -> No
     assert (health.faults(), watched.looks) == ({}, 1)
     moment[0] += 0.1
     assert (health.faults(), watched.looks) == ({"token": "DependencyTimeoutException: the token is away"}, 2)
+
+
+def test_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While cached keys are used the node stays ready, with a warning; then it is a fault. The figures wait for it."""
+    moment = [1000.0]
+    monkeypatch.setattr("hsmkms.server.monitoring.health.time.monotonic", lambda: moment[0])
+    watched = Watched()
+    health = Health(watched)  # type: ignore[arg-type]  # all that it asks
+    metrics = Metrics(watched, health, Heartbeat(), ServeSettings())  # type: ignore[arg-type]  # all that it asks
+    for is_bridged in (True, False):
+        watched.away = Outage("it is away", 12.5, is_bridged)
+        moment[0] += 1
+        shown = metrics.page(add_up([], 0.0)).decode()
+        found = {"database": "it is away"}
+        assert (health.faults(), health.warnings) == (({}, found) if is_bridged else (found, {}))
+        assert "hsmkms_store_away_seconds 12.5" in shown
+        assert f'hsmkms_ready{{part="database"}} {float(is_bridged)}' in shown
+        assert "hsmkms_keys" not in shown
 
 
 # -- the parts --------------------------------------------------------------------------------------------------

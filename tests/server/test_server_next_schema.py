@@ -93,19 +93,13 @@ class Rolling(Struct):
         return next_version.run(self.program, self.site, VERIFY)
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The next program."""
-    return next_version.make(tmp_path_factory.mktemp("next"))
-
-
 @pytest.fixture
-def rolling(new_site: NewSite, program: Path) -> Iterator[Rolling]:
+def rolling(new_site: NewSite, next_program: Path) -> Iterator[Rolling]:
     """A server of this program, whose databases no other one has seen yet."""
     site = new_site()
     (root,) = credentials(site, ("create_access_key", {"user_name": None}))
     with serving(site, "--workers", 2) as server:
-        yield Rolling(site, server, program, server.endpoint(root).client())
+        yield Rolling(site, server, next_program, server.endpoint(root).client())
 
 
 def test_workers_beside_the_next_schema(rolling: Rolling) -> None:
@@ -194,7 +188,7 @@ def test_a_migration_that_nobody_announced(rolling: Rolling) -> None:
     assert site.run("migrate", "--output", "json").json["Revisions"]["meta.db"] != next_version.META
 
 
-def test_a_migration_with_edited_announcements(new_site: NewSite, program: Path) -> None:
+def test_a_migration_with_edited_announcements(new_site: NewSite, next_program: Path) -> None:
     """Where announcements were edited, a migration cannot be announced: it waits until no server runs, then works."""
     site = new_site()
     edit = "UPDATE schema_announcement SET works_with = 'meta_0001'"
@@ -202,13 +196,13 @@ def test_a_migration_with_edited_announcements(new_site: NewSite, program: Path)
         until(lambda: open_processes.living(site.data) != [])
         with closing(sqlite3.connect(site.data / "meta.db")) as connection, connection:
             connection.execute(edit)
-        refused = site.run("migrate", PYTHONPATH=str(program))
+        refused = site.run("migrate", PYTHONPATH=str(next_program))
         assert "nothing was migrated: running processes" in refused.stderr
         assert "former announcements were edited" in refused.stderr
-    migrated = site.run("migrate", "--output", "json", PYTHONPATH=str(program))
+    migrated = site.run("migrate", "--output", "json", PYTHONPATH=str(next_program))
     assert json.loads(migrated.stdout)["Applied"] == [next_version.LOG, next_version.META]
     assert "the migration is not announced" in migrated.stderr
-    assert [fault.partition(":")[0] for fault in next_version.run(program, site, VERIFY)] == ["schema"]
-    assert site.run("accept-store", "--yes", PYTHONPATH=str(program)).status == 0
-    assert next_version.run(program, site, VERIFY) == []
+    assert [fault.partition(":")[0] for fault in next_version.run(next_program, site, VERIFY)] == ["schema"]
+    assert site.run("accept-store", "--yes", PYTHONPATH=str(next_program)).status == 0
+    assert next_version.run(next_program, site, VERIFY) == []
     assert site.run("verify-store").json["Faults"] == []

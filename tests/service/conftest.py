@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trials
 from postgresql_cluster import Cluster
@@ -41,9 +42,10 @@ def never_opened(new_folder: NewFolder) -> Site:
 
 @pytest.fixture(scope="session")
 def prepared(new_folder: NewFolder) -> Site:
-    """The installation that all others are copies of; closed once, so that no copy makes what its end makes first."""
+    """The installation that all others are copies of; its first end, and SoftHSM's trial (trials.py), are behind it."""
     site = Site.make(new_folder())
-    site.open(StoppedClock()).close()
+    with site.open(StoppedClock()) as kms:
+        trials.record(kms._core.device.connection)
     return site
 
 
@@ -51,7 +53,8 @@ def prepared(new_folder: NewFolder) -> Site:
 def prepared_on_server(new_folder: NewFolder, cluster: Cluster) -> Site:
     """The same with its database on a PostgreSQL server."""
     site = Site.make(new_folder(), cluster)
-    site.open(StoppedClock()).close()
+    with site.open(StoppedClock()) as kms:
+        trials.record(kms._core.device.connection)
     return site
 
 
@@ -60,6 +63,8 @@ def original(engine: str, request: pytest.FixtureRequest) -> Site:
     """The installation that is copied for the engine under test."""
     site = request.getfixturevalue("prepared" if engine == "sqlite" else "prepared_on_server")
     assert isinstance(site, Site)
+    if engine == "pgbouncer":
+        return msgspec.structs.replace(site, cluster=request.getfixturevalue("pooled_cluster"))
     return site
 
 

@@ -18,6 +18,7 @@ import msgspec
 import warm
 from msgspec import Struct
 from postgresql_cluster import Cluster, name_of
+from postgresql_pooler import PooledCluster
 
 from hsmkms.config import settings as config
 from hsmkms.config import template as config_template
@@ -33,7 +34,7 @@ from hsmkms.service.runtime.ports import Clock
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.store.engine import Store
 from hsmkms.wiring import core as wiring
-from hsmkms.wiring import new_tokens
+from hsmkms.wiring import joining, new_tokens
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"
@@ -69,7 +70,7 @@ class Site(Struct, frozen=True, kw_only=True):
 
     folder: Path
     settings: Settings
-    cluster: Cluster | None = None
+    cluster: Cluster | PooledCluster | None = None
     """The server of its database, if that is not in files."""
 
     @classmethod
@@ -83,10 +84,10 @@ class Site(Struct, frozen=True, kw_only=True):
         return cls._configured(folder, module, made.serial, made.environment, changes)
 
     @classmethod
-    def make(cls, folder: Path, cluster: Cluster | None = None, **changes: object) -> Self:
+    def make(cls, folder: Path, cluster: Cluster | PooledCluster | None = None, **changes: object) -> Self:
         """Make a whole installation in ``folder``, with its database on a server if one is given."""
         if cluster is not None:
-            changes["store"] = StoreSettings(url=cluster.url(cluster.create()))
+            changes["store"] = _store_settings(cluster, cluster.create())
         site = msgspec.structs.replace(cls.new_token(folder, **changes), cluster=cluster)
         wiring.initialise(site.settings, lambda: START)  # no later than any clock of the tests
         return site
@@ -104,7 +105,7 @@ class Site(Struct, frozen=True, kw_only=True):
         softhsm.write_text(softhsm.read_text().replace(str(self.folder), str(folder)))
         if self.cluster is not None:
             template = name_of(str(self.settings.store.url))
-            changes["store"] = StoreSettings(url=self.cluster.url(self.cluster.create(template)))
+            changes["store"] = _store_settings(self.cluster, self.cluster.create(template))
         copied = self._configured(folder, token.module, token.serial, {"SOFTHSM2_CONF": str(softhsm)}, changes)
         return msgspec.structs.replace(copied, cluster=self.cluster)
 
@@ -135,9 +136,28 @@ class Site(Struct, frozen=True, kw_only=True):
         varied = self.written(self.folder, msgspec.structs.replace(self.settings, **changes), name)
         return msgspec.structs.replace(varied, cluster=self.cluster)
 
+    def join(self, folder: Path) -> Self:
+        """Add a node, whose data folder is on this machine; the token stays in the folder of the first one."""
+        folder.mkdir(mode=0o700)
+        shutil.copy(self.folder / "pin", folder)
+        made = self.written(folder, msgspec.structs.replace(self.settings, data_dir=folder), "hsmkms.toml")
+        joining.join(made.settings)
+        return made
+
     def open(self, clock: Clock = wiring.utc_now) -> Kms:
         """Open it in this process; the caller closes it."""
         return Kms(wiring.core_of(self.settings, clock))
+
+
+def _store_settings(cluster: Cluster | PooledCluster, database: str) -> StoreSettings:
+    """Strict, so that changes act at the next call as in files."""
+    return StoreSettings(url=cluster.url(database), consistency="strict", listen_url=cluster.listen_url(database))
+
+
+def close_to_all(cluster: Cluster, database: str) -> None:
+    """Close all connections to a database, and allow no new ones."""
+    cluster.admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false".encode())
+    cluster.admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database])
 
 
 def close_everything() -> None:

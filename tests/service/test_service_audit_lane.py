@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from hsmkms.rules.audit.chain import genesis
 from hsmkms.service.runtime.audit_lane import GATHER_SHARE, MOST_GATHER_SECONDS, Journal
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import LaneFile
@@ -52,7 +54,9 @@ def journal(tmp_path: Path, disk: Disk, pauses: list[float]) -> Iterator[Journal
     """A journal that has written one record."""
     folder = tmp_path / audit_files.FOLDER
     folder.mkdir(mode=0o700)
-    made = Journal(folder, "0" * 32, SimpleNamespace(epoch=0), lambda: 0, 1 << 20, pause=pauses.append)
+    made = Journal(
+        folder, partial(genesis, "0" * 32), SimpleNamespace(epoch=0), lambda: 0, 1 << 20, pause=pauses.append
+    )
     made.flush(made.add(b"{}"))
     assert disk.begun.acquire(timeout=SECONDS)
     yield made

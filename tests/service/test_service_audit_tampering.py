@@ -208,6 +208,22 @@ def test_log_of_another_installation(log: Log, new_folder: NewFolder) -> None:
         log.site.open()
 
 
+def test_archive_of_another_node(new_site: NewSite, tmp_path: Path) -> None:
+    """Files of another node's log, which have the same names, are not replaced; nothing is moved."""
+    site = new_site(audit=AuditSettings(segment_mib=0.001))
+    log = Log(site, site.settings.data_dir / "audit")
+    for _ in range(3):
+        log.write(2)
+    other = tmp_path / "lane-0001.00000002.jsonl"
+    other.write_bytes(b"another node's\n")
+    with site.open() as kms:
+        with pytest.raises(StoreError, match=r"00000002\.jsonl is another file"):
+            kms.operator.audit.archive(tmp_path)
+        assert list(tmp_path.iterdir()) == [other]
+        assert other.read_bytes() == b"another node's\n"
+        assert kms.operator.audit.verify().faults == []
+
+
 def test_archive(new_site: NewSite, tmp_path: Path) -> None:
     """Finished files can be moved away: the rest verifies alone, and all of it together; a changed archive does not."""
     site = new_site(audit=AuditSettings(segment_mib=0.001, seal_file=Path("outside.seal")))

@@ -79,6 +79,43 @@ def test_two_users_add_up(site: Site, store: Store) -> None:
     assert leases.total(store, material) == 10
 
 
+def test_reserves_for_an_outage(store: Store) -> None:
+    """Material in use gets a reserve, counted at once, so that no further write is needed; what rests gets none."""
+    book, material, resting = EncryptionCounter(store), "ab" * 32, "cd" * 32
+    spend = book.counter(material)
+    spend()
+    book.counter(resting)
+    book.reserve_ahead(30.0)
+    counted = leases.total(store, material)
+    assert counted >= 1 + 1024
+    assert leases.total(store, resting) == 0
+    for _ in range(1024):
+        spend()
+    assert leases.total(store, material) == counted
+    book.reserve_ahead(30.0)
+    counted = leases.total(store, material)
+    for _ in range(2):
+        book.reserve_ahead(30.0)
+    assert leases.total(store, material) == counted
+    book.give_back()
+    assert leases.total(store, material) == 1025
+
+
+def test_reserves_end_at_the_limit(store: Store) -> None:
+    """Nothing is reserved beyond the last encryption, and each of them can be made."""
+    book, material = EncryptionCounter(store), "ab" * 32
+    leases.at_least(store, material, LIMIT - 5)
+    spend = book.counter(material)
+    spend()
+    book.reserve_ahead(30.0)
+    assert leases.total(store, material) == LIMIT
+    for _ in range(4):
+        spend()
+    with pytest.raises(LimitExceededException):
+        spend()
+    assert book.nearly_spent[material].percent == 90
+
+
 @pytest.mark.parametrize("after", [1, 50, 300])
 def test_killed_in_the_middle(site: Site, store: Store, after: int) -> None:
     """After kill -9 the count covers every encryption that was made, and wastes less than as many again."""

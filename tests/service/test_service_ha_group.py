@@ -64,10 +64,10 @@ def behind(new_site: NewSite, group_modules: Modules) -> Grouped:
 
 
 def in_use(kms: Kms) -> str:
-    """The serial of the member in use, as token-info and list-tokens show it."""
-    info = kms.operator.token_info()
-    (serial,) = [each.serial for each in info.members if each.in_use]
-    assert info.profile.serial == serial
+    """The serial of the member in use, as list-tokens shows it; token-info has it from the same device."""
+    device = kms._core.device
+    (serial,) = [each.serial for each in device.connection.member_states() if each.in_use]
+    assert device.profile.serial == serial
     assert kms.operator.tokens()[0].member_in_use == serial
     return serial
 

@@ -23,7 +23,7 @@ from hsmkms.model.crypto import (
 )
 from hsmkms.model.deletion import GetKeyLastUsageRequest, GetKeyLastUsageResponse, KeyLastUsage
 from hsmkms.store import usage
-from hsmkms.store.schema import use_tracking
+from hsmkms.store.log_schema import use_tracking
 
 Act = Callable[[Kms, str], object]
 NEVER = KeyLastUsage()
@@ -110,6 +110,7 @@ def test_what_does_not_count(kms: Kms, clock: StoppedClock) -> None:
     """Dry runs, refused and failed requests, and looking at a key are no use of it."""
     key_id, other = new_key(kms).key_id, new_key(kms).key_id
     sealed, foreign = seal(kms, key_id), seal(kms, other)
+    altered = sealed[:-1] + bytes((sealed[-1] ^ 1,))
     use, other_use = last_use(kms, key_id), last_use(kms, other)
     clock.advance(hours=1)
     acts: tuple[Callable[[], object], ...] = (
@@ -117,10 +118,10 @@ def test_what_does_not_count(kms: Kms, clock: StoppedClock) -> None:
         lambda: unseal(kms, sealed, dry_run=True),
         lambda: kms.generate_data_key(GenerateDataKeyRequest(key_id=key_id, number_of_bytes=8, dry_run=True)),
         lambda: kms.re_encrypt(ReEncryptRequest(ciphertext_blob=sealed, destination_key_id=other, dry_run=True)),
-        lambda: unseal(kms, sealed[:-1] + bytes((sealed[-1] ^ 1,))),
+        lambda: unseal(kms, altered),
         lambda: unseal(kms, sealed, encryption_context={"wrong": "1"}),
         lambda: unseal(kms, foreign, key_id=key_id),
-        lambda: kms.re_encrypt(ReEncryptRequest(ciphertext_blob=sealed[:-1] + b"x", destination_key_id=other)),
+        lambda: kms.re_encrypt(ReEncryptRequest(ciphertext_blob=altered, destination_key_id=other)),
         lambda: seal(kms, key_id, encryption_algorithm="RSAES_OAEP_SHA_1"),
         lambda: described(kms, key_id),
     )

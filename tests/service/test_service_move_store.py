@@ -11,7 +11,7 @@ from sqlalchemy import select
 from hsmkms.config.settings import StoreSettings
 from hsmkms.errors import ConfigurationError, KMSInternalException, StoreError
 from hsmkms.kms import Kms
-from hsmkms.store import leases, schema, transfer
+from hsmkms.store import leases, log_schema, schema, transfer
 from hsmkms.store.engine import Store
 from hsmkms.wiring import move_store
 from hsmkms.wiring.stores import target_of
@@ -59,7 +59,7 @@ def rows(site: Site) -> dict[str, list[tuple[object, ...]]]:
         with store.meta.reading() as meta, store.log.reading() as log:
             return {
                 table.name: [tuple(row) for row in conn.execute(select(table).order_by(*table.primary_key))]
-                for conn, metadata in ((meta, schema.meta), (log, schema.log))
+                for conn, metadata in ((meta, schema.meta), (log, log_schema.log))
                 for table in transfer.tables(metadata)
             }
     finally:
@@ -82,7 +82,7 @@ def test_there_and_back(site: Site, url: str) -> None:
         assert kms.operator.audit.verify().faults == []
     before = rows(server)
     back = move(server, None)
-    with pytest.raises(StoreError, match=r"has moved to files in .* Remove url and password from \[store\]"):
+    with pytest.raises(StoreError, match=r"has moved to files in .* Remove url, and what goes with it, from \[store\]"):
         server.open()
     after = rows(back)
     for table in ("material", "token_object", "encryption_count", "key_grant", "regional_key", "alias", "last_use"):

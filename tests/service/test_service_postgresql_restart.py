@@ -4,19 +4,13 @@ import time
 from pathlib import Path
 
 from postgresql_cluster import Cluster, name_of
-from service_sites import Site, new_key, seal, unseal
+from service_sites import Site, close_to_all, new_key, seal, unseal
 
 from hsmkms.errors import DependencyTimeoutException, DisabledException
 from hsmkms.kms import Kms
 from hsmkms.model.keys import DisableKeyRequest, EnableKeyRequest
 
 LONG_SECONDS = 60
-
-
-def close_to_all(cluster: Cluster, database: str) -> None:
-    """Close all connections to a database, and allow no new ones."""
-    cluster.admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false".encode())
-    cluster.admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database])
 
 
 def is_refused(kms: Kms, key_id: str) -> bool:

@@ -15,7 +15,7 @@ from hsmkms.model.keys import CreateKeyRequest, ReplicateKeyRequest
 from hsmkms.service.audit import uses
 from hsmkms.service.audit.filters import Wanted
 from hsmkms.service.audit.uses import Subject
-from hsmkms.store.schema import use_tracking
+from hsmkms.store.log_schema import use_tracking
 
 
 def track_since(kms: Kms, since: datetime) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from postgresql_cluster import Cluster
+from postgresql_pooler import PooledCluster
 from store_samples import ACCOUNT, INSTALLATION, NOW, TOKEN
 
 from hsmkms.store import installation, migrate, node_id
@@ -65,12 +66,19 @@ def target(cluster: Cluster, pristine_database: str, node: Path, tmp_path: Path)
 
 
 @pytest.fixture
+def pooled_target(target: Target, pooled_cluster: PooledCluster) -> Target:
+    """The same database behind PgBouncer."""
+    return parse(pooled_cluster.url(str(target.url.database)), None, target.url.render_as_string())
+
+
+@pytest.fixture
 def store(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An open store that gives up waiting for a lock soon."""
-    if engine == "postgresql":
-        opened = Store.open(tmp_path, target=request.getfixturevalue("target"), busy_timeout_seconds=0.2)
-    else:
+    if engine == "sqlite":
         opened = Store.open(request.getfixturevalue("folder"), busy_timeout_seconds=0.2)
+    else:
+        target = request.getfixturevalue("target" if engine == "postgresql" else "pooled_target")
+        opened = Store.open(tmp_path, target=target, busy_timeout_seconds=0.2)
     yield opened
     opened.close()
 

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from store_samples import LATER, NOW, REGION, a_key, pragma, read, write
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError
-from hsmkms.store import changes, keys, migrate, schema
+from hsmkms.store import changes, keys, log_schema, migrate, schema
 from hsmkms.store.engine import Database, Store
 from hsmkms.store.files import LOG, META
 from hsmkms.store.sqlite import connections, wal_index
@@ -53,7 +53,7 @@ def test_files_belong_to_their_owner_alone(tmp_path: Path) -> None:
         with with_wal.atomic() as tx:
             changes.note(tx, REGION, "subject")
         with with_wal.log.atomic() as tx:
-            tx.execute(schema.encryption_count.insert().values(material_id="m", reserved=1))
+            tx.execute(log_schema.encryption_count.insert().values(material_id="m", reserved=1))
         names = sorted(each.name for each in folder.iterdir())
         assert names == ["log.db", "log.db-shm", "log.db-wal", "meta.db", "meta.db-shm", "meta.db-wal"]
         assert mode_of(folder) == 0o700
@@ -214,7 +214,7 @@ def test_the_signal_moves_with_commits_and_only_then(store: Store, folder: Path)
     other.close()
     assert (signal.moved(), signal.moved()) == (True, False)
     with store.log.atomic() as tx:
-        tx.execute(schema.encryption_count.insert().values(material_id="m", reserved=1))
+        tx.execute(log_schema.encryption_count.insert().values(material_id="m", reserved=1))
     with store.reading() as conn:
         changes.latest(conn)
     with suppress(ZeroDivisionError), store.atomic() as tx:

@@ -16,7 +16,7 @@ from sqlalchemy import URL, MetaData, create_engine, inspect
 from store_samples import a_key, write
 
 from hsmkms.errors import StoreError
-from hsmkms.store import files, migrate, schema
+from hsmkms.store import files, log_schema, migrate, schema
 from hsmkms.store.engine import Store
 
 
@@ -25,7 +25,7 @@ def url_of(path: Path) -> URL:
     return URL.create("sqlite", database=str(path))
 
 
-DATABASES = [(files.META, schema.meta), (files.LOG, schema.log)]
+DATABASES = [(files.META, schema.meta), (files.LOG, log_schema.log)]
 
 
 @pytest.mark.parametrize(("database", "metadata"), DATABASES)
@@ -218,6 +218,7 @@ OPENED_BEFORE = {
     "node",
     "schema_announcement",
     "audit_outbox",
+    "audit_head",
 }
 """Tables that a program reads and writes in a database of the schema before its own, to announce its migration."""
 

@@ -11,7 +11,7 @@ from postgresql_cluster import ROLE, Cluster
 from sqlalchemy import MetaData, NullPool, create_engine
 
 from hsmkms.errors import ConfigurationError, DependencyTimeoutException, MigrationError, StoreError
-from hsmkms.store import schema
+from hsmkms.store import log_schema, schema
 from hsmkms.store.engine import Store
 from hsmkms.store.files import LOG, META
 from hsmkms.store.postgresql import creation
@@ -37,7 +37,7 @@ def execute(target: Target, *statements: str) -> None:
 def differences(target: Target) -> list[object]:
     """What Alembic would change to get from the tables to their definition."""
     both = MetaData(naming_convention=schema.NAMES)
-    for metadata in (schema.meta, schema.log):
+    for metadata in (schema.meta, log_schema.log):
         for table in creation.tables(metadata).sorted_tables:
             table.to_metadata(both)
     engine = create_engine("postgresql+psycopg://", creator=target.connect, poolclass=NullPool)

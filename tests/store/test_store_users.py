@@ -101,9 +101,9 @@ def test_last_uses(store: Store) -> None:
     """The last use of each access key is returned, whether or not the key still exists, and is no change of keys."""
     signal = store.change_signal()
     assert users.last_uses(store) == {}
-    users.note_use(store, "one", REGION, NOW)
-    users.note_use(store, "one", "us-east-1", LATER)
-    users.note_use(store, "two", REGION, NOW + timedelta(seconds=1))
+    users.note_uses(store, {"one": (NOW, REGION)})
+    users.note_uses(store, {"one": (LATER, "us-east-1"), "two": (NOW + timedelta(seconds=1), REGION)})
+    users.note_uses(store, {"one": (NOW, REGION)})  # one that could not be stored before
     assert users.last_uses(store) == {"one": (LATER, "us-east-1"), "two": (NOW + timedelta(seconds=1), REGION)}
     assert not signal.moved()
     signal.close()

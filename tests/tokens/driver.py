@@ -89,7 +89,8 @@ class Driver(ABC):
 
     ``excluded``: tests that do not apply to this module, by their node ids, with the reason. ``refused``: refusals of
     hsmkms itself (UnsupportedOperationException, TokenUnfitError) that are known of this module, by their sentences:
-    a test that ends with one is skipped with the reason, and with any other refusal it fails.
+    a test that ends with one is skipped with the reason, and with any other refusal it fails. ``failed_checks``: the
+    checks of ``token-check`` that this module is known to fail.
     """
 
     name: ClassVar[str]
@@ -101,6 +102,7 @@ class Driver(ABC):
     """Paths of the module, below the folders of libraries."""
     excluded: ClassVar[tuple[Reason, ...]] = ()
     refused: ClassVar[tuple[Reason, ...]] = ()
+    failed_checks: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, module: Path | None = None) -> None:
         self.module = module or self.find()

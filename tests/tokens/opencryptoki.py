@@ -76,6 +76,8 @@ _REFUSED: Final = {
 }
 """What is known of each version; whatever another one refuses is to be looked at."""
 
+_FAILED_CHECKS: Final = {"3.27": ("refused material",)}
+
 
 def _version() -> str:
     """Return the version of Debian's package, without its patch level."""
@@ -127,7 +129,9 @@ class OpenCryptokiDriver(Driver):
             raise NotInstalledError("opencryptoki's token is the machine's own: only root can make it anew")
         found = re.search(r"slot\s+(\d+)\s*\{[^}]*libpkcs11_sw\.so", CONFIGURATION.read_text())
         assert found, f"{CONFIGURATION} has no software token"
-        self.refused = _REFUSED.get(_version(), ())  # type: ignore[misc]
+        version = _version()
+        self.refused = _REFUSED.get(version, ())  # type: ignore[misc]
+        self.failed_checks = _FAILED_CHECKS.get(version, ())  # type: ignore[misc]
         self._slot = found[1]
         self._started = False
         self._empty: dict[str, _EmptyToken] = {}

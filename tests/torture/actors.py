@@ -156,6 +156,7 @@ class Actor:
             if len(key.sealed) >= MOST_SEALED:
                 key.sealed.pop(self._random.randrange(len(key.sealed)))
             key.sealed.append(Sealed(body["CiphertextBlob"], plaintext))
+            self.ledger.fresh.append(body["CiphertextBlob"])
 
         text = base64.b64encode(plaintext).decode()
         self._call("Encrypt", {"KeyId": key.key_id, "Plaintext": text}, keep, must=works)

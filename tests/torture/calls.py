@@ -138,7 +138,7 @@ class CommandCaller:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", operation).lower()
         options = [part for name, value in members.items() for part in _option(name, value)]
         status, printed, result = self.run(words, *options)
-        match = re.match(r"hsmkms: (\w+): ", result)
+        match = re.search(r"^hsmkms: (?!log:)(\w+): ", result, re.MULTILINE)  # lines of the log may come before
         code = "" if status == 0 else match[1] if match else f"status {status}: {result}"
         if code in AWAY:
             return Answer("DependencyTimeoutException", 503, "", {})

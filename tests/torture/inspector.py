@@ -21,9 +21,11 @@ from hsmkms.model.grants import ListGrantsRequest
 from hsmkms.model.keys import DescribeKeyRequest
 from hsmkms.model.rotation import ListKeyRotationsRequest
 from hsmkms.model.tags import ListResourceTagsRequest
+from hsmkms.rules import blob
 from hsmkms.service.operator.reconcile import Kind, Mended
 from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.store import audit_files
+from hsmkms.store.sqlite.database import FileDatabase
 from hsmkms.wiring import core as wiring
 
 LEFT_BY_A_CRASH: Final = {Kind.UNFINISHED, Kind.UNACKNOWLEDGED, Kind.DOOMED}
@@ -42,12 +44,15 @@ class Inspector:
         self._read: dict[Path, int] = {}
         """How far the files of the audit log have been read."""
         self._unseen: set[str] = set()
+        self._ivs: set[tuple[str, bytes]] = set()
+        """Of all acknowledged ciphertexts, with the material that each was made with."""
         self.mended = 0
 
     def look(self, ledgers: Iterable[Ledger], *, at_rest: bool) -> None:
         """Raise BreachError unless everything is right. ``at_rest``: no server runs, and what is due may be done."""
         with Kms(wiring.core_of(self._settings, self._shift.now)) as kms:
             self._keys(kms, ledgers, swept=not at_rest)
+            self._no_iv_twice(ledgers)
             self._differences(kms)
             if at_rest:
                 self._maintain(kms)
@@ -165,6 +170,15 @@ class Inspector:
                 known.may_be(None)  # it went with its key
             known.seen(stored.get(name), f"alias {name}")
 
+    def _no_iv_twice(self, ledgers: Iterable[Ledger]) -> None:
+        for ledger in ledgers:
+            for sealed in ledger.fresh:
+                parsed = blob.parse(base64.b64decode(sealed))
+                if (parsed.material_id, parsed.iv) in self._ivs:
+                    raise BreachError(f"an IV of {parsed.key_id} was used twice: {sealed}")
+                self._ivs.add((parsed.material_id, parsed.iv))
+            ledger.fresh = []
+
     # -- token ------------------------------------------------------------------------------------------------------
 
     def _differences(self, kms: Kms) -> None:
@@ -192,15 +206,20 @@ class Inspector:
         verdict = kms.operator.audit.verify()
         if verdict.faults or verdict.accepted:
             raise BreachError(f"audit verify: {verdict}")
+        self._requests(ledgers, kms.operator.audit.folder)
+
+    def _requests(self, ledgers: Iterable[Ledger], *folders: Path) -> None:
+        """Each request that was answered is in the log of one of the folders."""
         for ledger in ledgers:
             self._unseen |= ledger.answered
             ledger.answered = set()
-        self._unseen -= set(self._new_request_ids(kms))
+        for folder in folders:
+            self._unseen -= set(self._new_request_ids(folder))
         if self._unseen:
             raise BreachError(f"not in the audit log: {sorted(self._unseen)}")
 
-    def _new_request_ids(self, kms: Kms) -> Iterable[str]:
-        for parts in audit_files.segments(kms.operator.audit.folder).values():
+    def _new_request_ids(self, folder: Path) -> Iterable[str]:
+        for parts in audit_files.segments(folder).values():
             for part in parts:
                 with part.path.open("rb") as file:
                     file.seek(self._read.get(part.path, 0))
@@ -212,7 +231,8 @@ class Inspector:
 
 def integrity(kms: Kms) -> None:
     """SQLite finds nothing wrong with either file, no row lacks what it refers to, and all are as they were sealed."""
-    for database in (kms._core.store.meta, kms._core.store.log):
+    files = [each for each in (kms._core.store.meta, kms._core.store.log) if isinstance(each, FileDatabase)]
+    for database in files:  # PostgreSQL checks foreign keys always
         with database.reading() as conn:
             results = [row[0] for row in conn.exec_driver_sql("PRAGMA integrity_check")]
             broken = list(conn.exec_driver_sql("PRAGMA foreign_key_check"))

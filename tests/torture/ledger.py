@@ -108,6 +108,8 @@ class Ledger(Struct):
     buried: list[Key] = field(default_factory=list)
     """Deleted keys, which must never work again."""
     aliases: dict[str, Known[str | None]] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+    """Ciphertexts in base64 that were acknowledged since the last check."""
     answered: set[str] = field(default_factory=set)
     """Ids of requests that were answered since the last check of the audit log."""
     shared_tags: dict[str, Known[str | None]] = field(default_factory=dict)

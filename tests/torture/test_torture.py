@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from postgresql_cluster import NotInstalledError, find_programs
+
 HERE = Path(__file__).parent
 PATHS = os.pathsep.join(map(str, (HERE.parent, HERE.parent / "server")))
 
@@ -35,6 +38,17 @@ def test_swapped_token() -> None:
     output = torture("--rounds", "2", "--seed", "5", "--only", "token")
     assert "no breach" in output
     assert "2 token" in output
+
+
+def test_nodes() -> None:
+    """Nodes on one database and token: whatever dies, all that any of them answered is there, and works on all."""
+    try:
+        find_programs()
+    except NotInstalledError as exc:
+        pytest.skip(str(exc))
+    output = torture("--nodes", "3", "--rounds", "2", "--seed", "26", "--workers", "1")
+    assert "no breach" in output
+    assert "what happened: 1 promote, 1 workers;" in output
 
 
 def test_many_processes() -> None:

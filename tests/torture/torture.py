@@ -14,19 +14,21 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
+import nodes_torture
 from actors import Actor
 from calls import Caller, CommandCaller, HttpCaller, Shift, UnansweredError
 from cli_site import ACCOUNT, OTHER_REGION, REGION, Site
 from inspector import Inspector
 from ledger import BreachError, Ledger
+from load import Load
+from nodes_torture import NodesTorture
 from served import Served, credentials, set_in, start, until
 from swapping import TokenFolder
 
@@ -101,7 +103,7 @@ class Torture:
         server = self._server or self._start()
         kind = self._random.choices(list(self._kinds), list(self._kinds.values()))[0] if self._killing else "nothing"
         lasting = self._random.uniform(0.05, 0.8)
-        with _Load(self._callers(server)) as load:
+        with Load(self._callers(server)) as load:
             load.wait(lasting)
             self._kill(server, kind, load)
         self.kills[kind] += 1
@@ -123,7 +125,7 @@ class Torture:
     def load(self, seconds: float) -> None:
         """Load alone, and a check of everything."""
         server = self._server or self._start()
-        with _Load(self._callers(server)) as load:
+        with Load(self._callers(server)) as load:
             load.wait(seconds)
         if server.process.poll() is not None or "Traceback" in server.log_text or "locked" in server.log_text:
             raise BreachError(f"the server said: {server.log_text[-3000:]}")
@@ -159,7 +161,7 @@ class Torture:
         ]
         return [*clients, (self._commander, CommandCaller(self.site, self._shift, fuse))]
 
-    def _kill(self, server: Served, kind: str, load: "_Load") -> None:
+    def _kill(self, server: Served, kind: str, load: Load) -> None:
         if kind == "worker":
             for worker in sorted(server.workers())[:1]:
                 self._kill_one(worker)
@@ -177,7 +179,7 @@ class Torture:
             load.stop()
             self._end(server, kind)
 
-    def _swap(self, load: "_Load") -> None:
+    def _swap(self, load: Load) -> None:
         """Put another token in the place of the right one for a while, under load, and the right one back."""
         stranger = self._token.initialised_again(f"stranger-{self.kills['token']}")
         self._token.vanish()
@@ -210,40 +212,14 @@ class Torture:
         server.process.wait()
 
 
-class _Load:
-    """Threads that call until they are stopped; an exception of one of them is raised at the end."""
-
-    def __init__(self, callers: list[tuple[Actor, Caller]]) -> None:
-        self._stop = threading.Event()
-        self._wrong: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._work, args=caller) for caller in callers]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        if self._wrong:
-            raise self._wrong[0]
-
-    def _work(self, actor: Actor, caller: Caller) -> None:
-        try:
-            actor.work(caller, self._stop)
-        except BaseException as exc:  # noqa: BLE001 - it is raised again by the thread that waits
-            self._wrong.append(exc)
-            self._stop.set()
-
-    def wait(self, seconds: float) -> None:
-        """Let it run for so long, or until something is wrong."""
-        self._stop.wait(seconds)
-
-    def stop(self) -> None:
-        """Begin nothing new."""
-        self._stop.set()
+def _made(folder: Path, wanted: argparse.Namespace) -> Torture | NodesTorture:
+    if wanted.nodes == 1:
+        return Torture(
+            folder, wanted.seed, workers=wanted.workers or WORKERS, killing=not wanted.no_kill, only=wanted.only
+        )
+    folder.with_name(f"{folder.name}-pg").mkdir()
+    workers = wanted.workers or nodes_torture.WORKERS
+    return NodesTorture(folder, wanted.seed, count=wanted.nodes, workers=workers, only=wanted.only)
 
 
 def main() -> None:
@@ -252,15 +228,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1000, help="how many rounds at most (1000)")
     parser.add_argument("--seconds", type=float, default=900.0, help="begin no round after so long (900)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="chooses what is done and killed")
-    parser.add_argument("--workers", type=int, default=WORKERS, help=f"processes of the server ({WORKERS})")
-    parser.add_argument("--only", choices=sorted(KINDS), help="let nothing else happen than this")
+    parser.add_argument("--workers", type=int, help=f"processes of a server ({WORKERS}, of each of several nodes 2)")
+    parser.add_argument("--nodes", type=int, default=1, help="nodes, on a PostgreSQL database if they are several (1)")
+    kinds = sorted({*KINDS, *nodes_torture.KINDS})
+    parser.add_argument("--only", choices=kinds, help="let nothing else happen than this")
     parser.add_argument("--no-kill", action="store_true", help="load alone: one round of --seconds")
     wanted = parser.parse_args()
+    if wanted.only is not None and wanted.only not in (KINDS if wanted.nodes == 1 else nodes_torture.KINDS):
+        parser.error(f"--only {wanted.only} does not go with --nodes {wanted.nodes}")
     memory = Path("/dev/shm")  # noqa: S108 - only as the place of a fresh folder with a random name
     folder = Path(tempfile.mkdtemp(prefix="hsmkms-torture-", dir=memory if memory.is_dir() else None))
     logging.getLogger("hsmkms").addHandler(logging.NullHandler())
     sys.stdout.write(f"seed {wanted.seed}, in {folder}\n")
-    torture = Torture(folder, wanted.seed, workers=wanted.workers, killing=not wanted.no_kill, only=wanted.only)
+    torture = _made(folder, wanted)
     started, done = time.monotonic(), 0
     try:
         if wanted.no_kill:
@@ -277,7 +257,8 @@ def main() -> None:
     finally:
         torture.close()
     sys.stdout.write(f"{done} rounds in {time.monotonic() - started:.0f} s, no breach: {torture.summary}\n")
-    shutil.rmtree(folder)
+    for each in folder.parent.glob(f"{folder.name}*"):
+        shutil.rmtree(each)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,11 +19,20 @@ from hsmkms.cli.commands.audit_filters import (
     with_filters,
 )
 from hsmkms.cli.commands.audit_lines import print_lines
+from hsmkms.cli.moments import moment
 from hsmkms.cli.options import Common, StatusError, named, note, with_common
 from hsmkms.cli.output import OutputFormat
-from hsmkms.errors import ModuleError, NotFoundException, PinError, TokenError, TokenNotFoundError
+from hsmkms.errors import (
+    ModuleError,
+    NotFoundException,
+    PinError,
+    TokenError,
+    TokenNotFoundError,
+    ValidationException,
+)
 
 if TYPE_CHECKING:
+    from hsmkms.service.audit.gathering import Gathering
     from hsmkms.service.audit.verification import Verdict
 
 PANEL: Final = "Audit log"
@@ -143,7 +153,21 @@ def export(
 
 
 @with_common("config", "output", "query")
-def verify(common: Common, *, archives: ArchiveOption = None) -> None:
+def verify(
+    common: Common,
+    *,
+    archives: ArchiveOption = None,
+    gather: Annotated[
+        list[Path] | None,
+        typer.Option("--gather", metavar="DIR", help="Also the log of another node: its data folder, or a copy."),
+    ] = None,
+    copied_at: Annotated[
+        str | None, typer.Option("--copied-at", metavar="TIME", help="When copying those logs began; UTC.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="NODE-ID", help="A node whose log is lost.")
+    ] = None,
+) -> None:
     """Check every record against its chain, the chains against the seals, and the seals against the token.
 
     Status 1 if something was changed, removed, inserted, moved or rolled back (Faults names the first place), or for
@@ -151,11 +175,18 @@ def verify(common: Common, *, archives: ArchiveOption = None) -> None:
     seal that the rest depends on (Unproven), or was not reachable at all (it is away, or its PIN or module is missing):
     that is not a success.
 
+    Of several nodes each command verifies the log of its own. With --gather it verifies those of others, too, and
+    against one another: each must have what its node has published by now, or had by --copied-at.
+
     Example: hsmkms audit verify --archive /mnt/archive
     """
+    gathering = _gathering(gather, copied_at, without)
     try:
         with common.open() as kms, progress() as advance:
-            verdict = kms.operator.audit.verify(archives or (), advance)
+            if gathering is None:
+                verdict = kms.operator.audit.verify(archives or (), advance)
+            else:
+                verdict = kms.operator.audit.verify_together(gathering, archives or (), advance)
     except (TokenError, TokenNotFoundError, PinError, ModuleError) as exc:
         raise StatusError(exc, NOT_PROVEN_STATUS) from exc
     common.show(_shown(verdict))
@@ -180,10 +211,25 @@ def archive(
     common.show({"Moved": moved})
 
 
+def _gathering(folders: list[Path] | None, copied_at: str | None, without: list[str] | None) -> "Gathering | None":
+    from hsmkms.service.audit.gathering import Gathering  # noqa: PLC0415 - see tail
+
+    if folders is None:
+        if copied_at is not None or without is not None:
+            raise ValidationException(
+                "--copied-at and --without are for the logs of other nodes: name them by --gather."
+            )
+        return None
+    time = None if copied_at is None else moment("--copied-at", copied_at, datetime.now(UTC))
+    return Gathering(folders=folders, copied_at=time, without=without or ())
+
+
 def _shown(verdict: "Verdict") -> dict[str, object]:
     answer: dict[str, object] = named(verdict)
     # named() renames only the outer members.
     lists = {"Faults": verdict.faults, "Unproven": verdict.unproven, "Accepted": verdict.accepted}
+    if isinstance(nodes := getattr(verdict, "nodes", None), list):
+        answer["Nodes"] = [named(each) for each in nodes]
     return answer | {name: [named(fault) for fault in faults] for name, faults in lists.items()}
 
 

@@ -289,7 +289,7 @@ def _limits(context: CheckContext) -> Verdict:
 
 
 def _sessions(context: CheckContext) -> Verdict:
-    limits = context.kms.operator.token_info().limits
+    limits = context.kms.operator.token_limits()
     if limits is None or not limits.max_sessions or limits.sessions is None:
         return _ok("the token reports no limit")
     usage = f"{limits.sessions} of {limits.max_sessions} sessions of the token are in use"

@@ -174,7 +174,7 @@ def _show_installation(common: Common, file: Path) -> None:
 
     settings = config.load(file)
     try:
-        row = wiring.initialise(settings)
+        row = wiring.initialise(settings, try_refused_material=True)
     except PinError as exc:
         raise PinError(runnable(str(exc), file)) from exc
     token = settings.token

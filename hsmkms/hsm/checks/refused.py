@@ -11,10 +11,11 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from pkcs11.exceptions import PKCS11Error
+from pkcs11.types import Object, Session
 
 from hsmkms.errors import HsmKmsError
 from hsmkms.hsm.checks.bench import CHECK_LABEL, Bench, Finding
-from hsmkms.hsm.imports.probe import probe_import
+from hsmkms.hsm.imports.probe import NEEDED, probe_import
 from hsmkms.hsm.imports.unwrapping import Unwrapping
 from hsmkms.hsm.imports.wrapping import ALGORITHMS, MATERIAL_BYTES, ImportProfile, make_pair
 from hsmkms.hsm.objects.attributes import WRAPPING_KEY
@@ -30,27 +31,35 @@ _BYTES: Final = _BITS // 8
 _ROUNDS: Final = 3
 _ID: Final = b"hsmkms refused 1"
 _MESSAGE: Final = b"hsmkms token-check"
+_NOTHING_SENT: Final = Finding(Outcome.WORKS, "nothing is sent to it, since it can do no wrapping algorithm")
 
 
 def material(bench: Bench) -> Finding:
     """Import what cannot be imported, with a session key pair; the token must refuse it, and go on."""
-    profile = probe_import(bench.token, bench.session, bench.support, host_unwrap=False)
-    algorithms = profile.algorithms()
-    if not algorithms:
-        return Finding(Outcome.WORKS, "nothing is sent to it, since it can do no wrapping algorithm")
+    if not bench.mechanisms() >= NEEDED:
+        return _NOTHING_SENT
     public, private = make_pair(bench.session, WRAPPING_KEY, _BITS, _ID, CHECK_LABEL, bench.support, store=False)
-    half, taken = public_half(private), 0
     try:
-        for algorithm in algorithms * _ROUNDS:
-            unwrapping = Unwrapping(bench.session, private, profile, algorithm, public=half)
-            taken += sum(_is_taken(unwrapping, each) for each in _refusable(half, algorithm, profile))
-            unwrapping.prove(wrap(half, algorithm, os.urandom(MATERIAL_BYTES)))
+        profile = probe_import(bench.token, bench.session, bench.support, host_unwrap=False, key=private)
+        if not profile.algorithms():
+            return _NOTHING_SENT
+        taken = _unwrapped(bench.session, private, profile)
     finally:
         public.destroy()
         private.destroy()
     if taken:
         return Finding(Outcome.LIMITED, f"{taken} of the samples that cannot be unwrapped were unwrapped")
     return Finding(Outcome.WORKS, "it is refused, and the module goes on")
+
+
+def _unwrapped(session: Session, private: Object, profile: ImportProfile) -> int:
+    """Return how many samples that cannot be unwrapped were unwrapped; good ones must be, in between."""
+    public, taken = public_half(private), 0
+    for algorithm in profile.algorithms() * _ROUNDS:
+        unwrapping = Unwrapping(session, private, profile, algorithm, public=public)
+        taken += sum(_is_taken(unwrapping, each) for each in _refusable(public, algorithm, profile))
+        unwrapping.prove(wrap(public, algorithm, os.urandom(MATERIAL_BYTES)))
+    return taken
 
 
 def _is_taken(unwrapping: Unwrapping, ciphertext: bytes) -> bool:

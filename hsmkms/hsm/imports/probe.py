@@ -8,7 +8,7 @@ session objects; it leaves nothing behind.
 import hmac
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -66,7 +66,7 @@ from hsmkms.model.enums import KeySpec, KeyUsage, WrappingAlgorithm
 _BITS: Final = 2048
 _PROBE_ID: Final = b"hsmkms probe 002"
 _PROBE_LABEL: Final = "hsmkms probe (a session object)"
-_NEEDED: Final = frozenset({Mechanism.RSA_PKCS_KEY_PAIR_GEN, Mechanism.RSA_PKCS_OAEP})
+NEEDED: Final = frozenset({Mechanism.RSA_PKCS_KEY_PAIR_GEN, Mechanism.RSA_PKCS_OAEP})
 _WRONG_LENGTHS: Final = (5, 16, 24, 31, 33, 40, 48, 64)
 _SHORTER_BYTES: Final = 16
 """A token that reports the right length of this material as well as of 32 bytes is believed."""
@@ -86,18 +86,21 @@ def probe_import(
     *,
     host_unwrap: bool,
     every_kind: bool = False,
+    key: Object | None = None,
 ) -> ImportProfile:
     """Try everything that an import may need. Raises the device's error if it is in trouble.
 
     ``every_kind``: also try which key pairs and HMAC keys can be imported, as ``probe_kinds`` does with one more pair.
+    ``key``: the private half of a wrapping key pair to try it with, instead of a new one.
     """
     with translated():
         mechanisms = frozenset(token.slot.get_mechanisms())
-    if not mechanisms >= _NEEDED:
+    if not mechanisms >= NEEDED:
         return ImportProfile()
     raw_rsa = host_unwrap and Mechanism.RSA_X_509 in mechanisms
-    with _pair(session, HOST_WRAPPING_KEY if raw_rsa else WRAPPING_KEY, support) as key:
-        probe = _Probe(session, key, mechanisms)
+    template = HOST_WRAPPING_KEY if raw_rsa else WRAPPING_KEY
+    with _pair(session, template, support) if key is None else nullcontext(key) as private:
+        probe = _Probe(session, private, mechanisms)
         profile = probe.run(support, raw_rsa=raw_rsa)
         if every_kind and profile.algorithms():
             profile = probe.kinds(profile)

@@ -74,7 +74,7 @@ class Connection(ReplicatedLogin):
         self, settings: DeviceSettings, module: Module, read_pin: PinReader, *, accept_final_try: bool = False
     ) -> None:
         super().__init__(settings, module, read_pin, accept_final_try=accept_final_try)
-        self._write_lock = WriteLock(settings.state_dir)
+        self._write_lock = WriteLock(settings.write_lock_dir or settings.state_dir)
         self._keeps: TokenUnavailableError | None = None
         self.caches: list[dict[bytes, Any]] = []
         """What the users of this connection cache about objects, by CKA_ID; cleared with each login."""

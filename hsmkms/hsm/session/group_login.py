@@ -138,7 +138,7 @@ class GroupLogin(TokenLogin):
 
     def _by_preference(self, serials: Iterable[str], first: str | None) -> list[str]:
         """Sort members: the first one stays it, then those that may lack the fewest keys; a failing one is the last."""
-        recorded = self._unreplicated.read()
+        recorded = self._recorded()
         return sorted(
             serials, key=lambda each: (each == self._failing, 0 if each == first else len(recorded.get(each, ())))
         )
@@ -151,6 +151,14 @@ class GroupLogin(TokenLogin):
     @cached_property
     def _unreplicated(self) -> Unreplicated:
         return Unreplicated(self.settings.state_dir, self.settings.choice.serials)
+
+    def _recorded(self) -> dict[str, list[bytes]]:
+        """Return what members may lack; nothing if the record cannot be read, which keeps nobody from logging in."""
+        try:
+            return self._unreplicated.read()
+        except StoreError as exc:
+            log.error("which keys the members of the HA group may lack is not known: %s", exc)  # noqa: TRY400 - no bug
+            return {}
 
     @property
     def _last(self) -> LastMember:
@@ -175,7 +183,7 @@ class GroupLogin(TokenLogin):
         elif serial != self.member:
             self._probe_successor()
             log.warning("the HA member with serial %s has taken over from %s", serial, self.member)
-            if lacking := self._unreplicated.read().get(serial):
+            if lacking := self._recorded().get(serial):
                 log.error(
                     "%d objects were made while the HA member with serial %s, which is in use now, could not be asked "
                     "for them, and may be missing on it: `hsmkms doctor` names their keys",

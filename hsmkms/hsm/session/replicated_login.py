@@ -5,7 +5,7 @@ What a member could not be asked for is recorded (unreplicated.py), and asked fo
 
 import logging
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -139,16 +139,31 @@ class ReplicatedLogin(GroupLogin):
         """Return the objects that members could not be asked for when they were made, by the member's serial."""
         return self._unreplicated.read() if self.settings.choice.is_group else {}
 
-    def check_unreplicated(self, needed: Container[bytes]) -> None:
-        """Ask each member for its recorded objects; those that it has, or that are not needed, leave the record."""
+    def check_unreplicated(self, read_needed: Callable[[], Container[bytes]]) -> None:
+        """Ask each member for its recorded objects: those that it has leave the record.
+
+        So do those that are not needed and that no member has. ``read_needed`` is called once the record was read, or
+        an object that is recorded meanwhile would not be among the needed ones. The databases alone do not decide: they
+        may have been edited, or be older than the key, which the operator may yet adopt.
+        """
         for serial, recorded in self.unreplicated().items():
-            self._unreplicated.remove([serial], [each for each in recorded if each not in needed])
-            wanted = [each for each in recorded if each in needed]
-            for some in (wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH)):
+            needed = read_needed()
+            for some in (recorded[start : start + BATCH] for start in range(0, len(recorded), BATCH)):
                 missing = self._missing_on(serial, some)
+                if missing is not None:
+                    self._unreplicated.remove([serial], [each for each in some if each not in missing])
+                unneeded = [each for each in (some if missing is None else missing) if each not in needed]
+                self._unreplicated.remove([serial], self._on_no_other(serial, unneeded))
                 if missing is None:
                     break
-                self._unreplicated.remove([serial], [each for each in some if each not in missing])
+
+    def _on_no_other(self, serial: str, cka_ids: Sequence[bytes]) -> list[bytes]:
+        """Return the objects that no member but this one has; none of them if no other one answers."""
+        if not cka_ids:
+            return []
+        others = [self._missing_on(each, cka_ids) for each in self.settings.choice.serials if each != serial]
+        answers = [each for each in others if each is not None]
+        return [each for each in cka_ids if answers and all(each in missing for missing in answers)]
 
     def _missing_on(self, serial: str, cka_ids: Sequence[bytes]) -> list[bytes] | None:
         """Return the objects that a member lacks, in use or not; None if it cannot be asked."""

@@ -76,6 +76,8 @@ class DeviceSettings(Struct, frozen=True, kw_only=True):
     """Serial of the member of an HA group to try first; None: the one that answered last."""
     replication_seconds: float = 0.0
     """How long a creation waits until every member of an HA group that could take over has the object; 0: no wait."""
+    write_lock_dir: Path | None = None
+    """Folder of the lock of writers (write_lock.py), if it is shared by several nodes; None: ``state_dir``."""
 
 
 class TokenLogin:

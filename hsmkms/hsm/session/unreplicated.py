@@ -8,6 +8,7 @@ member was asked and has the object, or the object is destroyed.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
 
 FOLDER: Final = "ha-not-replicated"
+_CKA_ID: Final = re.compile("(?:[0-9a-f]{2})+")
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,18 +54,18 @@ class Unreplicated:
                     self._file(serial, each).unlink()
 
     def read(self) -> dict[str, list[bytes]]:
-        """Return the recorded CKA_IDs of each member that has any, by its serial."""
+        """Return the recorded CKA_IDs of each member that has any, by its serial; files of other names do not count."""
         try:
-            names = sorted(os.listdir(self._folder))  # noqa: PTH208 - names only
+            with os.scandir(self._folder) as entries:
+                names = sorted(each.name for each in entries if each.is_file(follow_symlinks=False))
         except FileNotFoundError:
             return {}
         except OSError as exc:
             raise StoreError(f"{self._folder} cannot be read: {exc.strerror}") from exc
         recorded: dict[str, list[bytes]] = {}
         for member, _, cka_id in (each.partition("-") for each in names):
-            if member in self._members:
-                with suppress(ValueError):  # no name of ours
-                    recorded.setdefault(self._members[member], []).append(bytes.fromhex(cka_id))
+            if member in self._members and _CKA_ID.fullmatch(cka_id):
+                recorded.setdefault(self._members[member], []).append(bytes.fromhex(cka_id))
         return recorded
 
     def _file(self, serial: str, cka_id: bytes) -> Path:

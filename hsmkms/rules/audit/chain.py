@@ -44,9 +44,18 @@ class Numbers(Struct, frozen=True):
 _decode_numbers: Final = msgspec.json.Decoder(Numbers).decode
 
 
-def genesis(installation_id: str, lane: str) -> str:
-    """Return the hash before the first record of a lane, unique to the lane and the installation."""
-    return hashlib.sha256(b"\0".join((_GENESIS, installation_id.encode(), lane.encode()))).hexdigest()
+def genesis(installation_id: str, lane: str, node_id: str = "") -> str:
+    """Return the hash before the first record of a lane, unique to the lane, its node and the installation."""
+    parts = (_GENESIS, installation_id.encode(), lane.encode(), *([node_id.encode()] if node_id else []))
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def beginning(installation_id: str, lane: str, node_id: str, first_line: bytes) -> str:
+    """Return the hash before the first record of a lane: without the node's id if the lane began before it had one."""
+    before = genesis(installation_id, lane)
+    if node_id and _digest(before, first_line[_BODY:-1]) == _stated(first_line):
+        return before
+    return genesis(installation_id, lane, node_id)
 
 
 def link(previous: str, lane: str, sequence: int, epoch: int, record: bytes) -> tuple[str, bytes]:
@@ -68,6 +77,10 @@ def extend(previous: str, lane: str, sequence: int, epoch: int, records: list[by
 
 def _digest(previous: str, body: bytes) -> str:
     return hashlib.sha256(previous.encode() + body).hexdigest()
+
+
+def _stated(line: bytes) -> str:
+    return line[len(_HASH) : len(_HASH) + 64].decode("ascii", "replace")
 
 
 def record_of(line: bytes) -> bytes:
@@ -93,11 +106,19 @@ def name(line: bytes) -> str:
 class Walker:
     """Verifies the lines of a lane from a known position on, and collects faults.
 
-    ``sealed``: sealed hashes by sequence; ``restarts``: sequences after which the operator has accepted an older
-    database. After a fault it continues from the line's own statements, so that later lines are verified as well.
+    ``sealed``: sealed hashes by sequence; ``published``: those that the node has published; ``restarts``: sequences
+    after which the operator has accepted an older database. After a fault it continues from the line's own statements,
+    so that later lines are verified as well.
     """
 
-    def __init__(self, lane: str, start: Head, sealed: dict[int, str], restarts: set[int]) -> None:
+    def __init__(
+        self,
+        lane: str,
+        start: Head,
+        sealed: dict[int, str],
+        restarts: set[int],
+        published: dict[int, str] | None = None,
+    ) -> None:
         self.lane = lane
         self.start = start
         self.faults: list[Fault] = []
@@ -105,6 +126,7 @@ class Walker:
         self.sequence = start.sequence
         self._previous = start.hash
         self._sealed = sealed
+        self._published = published or {}
         self._restarts = restarts
         self._sealed_well = start.sequence
         self._epoch = 0
@@ -119,11 +141,15 @@ class Walker:
             yield len(line)
 
     def finish(self) -> None:
-        """Finish after the last line: add a fault for sealed records that are missing."""
-        beyond = [each for each in self._sealed if each > self.sequence]
-        if beyond:
-            first = self.sequence + 1
-            self._add(first, MISSING, f"records {first} to {max(beyond)} were sealed, and are not there any more")
+        """Finish after the last line: add a fault for sealed or published records that are missing."""
+        first = self.sequence + 1
+        sealed, published = (max(known, default=0) for known in (self._sealed, self._published))
+        if sealed >= first:
+            self._add(first, MISSING, f"records {first} to {sealed} were sealed, and are not there any more")
+        if published > max(sealed, self.sequence):
+            first = max(sealed, self.sequence) + 1
+            words = f"records {first} to {published} were published by their node, and are not there any more"
+            self._add(first, MISSING, words)
         if self._beyond_first is not None:
             words = f"and {self._beyond} more faults from here on (SHA-256 {self._beyond_digest.hexdigest()})"
             self.faults.append(msgspec.structs.replace(self._beyond_first, detail=words))
@@ -131,7 +157,7 @@ class Walker:
     def _judge(self, line: bytes) -> None:
         self.records += 1
         digest = _digest(self._previous, line[_BODY:-1])
-        stated = line[len(_HASH) : len(_HASH) + 64].decode("ascii", "replace")
+        stated = _stated(line)
         try:
             numbers = _decode_numbers(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -160,6 +186,9 @@ class Walker:
 
     def _go_on(self, sequence: int, stated: str) -> None:
         self.sequence, self._previous = sequence, stated
+        if self._published.get(sequence, stated) != stated:
+            words = f"it is not the record that its node has published (its hash is {stated})"
+            self._add(sequence, CHANGED, words)
         wanted = self._sealed.get(sequence)
         if wanted is None:
             return

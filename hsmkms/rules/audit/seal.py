@@ -36,6 +36,8 @@ class SealedLine(Struct, frozen=True, kw_only=True):
 class Note(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A note on the token (or in a file elsewhere): the number of the newest seal, and its line's SHA-256 (hex).
 
+    ``node``: the id of the node whose log has that seal, "" where there are no nodes.
+
     On a token that the installation has left: ``token`` is that token's id, ``left_for`` names the new home, and
     ``epoch`` is the change log's epoch at that time. A database with an older epoch is outdated.
     """
@@ -46,6 +48,7 @@ class Note(Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: str = ""
     left_for: str = ""
     epoch: int = 0
+    node: str = ""
 
 
 def message(seal: Seal) -> bytes:
@@ -81,7 +84,8 @@ def note_message(note: Note) -> bytes:
     """Return the bytes of a note that the token authenticates."""
     if note.token:
         return _LEFT_DOMAIN + encode(replace(note, mac=""))
-    return _NOTE_DOMAIN + b"%d\0%b" % (note.number, note.digest.encode())
+    message = _NOTE_DOMAIN + b"%d\0%b" % (note.number, note.digest.encode())
+    return message + b"\0" + note.node.encode() if note.node else message
 
 
 def read_note(text: bytes) -> Note | None:

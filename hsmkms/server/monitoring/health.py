@@ -69,7 +69,14 @@ class Health:
                 check()
             except HsmKmsError as exc:
                 faults[name] = f"{exc.code}: {exc}"
-        older = self._watch.older_tokens() if not faults else []
-        self.warnings = {"token": "; ".join(older)} if older else {}
-        doubt = self._watch.clock_doubt() if "database" not in faults else None
+        without_database = "database" in faults
+        warnings: dict[str, str] = {}
+        outage = self._watch.outage()
+        if outage is not None:
+            (warnings if outage.is_bridged else faults)["database"] = outage.message
+            if outage.is_bridged:
+                faults.pop("database", None)
+        older = self._watch.older_tokens() if not without_database and not faults else []
+        self.warnings = warnings | ({"token": "; ".join(older)} if older else {})
+        doubt = self._watch.clock_doubt() if not without_database else None
         return faults | ({"clock": doubt} if doubt is not None else {})

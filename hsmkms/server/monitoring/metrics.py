@@ -1,5 +1,6 @@
 """Render ``/metrics`` in Prometheus's text format: counts of all workers, and the installation's current state."""
 
+import logging
 import threading
 import time
 from collections import defaultdict
@@ -16,12 +17,15 @@ from prometheus_client.registry import Collector
 
 from hsmkms.call_stats import BOUNDS, Count
 from hsmkms.config.settings import ServeSettings
+from hsmkms.errors import DependencyTimeoutException
 from hsmkms.server.heartbeat import Heartbeat
 from hsmkms.server.monitoring import key_metrics
 from hsmkms.server.monitoring.certificate import validity
 from hsmkms.server.monitoring.health import PARTS, Health
 from hsmkms.server.monitoring.worker_counts import Sweeps, Totals
-from hsmkms.service.operator.monitoring import Alarms, Figures, PoolUse, Watch
+from hsmkms.service.operator.monitoring import Alarms, Figures, Outage, PoolUse, Watch
+
+log = logging.getLogger("hsmkms.http")
 
 FIGURES_SECONDS: Final = 5.0
 """How long figures from the database are cached, however often the page is scraped."""
@@ -49,10 +53,13 @@ class Metrics:
     def page(self, totals: Totals) -> bytes:
         """Render the page for these counts. If the database is unavailable, its figures are left out."""
         faults = self._health.faults()
-        metrics = [*_of_totals(totals, self._replaced), *_of_health(faults)]
+        metrics = [*_of_totals(totals, self._replaced), *_of_health(faults), *_of_outage(self._watch.outage())]
         metrics += _of_certificate(self._certificate)
-        if "database" not in faults:
-            metrics += [*_of_figures(self._look()), *self._look_at_keys()]
+        if "database" not in faults | self._health.warnings:
+            try:
+                metrics += [*_of_figures(self._look()), *self._look_at_keys()]
+            except DependencyTimeoutException as exc:
+                log.warning("/metrics lacks the figures from the database: %s", exc)
         return _rendered(metrics)
 
     def _look_at_keys(self) -> list[Metric]:
@@ -172,6 +179,14 @@ def _of_health(faults: dict[str, str]) -> Iterator[Metric]:
     for part in PARTS:
         ready.add_metric([part], float(part not in faults))
     yield ready
+
+
+def _of_outage(outage: Outage | None) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "hsmkms_store_away_seconds",
+        "How long the database server has not answered this worker; 0 if it answers.",
+        value=0.0 if outage is None else outage.seconds,
+    )
 
 
 def _of_certificate(ends: datetime | None) -> Iterator[Metric]:

@@ -1,5 +1,6 @@
 """Operate the audit log: periodic sealing, verification, archiving, and acceptance of its present state."""
 
+import filecmp
 import shutil
 import threading
 import time
@@ -18,6 +19,8 @@ from hsmkms.model.enums import Operation
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.service.audit.freshness import Freshness
+from hsmkms.service.audit.gathering import GatheredVerdict, Gathering, verify_together
+from hsmkms.service.audit.publishing import EndPublisher
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import Progress, Verdict, verify
 from hsmkms.service.keys.installation_keys import require_made
@@ -54,6 +57,7 @@ class AuditAdministration:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._sealer = Sealer(core)
+        self._publisher = EndPublisher(core, self._sealer)
         self._freshness = Freshness(core)
         self._unauthenticated = TokenBucket(UNPROVEN_A_SECOND, UNPROVEN_AT_ONCE, time.monotonic())
         self._unauthenticated_lock = threading.Lock()
@@ -99,9 +103,22 @@ class AuditAdministration:
             self._rows_next = time.monotonic() + ROWS_EVERY_SECONDS
             self.verify_rows()
 
+    @property
+    def has_nodes(self) -> bool:
+        """True if several nodes may have logs, so that each publishes the end of its own."""
+        return self._sealer.nodes.shared
+
+    def publish_end(self) -> None:
+        """Publish the end of this process's lane of the log, for the seals of all nodes; fast if it has not moved."""
+        self._publisher.publish()
+
     def check(self) -> None:
-        """Raise StoreError if log or database contradict the newest seal. Fast: reads only the ends of the lanes."""
+        """Raise StoreError if log or database contradict the newest seal. Fast: reads only the ends of the lanes.
+
+        Also if the log of another node is shorter than this one has sealed.
+        """
         self._sealer.check()
+        self._sealer.check_others()
 
     def remembered(self) -> bool:
         """Return False if the log has a seal, and neither the home nor the file elsewhere has a note of any."""
@@ -114,6 +131,12 @@ class AuditAdministration:
     def verify(self, archives: Sequence[Path] = (), progress: Progress = _no_progress) -> Verdict:
         """Verify every record, every seal, and the notes of them on the token."""
         return verify(self._core, archives, progress)
+
+    def verify_together(
+        self, gathering: Gathering, archives: Sequence[Path] = (), progress: Progress = _no_progress
+    ) -> GatheredVerdict:
+        """Verify this node's log together with those of other nodes."""
+        return verify_together(self._core, archives, gathering, progress)
 
     def verify_rows(self) -> list[RowFault]:
         """Verify every deciding row of the control plane against its seal."""
@@ -199,9 +222,16 @@ def _end(part: Segment) -> Head:
 
 
 def _copy(parts: Sequence[Segment], place: Path) -> None:
-    """Copy files and fsync them, each complete or not at all."""
+    """Copy files and fsync them, each complete or not at all. StoreError if a file there would be replaced.
+
+    A copy of the same file is one of an interrupted attempt; another file is of another node or installation.
+    """
     audit_files.make_folder(place)
     try:
+        for each in parts:
+            there = place / each.path.name
+            if there.exists() and not filecmp.cmp(each.path, there, shallow=False):
+                raise StoreError(f"{there} is another file, of another node, say: name a folder for this log alone")
         for each in parts:
             with each.path.open("rb") as source, atomic_write.replacing(place / each.path.name) as copy:
                 shutil.copyfileobj(source, copy)

@@ -10,6 +10,7 @@ verified as well.
 
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -49,14 +50,14 @@ class _Run(Struct):
 class SealFile:
     """Verifies the file of seals. ``newest``: the last seal, proven or not; ``faults``: the seals' faults.
 
-    ``end``: how many bytes of the file are read; other processes may append meanwhile.
+    ``folder``: the log's. ``end``: how many bytes of the file are read; other processes may append meanwhile.
     """
 
-    def __init__(self, sealer: Sealer, end: int) -> None:
+    def __init__(self, sealer: Sealer, folder: Path, end: int) -> None:
         self.faults: list[Fault] = []
         self.newest: SealedLine | None = None
         self._sealer = sealer
-        self._path = sealer.folder / audit_files.SEALS
+        self._path = folder / audit_files.SEALS
         self._end = end
         self._offsets = array("Q")
         self._proofs_left = MAX_PROOFS

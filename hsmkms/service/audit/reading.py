@@ -39,6 +39,17 @@ def export(folder: Path, wanted: Wanted) -> Export:
     return Export(heapq.merge(*runs, key=_time_of), seen)
 
 
+def time_span(folder: Path) -> tuple[str, str]:
+    """Return the times of the first and the last record, as the ends of the lanes have them; "" if there is none."""
+    ends: list[tuple[str, str]] = []
+    for parts in audit_files.segments(folder).values():
+        first = next((fields for fields, _ in records(parts)), None)
+        last = next((fields for fields, _ in readable([audit_files.last_line(parts[-1].path)])), first)
+        if first is not None and last is not None:
+            ends.append((first.event_time, last.event_time))
+    return min((each[0] for each in ends), default=""), max((each[1] for each in ends), default="")
+
+
 class Tail(Struct, frozen=True):
     """Matching records, the oldest first, and what was looked at to find them."""
 

@@ -1,7 +1,8 @@
 """Notes of the audit log's newest seal, on the tokens and in a file elsewhere, which restoring the disk cannot undo.
 
-The home's note names the newest seal. A former home has a note that the installation has left it, which contradicts a
-database from before the migration. Only a note whose MAC is verified counts.
+The home's note names the newest seal; each node has one of its own, since each has a log of its own. A former home has
+a note that the installation has left it, which contradicts a database from before the migration, on whichever node.
+Only a note whose MAC is verified counts.
 """
 
 import hmac
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, StoreError, TokenUnavailableError, UnsupportedOperationException
@@ -31,6 +33,9 @@ log = logging.getLogger("hsmkms.service")
 _LOCK_SECONDS: Final = 5.0
 _FIRST: Final = "1"
 """The name of the note of the first seal, which a new installation makes."""
+
+_NODE_DIGITS: Final = 8
+"""Digits of a node's id in the labels of its notes."""
 
 _NOTED: Final = "noted.json"
 """The file that records the newest seal whose note was written to each token, by the token's id."""
@@ -55,6 +60,8 @@ class SealNotes:
         self._core = core
         self._folder = core.audit.folder
         self._prefix = f"hsmkms/{core.installation.short_id}/{KeyPurpose.AUDIT_SEAL}/"
+        self._node_id = core.audit.node_id
+        self._own_prefix = f"{self._prefix}{self._node_id[:_NODE_DIGITS]}/" if self._node_id else self._prefix
         self._newest_proven: dict[str, _StoredNote] = {}
         """The newest note of each token by its id, as it was read and verified last."""
         self._reported = False
@@ -77,8 +84,21 @@ class SealNotes:
         return self._proven(each.note for each in self._read_on(token_id))
 
     def newest(self) -> Note | None:
-        """Return the newest verified note of all, or None."""
-        return audit_seal.newest(self.every())
+        """Return the verified note of this log's newest seal, or None."""
+        return self.newest_of(self.every())
+
+    def newest_of(self, notes: Iterable[Note]) -> Note | None:
+        """Return the note of this log's newest seal: what another node left on a former home names its own seal."""
+        return audit_seal.newest(each for each in notes if not each.token or each.node == self._node_id)
+
+    def newest_of_node(self, node_id: str) -> Note | None:
+        """Return the verified note of another node's newest seal, or None."""
+        notes = self._every_on(self._core.tokens.home_id)
+        return audit_seal.newest(self._proven(each for each in notes if each.node == node_id and not each.token))
+
+    def of_any_node(self) -> bool:
+        """Return True if the home, or the file elsewhere, has a verified note of any node's seal."""
+        return bool(self._proven(self._every_on(self._core.tokens.home_id)) or self._proven(self._lines_elsewhere()))
 
     def remembers(self) -> bool:
         """Return True if the home, or the file elsewhere, has a note of any seal, verified or not."""
@@ -95,7 +115,7 @@ class SealNotes:
             return None
         if token_id != self._core.tokens.home_id and any(each.token for each in proven):
             return None  # a former home, on which nothing has been created since its note
-        newest_note = audit_seal.newest(proven)
+        newest_note = self.newest_of(proven)
         newest = newest_note.number if newest_note is not None else 0
         if newest >= noted:
             self._newest_proven[token_id] = next(each for each in notes if each.note == newest_note)
@@ -147,12 +167,12 @@ class SealNotes:
 
     def remember(self, number: int, digest: str) -> None:
         """Write the note of a seal to the home."""
-        note = Note(number=number, digest=digest)
+        note = Note(number=number, digest=digest, node=self._node_id)
         # Use the oldest key version there: a database restored from before a rotation must be able to verify it.
         known, home_id = versions(self._core, KeyPurpose.AUDIT_SEAL), self._core.tokens.home_id
         oldest = next((each for each in known if each.token_id == home_id), known[0])
         others = [each for each in self._lines_elsewhere() if each.token not in ("", home_id)]
-        if self._keep(home_id, str(number), self._signed(note, oldest), others):
+        if self._keep(home_id, self._own_prefix, str(number), self._signed(note, oldest), others):
             _write_noted(self._folder, home_id, number)
 
     def leave(self, notes: Sequence[Note], last: SealedLine | None, epoch: int) -> None:
@@ -171,6 +191,7 @@ class SealNotes:
                 token=row.id,
                 left_for=f"the token {home.label!r} (serial {home.serial})",
                 epoch=epoch,
+                node=self._node_id,
             )
             try:
                 self._leave(note)
@@ -184,8 +205,9 @@ class SealNotes:
         # Use the installation's MAC key, which every database that had the token as its home knows.
         oldest = versions(self._core, KeyPurpose.MAC, note.token)[0]
         others = [each for each in self._lines_elsewhere() if each.token != note.token]
-        # The name is not a seal's number, so this note does not count in the check for an older copy.
-        self._keep(note.token, f"left-{note.epoch}", self._signed(note, oldest), others)
+        # The name is not a seal's number, so this note does not count in the check for an older copy. It replaces the
+        # notes of all nodes.
+        self._keep(note.token, self._prefix, f"left-{note.epoch}", self._signed(note, oldest), others)
 
     def remove(self, token_id: str) -> None:
         """Remove the notes from a token that is about to be forgotten."""
@@ -196,8 +218,8 @@ class SealNotes:
             kept = [each for each in lines if each.token != token_id]
             audit_files.replace(elsewhere, b"\n".join(map(encode, kept)))
 
-    def _keep(self, token_id: str, name: str, note: Note, others: list[Note]) -> bool:
-        """Replace the note on a token, and write it with the others to the file elsewhere.
+    def _keep(self, token_id: str, prefix: str, name: str, note: Note, others: list[Note]) -> bool:
+        """Replace the notes with that prefix on a token, and write the note with the others to the file elsewhere.
 
         False if the token has no data objects.
         """
@@ -206,7 +228,7 @@ class SealNotes:
             audit_files.replace(elsewhere, b"\n".join(map(encode, (note, *others))))
         try:
             permit, device = own_permit(OperatorAct.SEAL), self._core.tokens.of(token_id)
-            device.own.replace_note(permit, self._prefix, f"{self._prefix}{name}", encode(note))
+            device.own.replace_note(permit, prefix, f"{prefix}{name}", encode(note))
         except UnsupportedOperationException as exc:
             if elsewhere is None and not self._reported:
                 # A server's log has INFO; commands print warnings only. `hsmkms doctor` warns whenever it is asked.
@@ -222,9 +244,34 @@ class SealNotes:
     # -- where they are -----------------------------------------------------------------------------------------------
 
     def _read_on(self, token_id: str) -> list[_StoredNote]:
-        texts = self._core.tokens.of(token_id).own.notes(own_permit(OperatorAct.SEAL), self._prefix)
+        """Read the notes on a token that concern this node, not verified."""
+        texts = self._texts(token_id)
         read = [(audit_seal.read_note(text), label, text) for label, text in texts.items()]
-        return [_StoredNote(note, label, text) for note, label, text in read if note is not None]
+        return [
+            _StoredNote(note, label, text) for note, label, text in read if note is not None and self._concerns(note)
+        ]
+
+    def _every_on(self, token_id: str) -> list[Note]:
+        """Read the notes of all nodes on a token, not verified."""
+        read = map(audit_seal.read_note, self._texts(token_id).values())
+        return [note for note in read if note is not None]
+
+    def _texts(self, token_id: str) -> dict[str, bytes]:
+        return self._core.tokens.of(token_id).own.notes(own_permit(OperatorAct.SEAL), self._prefix)
+
+    def _concerns(self, note: Note) -> bool:
+        """Return True for a note of this node's seals, and for one of a migration, whichever node has left the token.
+
+        A note without a node is of this log if its newest seal was made before it had one, in files or by SQLite.
+        """
+        if note.token or note.node == self._node_id:
+            return True
+        return not note.node and self._sealed_without_node()
+
+    def _sealed_without_node(self) -> bool:
+        path = self._folder / audit_files.SEALS
+        last = audit_seal.read(audit_files.last_line(path)) if path.exists() else None
+        return last is not None and last.seal.node is UNSET
 
     def _lines_elsewhere(self) -> list[Note]:
         """Read the notes in the file elsewhere, one per line, not verified."""

@@ -12,12 +12,11 @@ from datetime import timedelta
 from enum import Enum
 from typing import Final
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from hsmkms.errors import (
-    DependencyTimeoutException,
     HsmKmsError,
-    KMSInternalException,
     ObjectLostError,
     StoreError,
     TokenUnavailableError,
@@ -29,18 +28,18 @@ from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.seal import Note, SealedLine
 from hsmkms.service.audit.freshness import settle
+from hsmkms.service.audit.node_heads import Known, NodeHeads, NodeSeals, acceptance_of
 from hsmkms.service.audit.seal_notes import SealNotes, seal_mac
 from hsmkms.service.keys.installation_keys import lost, sealed_versions, sealing_key, versions
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import audit_files, changes
 from hsmkms.store.installation import InstallationKeyRow, TokenRow
-from hsmkms.store.schema import LOG_REVISIONS, META_REVISIONS
 
 log = logging.getLogger("hsmkms.service")
 
 _LOCK_SECONDS: Final = 60.0
-_RENEWAL_TURNS: Final = 30
-"""How often a transaction waits for the write lock before opening fails."""
+_OTHERS_EVERY: Final = timedelta(minutes=10)
+"""How often a node whose own log has no new records seals what other nodes have published."""
 
 _CONTRADICTED: Final = "{}: run `hsmkms audit verify`, and then `hsmkms accept-store` if there is a good reason for it"
 
@@ -65,6 +64,7 @@ class Sealer:
         self.folder = core.audit.folder
         self._seals = self.folder / audit_files.SEALS
         self.notes = SealNotes(core)
+        self.nodes = NodeHeads(core)
         self._newest_key: InstallationKeyRow | None = None
 
     def alone(self) -> AbstractContextManager[object]:
@@ -79,24 +79,38 @@ class Sealer:
         ``unless_within``: also False if any process made a seal within that time. SoftHSM sometimes fails a call
         (CKR_GENERAL_ERROR) at the instant when another process destroys an object, so notes are replaced rarely.
         """
+        made = False
         try:
             with self.alone():
                 made = self._seal(unless_within)
+            self.check_others()
         except Contradiction as exc:
             self._core.audit.alarm = str(exc)
             log.error("%s", exc)  # noqa: TRY400 - the sentence suffices
-            return False
+            return made
         self._core.audit.alarm = None
         return made
 
     def check(self) -> None:
         """Raise Contradiction if the present state does not continue the sealed one."""
-        self._look(lambda: self._check(self.last(), self.notes.every(), self._heads()))
+        self._look(lambda: self._check(*self._present()))
+
+    def check_others(self) -> None:
+        """Raise Contradiction if what other nodes have published does not continue what this node has sealed."""
+
+        def check() -> None:
+            last = self.last()
+            known = self.nodes.known()
+            faults = [*self.nodes.forged(known), *self.nodes.others(known, last.seal if last is not None else None)]
+            if faults:
+                raise Contradiction(_CONTRADICTED.format(faults[0].detail))
+
+        self._look(check)
 
     def unproven_contradiction(self) -> str | None:
         """Return how the present state contradicts the newest seal, verified or not, or None."""
         try:
-            self._look(lambda: self._check(self.last(), self.notes.every(), self._heads(), prove=False))
+            self._look(lambda: self._check(*self._present(), prove=False))
         except Contradiction as exc:
             return str(exc)
         return None
@@ -112,11 +126,13 @@ class Sealer:
     def accept(self, faults: tuple[Fault, ...]) -> Seal:
         """Seal the present state as accepted, with the faults that the operator has seen."""
         with self.alone():
-            last, note = self.last(), self.notes.newest()
+            last, note, known = self.last(), self.notes.newest(), self.nodes.known()
             newest = max(last.seal.number if last else 0, note.number if note else 0)
-            seal = self._draft(last, newest, self._heads())
+            heads = self._heads()
+            seal = self._draft(last, newest, heads, self.nodes.to_seal(known, None))
             seal = replace(seal, accepted=faults, restored=True)
             self._write(seal)
+            self.nodes.replace(heads, acceptance_of(seal))
             epoch = self._epoch()  # tokens left at a later epoch were left in the abandoned state
             notes = [each for each in self.notes.every() if self.notes.contradiction(each, epoch) is None]
             self.notes.leave(notes, self.last(), epoch)
@@ -126,10 +142,9 @@ class Sealer:
     def move_start(self, starts: dict[str, Head]) -> None:
         """Seal the new starts of the lanes after archiving."""
         with self.alone():
-            last = self.last()
-            heads = self._heads()
-            self._check(last, self.notes.every(), heads)
-            seal = self._draft(last, last.seal.number if last else 0, heads)
+            last, notes, known, heads = self._present()
+            self._check(last, notes, known, heads)
+            seal = self._draft(last, last.seal.number if last else 0, heads, self._nodes_to_seal(known, last))
             lanes = {
                 lane: LaneSeal(head=each.head, start=starts.get(lane, each.start)) for lane, each in seal.lanes.items()
             }
@@ -203,34 +218,57 @@ class Sealer:
                 check()
 
     def _seal(self, unless_within: timedelta) -> bool:
-        last, notes = self.last(), self.notes.every()
-        heads = self._heads()
-        self._check(last, notes, heads)
-        if last is not None and abs(self._core.clock() - last.seal.time) < unless_within:
+        last, notes, known, heads = self._present()
+        self._check(last, notes, known, heads)
+        self.nodes.publish(heads, acceptance_of(last.seal if last is not None else None))
+        self.nodes.renew(known)
+        age = abs(self._core.clock() - last.seal.time) if last is not None else timedelta.max
+        if age < unless_within:
             return False
-        seal = self._draft(last, last.seal.number if last else 0, heads)
-        if last is not None and {lane: each.head for lane, each in seal.lanes.items()} == {
-            lane: each.head for lane, each in last.seal.lanes.items()
-        }:
-            note = audit_seal.newest(notes)
+        seal = self._draft(last, last.seal.number if last else 0, heads, self._nodes_to_seal(known, last))
+        if last is not None and _says_nothing_new(seal, last.seal, age):
+            note = self.notes.newest_of(notes)
             if note is None or note.number < last.seal.number:
                 self.notes.remember(last.seal.number, last.digest)  # the sealer was interrupted before the note
             return False
         self._write(seal)
         return True
 
-    def _check(self, last: SealedLine | None, notes: list[Note], heads: dict[str, Head], *, prove: bool = True) -> None:
+    def _present(self) -> tuple[SealedLine | None, list[Note], Known, dict[str, Head]]:
+        """Return the newest seal, the notes, what is published, and the ends of the lanes.
+
+        The latter are read last, since a node publishes only what is on its disk.
+        """
+        return self.last(), self.notes.every(), self.nodes.known(), self._heads()
+
+    def _nodes_to_seal(self, known: Known, last: SealedLine | None) -> NodeSeals:
+        return self.nodes.to_seal(known, last.seal if last is not None else None)
+
+    def _check(
+        self,
+        last: SealedLine | None,
+        notes: list[Note],
+        known: Known,
+        heads: dict[str, Head],
+        *,
+        prove: bool = True,
+    ) -> None:
         """Raise Contradiction if the present state does not continue the sealed one."""
         older = self.notes.older_home()
         if older is not None:
             settle(self._core, self._core.tokens.home_id, older)
             raise Contradiction(older)
         self._check_left(notes)
-        _check_newest(last, audit_seal.newest(notes))
+        _check_newest(last, self.notes.newest_of(notes))
+        published = self.nodes.contradiction(known, heads, acceptance_of(last.seal if last is not None else None))
+        if published is not None:
+            raise Contradiction(_CONTRADICTED.format(published))
         if last is None:
             return
         if prove and not self.proves(last.message, last.mac, last.seal.key_version):
             raise Contradiction(_CONTRADICTED.format("the audit log's newest seal was not made by this token"))
+        if last.seal.node not in (UNSET, self._core.audit.node_id):
+            raise Contradiction(_CONTRADICTED.format(f"the audit log is that of another node, {last.seal.node}"))
         self._check_database(last.seal)
         _check_lanes(last.seal, heads)
 
@@ -246,8 +284,8 @@ class Sealer:
         if seal.root_number and contradiction is not None:
             raise Contradiction(_CONTRADICTED.format(contradiction))
 
-    def _draft(self, last: SealedLine | None, number: int, heads: dict[str, Head]) -> Seal:
-        key = self._key()
+    def _draft(self, last: SealedLine | None, number: int, heads: dict[str, Head], nodes: NodeSeals) -> Seal:
+        key, node_id = self._key(), self._core.audit.node_id
         starts = {lane: each.start for lane, each in last.seal.lanes.items()} if last is not None else {}
         root = self._core.seals.root()
         return Seal(
@@ -260,6 +298,9 @@ class Sealer:
             lanes={lane: LaneSeal(head=head, start=starts.get(lane)) for lane, head in heads.items()},
             root_number=root.number if root is not None else 0,
             root=root.value.hex() if root is not None else "",
+            node=node_id or UNSET,
+            acceptance=acceptance_of(last.seal if last is not None else None) if node_id else UNSET,
+            nodes=nodes if node_id else UNSET,
         )
 
     def _write(self, seal: Seal) -> None:
@@ -290,6 +331,12 @@ class Sealer:
         if self._newest_key not in versions(self._core, KeyPurpose.AUDIT_SEAL)[-1:]:
             self._newest_key = sealing_key(self._core, KeyPurpose.AUDIT_SEAL)
         return self._newest_key
+
+
+def _says_nothing_new(seal: Seal, last: Seal, age: timedelta) -> bool:
+    """Return True if a seal of that state need not be made: only what other nodes write has changed, for a while."""
+    heads = [{lane: each.head for lane, each in made.lanes.items()} for made in (seal, last)]
+    return heads[0] == heads[1] and (seal.nodes == last.nodes or age < _OTHERS_EVERY)
 
 
 def _check_newest(last: SealedLine | None, note: Note | None) -> None:
@@ -333,69 +380,3 @@ def look_at_home(core: Core) -> None:
         log.error("%s", exc)  # noqa: TRY400 - the sentence suffices
     except HsmKmsError as exc:
         log.warning("the notes on the token could not be read now: %s", exc)
-
-
-def seal_rows(core: Core) -> None:
-    """Seal the rows of a database that was never sealed, and seal again those that an earlier program has sealed.
-
-    If its seals were removed, nothing is sealed: the newest seal of the audit log proves that there were seals. An
-    empty database is sealed in any case. Rows are sealed again only if all of them match their seals, so that no edit
-    is legitimised by it; that is one transaction, so after an interruption the next process does it.
-    """
-    region = core.installation.default_region
-
-    def record_event() -> None:
-        core.audit.event("SealStore", region, "", {})
-
-    if core.seals.without_key() is not None:
-        return  # an older copy of the token, which was reported already
-    if core.seals.root() is not None:
-        if not _renewed(core, record_event):
-            log.error("the rows of the control-plane database are not all as they were sealed: `hsmkms verify-store`")
-        else:
-            _announce_quietly(core)
-        return
-    sealer = Sealer(core)
-    last = sealer.last()
-    # Where the folder with the audit log was lost, the note on the token proves that there were seals.
-    were_sealed = last.seal.root_number > 0 if last is not None else sealer.notes.newest() is not None
-    if were_sealed and not core.seals.empty():
-        log.error("the seals of the control-plane database were removed, so nothing in it is used: restore a backup")
-        return
-    core.seals.seal_all(again=False, record=record_event)
-
-
-def _renewed(core: Core, record: Callable[[], None]) -> bool:
-    """Seal all rows in this program's form unless they are; False if they are not as they were sealed.
-
-    Waits while another process does it: with many rows that takes longer than a transaction waits for the write lock.
-    """
-    for left in reversed(range(_RENEWAL_TURNS)):
-        try:
-            return core.seals.current() or core.seals.renew(record) or core.seals.current()
-        except DependencyTimeoutException:
-            if not left:
-                raise
-            log.warning("another process is writing to the control-plane database: waiting to see whether it seals it")
-    return False
-
-
-def _announce_quietly(core: Core) -> None:
-    """Announce this program's schema; if former announcements were edited, only log it.
-
-    Nothing else depends on them here, and the operator needs an open installation to verify and accept the rows.
-    """
-    try:
-        announce_schema(core)
-    except (StoreError, KMSInternalException) as exc:
-        log.error("the schema of the control-plane database cannot be announced: %s", exc)  # noqa: TRY400 - as above
-
-
-def announce_schema(core: Core, *, before_migration: bool = False) -> None:
-    """Announce this program's schema in the database, unless that was done; see ``RowSeals.announce``."""
-    region = core.installation.default_region
-
-    def record_event() -> None:
-        core.audit.event("AnnounceSchema", region, "", {"revisions": [META_REVISIONS[-1], LOG_REVISIONS[-1]]})
-
-    core.seals.announce(record_event, before_migration=before_migration)

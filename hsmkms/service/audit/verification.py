@@ -1,17 +1,17 @@
 """Verify the audit log: records against chains, chains against seals, seals against the token."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from hsmkms.errors import ObjectLostError
-from hsmkms.model.audit import Fault, Head
+from hsmkms.model.audit import Fault, Head, Seal
 from hsmkms.rules.audit import chain as audit_chain
-from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.rules.audit.chain import CHANGED, MISSING, NOT_PROVEN, ROLLED_BACK, Walker
 from hsmkms.rules.audit.seal import Note, SealedLine
+from hsmkms.service.audit.node_heads import acceptance_of
 from hsmkms.service.audit.proven_seals import SealFile, Trusted, seal_fault
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.runtime.core import Core
@@ -43,14 +43,15 @@ class _Memory(Struct, frozen=True):
     """Notes and size of the seals, read together under the seal lock.
 
     ``end``: the size of their file. ``older``, ``left``: how the home is an older copy of itself, and how the database
-    contradicts the tokens that were left. ``notes``: the verified notes, or why none can be verified; ``any``: a note
-    exists.
+    contradicts the tokens that were left. ``notes``: the verified notes, or why none can be verified; ``newest``: that
+    of this log's newest seal; ``any``: a note exists.
     """
 
     end: int
     older: str | None
     left: list[str]
     notes: list[Note] | ObjectLostError
+    newest: Note | None
     any: bool
 
     @classmethod
@@ -62,6 +63,7 @@ class _Memory(Struct, frozen=True):
                 older=sealer.notes.older_home(),
                 left=sealer.notes.contradictions(notes, _epoch(core)) if isinstance(notes, list) else [],
                 notes=notes,
+                newest=sealer.notes.newest_of(notes) if isinstance(notes, list) else None,
                 any=sealer.notes.remembers(),
             )
 
@@ -78,13 +80,14 @@ def _epoch(core: Core) -> int:
         return changes.latest(conn)
 
 
-class _Expected:
-    """Expected state of the lanes according to the proven seals."""
+class Expected:
+    """Expected state of the lanes of a log according to its proven seals."""
 
     def __init__(self, seals: SealFile) -> None:
         self.sealed: dict[str, dict[int, str]] = {}
         self.starts: dict[tuple[str, int], Head] = {}
         self.restarts: dict[str, set[int]] = {}
+        self.acceptances: list[Seal] = []
         self.accepted: set[Fault] = set()
         self.newest: SealedLine | None = None
         for each in seals.trusted():
@@ -98,6 +101,7 @@ class _Expected:
         """Apply the next seal."""
         self.newest, seal = trusted.line, trusted.line.seal
         if trusted.accepts:
+            self.acceptances.append(seal)
             self.accepted |= set(seal.accepted)
             for lane, known in self.sealed.items():
                 end = seal.lanes[lane].head.sequence if lane in seal.lanes else 0
@@ -112,19 +116,64 @@ class _Expected:
                 self.restarts.setdefault(lane, set()).add(each.head.sequence)
 
 
-def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
-    """Verify everything, as a stream; ``archives``: folders with archived segments."""
+def verify(
+    core: Core,
+    archives: Sequence[Path],
+    progress: Progress,
+    published_elsewhere: Callable[[Expected], Mapping[str, dict[int, str]]] = lambda _: {},
+) -> Verdict:
+    """Verify everything, as a stream; ``archives``: folders with archived segments.
+
+    ``published_elsewhere``: hashes that this node has published, by lane and sequence, as other nodes know them.
+    """
     sealer = Sealer(core)
     memory = _Memory.of(core, sealer)
-    seals = SealFile(sealer, memory.end)
-    expected = _Expected(seals)
+    known = sealer.nodes.known()
+    seals = SealFile(sealer, sealer.folder, memory.end)
+    expected = Expected(seals)
     faults = seals.faults + _against_the_token(core, memory, seals.newest)
     faults += _against_the_database(core, expected.newest)
+    newest = expected.newest.seal if expected.newest is not None else None
+    faults += sealer.nodes.others(known, newest) + sealer.nodes.forged(known)
+    ends = sealer.nodes.own(known, acceptance_of(newest))
+    published = {lane: dict(hashes) for lane, hashes in published_elsewhere(expected).items()}
+    for lane, head in ends.items():
+        if head.sequence:
+            published.setdefault(lane, {}).setdefault(head.sequence, head.hash)
     lanes = audit_files.merged((sealer.folder, *archives))
+    log = LogFiles(core.audit.node_id, lanes, seals.newest.seal.number if seals.newest else 0)
+    return walk(core, log, expected, published, faults, progress)
+
+
+class LogFiles(Struct, frozen=True):
+    """The segments of a node's log by lane, and the number of its newest seal."""
+
+    node_id: str
+    lanes: dict[str, list[Segment]]
+    seals: int
+
+
+def walk(
+    core: Core,
+    log: LogFiles,
+    expected: Expected,
+    published: Mapping[str, dict[int, str]],
+    faults: list[Fault],
+    progress: Progress,
+) -> Verdict:
+    """Verify all lanes of a log; ``faults``: those that were detected already.
+
+    ``published``: hashes that the node has published, by lane and sequence.
+    """
+    faults, lanes = list(faults), log.lanes
     size = sum(each.path.stat().st_size for parts in lanes.values() for each in parts)
     records = unsealed = archived = 0
-    for lane in sorted(lanes.keys() | expected.sealed.keys()):
-        walker = _walk(core, lane, lanes.get(lane, []), expected, lambda read: progress(read, size))
+    for lane in sorted(lanes.keys() | expected.sealed.keys() | published.keys()):
+        walker = _walker(core, log, lane, expected, published.get(lane, {}))
+        for part in lanes.get(lane, []):
+            for length in walker.walk(audit_files.lines(part.path)):
+                progress(length, size)
+        walker.finish()
         faults += walker.faults
         records += walker.records
         archived += walker.start.sequence
@@ -134,7 +183,7 @@ def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
     return Verdict(
         records=records,
         lanes=len(lanes),
-        seals=seals.newest.seal.number if seals.newest else 0,
+        seals=log.seals,
         unsealed=unsealed,
         archived=archived,
         faults=[each for each in new if each.kind != NOT_PROVEN],
@@ -143,22 +192,23 @@ def verify(core: Core, archives: Sequence[Path], progress: Progress) -> Verdict:
     )
 
 
-def _walk(core: Core, lane: str, parts: list[Segment], expected: _Expected, read: Callable[[int], None]) -> Walker:
+def _walker(core: Core, log: LogFiles, lane: str, expected: Expected, published: dict[int, str]) -> Walker:
+    """Return what verifies a lane from the beginning of its first segment on."""
+    parts = log.lanes.get(lane, [])
     archived = [each for (name, _), each in expected.starts.items() if name == lane]
-    start: Head | None = Head(sequence=0, hash=audit_chain.genesis(core.installation.id, lane), segment=0)
+    first_line = next(iter(audit_files.lines(parts[0].path)), b"") if parts else b""
+    genesis = audit_chain.beginning(core.installation.id, lane, log.node_id, first_line)
+    start: Head | None = Head(sequence=0, hash=genesis, segment=0)
     if parts and parts[0].number > 1:
         start = next((each for each in archived if each.segment == parts[0].number - 1), None)
     lost = start is None
     start = start or Head(sequence=0, hash="", segment=0)
     sealed = {at: digest for at, digest in expected.sealed.get(lane, {}).items() if at > start.sequence}
-    walker = Walker(lane, start, sealed, expected.restarts.get(lane, set()))
+    known = {at: digest for at, digest in published.items() if at > start.sequence}
+    walker = Walker(lane, start, sealed, expected.restarts.get(lane, set()), known)
     if lost:
         what = f"the files before {parts[0].path.name} are not here, and were not archived"
         walker.faults.append(Fault(lane=lane, sequence=1, kind=MISSING, detail=what))
-    for part in parts:
-        for length in walker.walk(audit_files.lines(part.path)):
-            read(length)
-    walker.finish()
     return walker
 
 
@@ -174,7 +224,7 @@ def _against_the_note(core: Core, memory: _Memory, newest: SealedLine | None) ->
     number = newest.seal.number if newest is not None else 1
     if isinstance(memory.notes, ObjectLostError):
         return [seal_fault(number, NOT_PROVEN, f"what the token remembers of it cannot be proven: {memory.notes}")]
-    note = audit_seal.newest(memory.notes)
+    note = memory.newest
     if note is None and memory.any:
         return [seal_fault(number, NOT_PROVEN, "what the token remembers of it was made with a key that is not there")]
     if newest is None:
@@ -182,6 +232,8 @@ def _against_the_note(core: Core, memory: _Memory, newest: SealedLine | None) ->
     seal, faults = newest.seal, []
     if seal.installation != core.installation.id:
         faults.append(seal_fault(seal.number, CHANGED, "it is of another installation"))
+    if seal.node not in (UNSET, core.audit.node_id):
+        faults.append(seal_fault(seal.number, CHANGED, f"it is of another node, {seal.node}"))
     if note is not None and note.number > seal.number:
         faults.append(seal_fault(seal.number + 1, MISSING, f"the token remembers seal {note.number}"))
     elif note is not None and note.number == seal.number and note.digest != newest.digest:

@@ -7,16 +7,17 @@ import hmac
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError
+from hsmkms.errors import ConflictException, HsmKmsError, ObjectLostError, TokenUnavailableError
+from hsmkms.hsm.ports import Device
 from hsmkms.model.cipher_format import new_cka_id
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct, Permit
-from hsmkms.process import exclusive
 from hsmkms.rules.audit import seal as audit_seal
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import audit_files, installation, users
 from hsmkms.store.installation import InstallationKeyRow
+from hsmkms.store.installation_lock import exclusive, require
 
 _ENCRYPTING: Final = (KeyPurpose.SECRETS, KeyPurpose.BACKUP)
 _LOCK_SECONDS: Final = 60.0
@@ -138,11 +139,11 @@ def newest_key(core: Core, purpose: str, make: Callable[[InstallationKeyRow, str
     known = versions(core, purpose)
     if known and known[-1].made_at is not None and _is_there(core, known[-1]):
         return known[-1]
-    with exclusive(core.store.folder / f"{purpose}.lock", _LOCK_SECONDS):
+    with exclusive(core.store, purpose, _LOCK_SECONDS):
         before = versions(core, purpose)
         first = _intended(core, purpose)
         if first in before:
-            first = _begin_anew(core, first)
+            first = begin_anew(core, first, core.tokens.of(first.token_id))
         # If the home moved while the first version was created on the old token, the next is created on the new home.
         return _made(core, first, make) or _made(core, _intended(core, purpose, first), make) or first
 
@@ -172,28 +173,46 @@ def _made(
     if not present:
         if was_made(core, key):
             raise lost(key)
+        require(core.store)
         make(key, label_of(core, key))
-    with core.audited_and_sealed() as tx:
-        made = installation.note_made(tx, key, core.clock())
-        return made if present or installation.is_home(tx, key.token_id) else None
+    try:
+        with core.audited_and_sealed() as tx:
+            made = installation.note_made(tx, key, core.clock())
+            return made if present or installation.is_home(tx, key.token_id) else None
+    except ConflictException:
+        take_back(core, key, core.tokens.of(key.token_id))
+        raise
 
 
-def _begin_anew(core: Core, key: InstallationKeyRow) -> InstallationKeyRow:
+def begin_anew(core: Core, key: InstallationKeyRow, device: Device) -> InstallationKeyRow:
     """Return an intent that an interrupted creation has left with another CKA_ID, unless its key is there, or was.
 
-    The key may exist where it is not visible now: on a member of the HA group that is not in use. A second one of that
-    CKA_ID must not come beside it. The new CKA_ID is of the ciphertext format that the token has now. What is visible
-    of the interrupted creation is destroyed.
+    The key may exist where it is not visible now: on a member of the HA group that is not in use; or be made this very
+    moment, by a process that was stopped for longer than its lease. A second one of that CKA_ID must not come beside
+    it. The new CKA_ID is of the ciphertext format that the token has now. What is visible of the interrupted creation
+    is destroyed, the second time after its row is gone: who makes it later sees that, and takes it back.
     """
-    if _is_there(core, key) or was_made(core, key):
+    if device.keys.holds(key.cka_id) or was_made(core, key):
         return key
-    device = core.tokens.of(key.token_id)
-    device.keys.destroy(own_permit(OperatorAct.MAINTAIN, key.cka_id), key.cka_id)
+    require(core.store)
+    permit = own_permit(OperatorAct.MAINTAIN, key.cka_id)
+    device.keys.destroy(permit, key.cka_id)
     made_for = device.profile.cipher_format
     cka_id = new_cka_id(made_for) if key.purpose in _ENCRYPTING else new_cka_id()
     with core.audited_and_sealed() as tx:
         installation.delete_installation_key(tx, key)
-        return installation.insert_installation_key(tx, key.purpose, key.version, key.token_id, cka_id, core.clock())
+        anew = installation.insert_installation_key(tx, key.purpose, key.version, key.token_id, cka_id, core.clock())
+    core.reached("own key anew: result")
+    device.keys.destroy(permit, key.cka_id)
+    return anew
+
+
+def take_back(core: Core, key: InstallationKeyRow, device: Device) -> None:
+    """Destroy a key that was made while the lease was lost, unless the process that took over has found and used it."""
+    with core.store.reading() as conn:
+        known = installation.versions(conn, key.purpose)
+    if all(each.cka_id != key.cka_id for each in known):
+        device.keys.destroy(own_permit(OperatorAct.MAINTAIN, key.cka_id), key.cka_id)
 
 
 def _is_there(core: Core, key: InstallationKeyRow) -> bool:

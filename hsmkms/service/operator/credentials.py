@@ -6,6 +6,7 @@ that nobody can sign with a stolen database.
 
 import base64
 import re
+import threading
 from datetime import datetime
 from typing import Final
 
@@ -98,6 +99,8 @@ class Credentials:
         self.derived = core.cache.look
         """Returns what was derived from credentials and other records since any of them changed, in any process."""
         self._opened: dict[str, tuple[bytes, Credential]] = {}
+        self._unwritten_uses: dict[str, tuple[datetime, str]] = {}
+        self._writing_uses = threading.Lock()
 
     # -- users --------------------------------------------------------------------------------------------------
 
@@ -218,8 +221,19 @@ class Credentials:
         return credential
 
     def note_use(self, access_key_id: str, region: str) -> None:
-        """Record that an access key was used now."""
-        users.note_use(self._core.store, access_key_id, region, self._core.clock())
+        """Record that an access key was used now. What cannot be stored is kept for the next call, or the next try."""
+        self._unwritten_uses[access_key_id] = (self._core.clock(), region)
+        self.write_uses()
+
+    def write_uses(self) -> None:
+        """Store the uses that are not stored yet."""
+        with self._writing_uses:
+            uses = dict(self._unwritten_uses)
+            if uses:
+                users.note_uses(self._core.store, uses)
+            for access_key_id, use in uses.items():
+                if self._unwritten_uses.get(access_key_id) == use:
+                    del self._unwritten_uses[access_key_id]
 
     def move_secrets(self, key: InstallationKeyRow) -> None:
         """Re-encrypt by this version of the key all secrets that other versions encrypt. Can be repeated."""

@@ -15,7 +15,6 @@ from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.hsm.ports import Device
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
-from hsmkms.process import exclusive
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import verify
 from hsmkms.service.keys.installation_keys import versions, witness
@@ -24,9 +23,10 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, objects
 from hsmkms.store.installation import TokenRow
+from hsmkms.store.installation_lock import exclusive, require
 from hsmkms.store.statuses import ObjectPurpose, ObjectStatus
 
-_LOCK: Final = "migration.lock"
+_LOCK: Final = "migration"
 _LOCK_SECONDS: Final = 60.0
 _LEFT: Final = "left as it is, with the older key material on it: erase it with the token's own tool"
 
@@ -97,7 +97,7 @@ def forget(core: Core, row: TokenRow, *, abandoning: bool = False) -> Forgotten:
     ``abandoning``: ciphertext that needs older key material on it is refused from then on. The token is left as it is
     then: with a backup from before, it can be used again.
     """
-    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+    with exclusive(core.store, _LOCK, _LOCK_SECONDS):
         row = find(core, row.serial or row.label, abandoning=abandoning)
         older = older_material.find(core, row) if abandoning else []
         device, away = _reached(core, row)
@@ -107,6 +107,7 @@ def forget(core: Core, row: TokenRow, *, abandoning: bool = False) -> Forgotten:
             device, away = None, _LEFT
 
         # 1. Device: the installation's own keys, the one that identifies the token last.
+        require(core.store)
         destroyed = _destroy_own(core, row, device) if device is not None else 0
         core.reached("forget 1: device")
 

@@ -5,6 +5,7 @@ have the newest keys: they are named, and neither count as deleted nor are they 
 """
 
 import logging
+from functools import partial
 from typing import Final
 
 from hsmkms.errors import BindingError, HsmKmsError
@@ -62,14 +63,18 @@ def check_again(core: Core) -> None:
         if not _recorded(device):
             continue
         try:
-            row = _row(core, device)
-            with core.store.reading() as conn:
-                own = [each.cka_id for each in installation.installation_keys(conn, row.id)]
-                standing = [*own, *objects.standing_ids(conn, row.id)]
-            authenticating = [each for each in map(mac_key_id, standing) if each is not None]
-            device.connection.check_unreplicated(frozenset([*standing, *authenticating]))
+            device.connection.check_unreplicated(partial(_standing, core, _row(core, device).id))
         except HsmKmsError as exc:
             log.warning("what is recorded as not replicated could not be checked: %s", exc)
+
+
+def _standing(core: Core, token_id: str) -> frozenset[bytes]:
+    """Return the CKA_IDs of all objects that should be on the token, or are being made there."""
+    with core.store.reading() as conn:
+        own = [each.cka_id for each in installation.installation_keys(conn, token_id)]
+        standing = [*own, *objects.standing_ids(conn, token_id)]
+    authenticating = [each for each in map(mac_key_id, standing) if each is not None]
+    return frozenset([*standing, *authenticating])
 
 
 def count_unreplicated(core: Core) -> int:

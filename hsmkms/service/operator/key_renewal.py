@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, TokenUnavailableError
 from hsmkms.model.own_keys import KeyPurpose
-from hsmkms.process import exclusive
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.audit.verification import verify
@@ -21,8 +20,9 @@ from hsmkms.service.runtime import seal_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import installation, users
 from hsmkms.store.installation import InstallationKeyRow
+from hsmkms.store.installation_lock import exclusive
 
-_LOCK: Final = "installation-keys.lock"
+_LOCK: Final = "installation-keys"
 _LOCK_SECONDS: Final = 60.0
 
 
@@ -73,7 +73,7 @@ def renew(core: Core, loss: Loss) -> None:
     danger: the access keys are deleted, the database and the audit log are accepted as they are now, and backups that
     were sealed by a lost key can never be opened.
     """
-    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+    with exclusive(core.store, _LOCK, _LOCK_SECONDS):
         # A home that is an older copy of itself is accepted: the operator has seen what contradicts it.
         log = loss.log or bool(core.older)
         Freshness(core).accept()

@@ -17,7 +17,6 @@ from msgspec import Struct
 from hsmkms.errors import TokenUnavailableError, UnsupportedOperationException
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
-from hsmkms.process import exclusive
 from hsmkms.rules.importing import VALID_FOR
 from hsmkms.service.audit import sealing
 from hsmkms.service.keys.installation_keys import (
@@ -35,8 +34,9 @@ from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation
 from hsmkms.store.installation import InstallationKeyRow
+from hsmkms.store.installation_lock import exclusive, require
 
-_LOCK: Final = "installation-keys.lock"
+_LOCK: Final = "installation-keys"
 _LOCK_SECONDS: Final = 60.0
 _ELSEWHERE: Final = "it is on a former home token, which is left unchanged"
 _FOR_BACKUPS: Final = "backups from before the rotation need it: --destroy-older destroys it"
@@ -93,7 +93,7 @@ def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedK
     ``destroy_older``: create no further version, but destroy the older ones that nothing here needs. danger: no backup
     from before the rotation can be restored afterwards.
     """
-    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+    with exclusive(core.store, _LOCK, _LOCK_SECONDS):
         known = versions(core, purpose)
         if not known:
             return RotatedKey(purpose=purpose, version=0, outcome=Outcome.UNUSED, older=[])
@@ -201,6 +201,7 @@ def _retire(core: Core, old: InstallationKeyRow, newest: InstallationKeyRow, *, 
     kept = elsewhere or _KINDS[old.purpose].needed(core, old, newest) or (None if destroy else _FOR_BACKUPS)
     if kept is None:
         # Device, then result: after an interruption it is repeated.
+        require(core.store)
         core.tokens.of(old.token_id).keys.destroy(own_permit(OperatorAct.MAINTAIN, old.cka_id), old.cka_id)
         core.reached("rotate-own 4: device")
         with core.store.atomic() as tx:

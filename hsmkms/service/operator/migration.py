@@ -30,11 +30,11 @@ from hsmkms.model.enums import KeySpec, KeyState, MaterialState, Origin, Rotatio
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.model.records import KeyRecord
-from hsmkms.process import exclusive
 from hsmkms.rules.rotation import rotates
 from hsmkms.service.audit.seal_notes import SealNotes
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.keys import rotate as rotating
+from hsmkms.service.keys.installation_keys import begin_anew, take_back
 from hsmkms.service.operator import key_rotation, older_material
 from hsmkms.service.runtime import binding, seal_keys
 from hsmkms.service.runtime.core import Core
@@ -42,8 +42,9 @@ from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation, keys, leases, objects, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import InstallationKeyRow, TokenRow
+from hsmkms.store.installation_lock import exclusive, require
 
-_LOCK: Final = "migration.lock"
+_LOCK: Final = "migration"
 _LOCK_SECONDS: Final = 60.0
 
 _PATIENCE_SECONDS: Final = 20.0
@@ -158,7 +159,7 @@ def settle(core: Core, device: Device) -> TokenRow:
     Raises BindingError for a former home or a clone, ConfigurationError if a running process cannot reach the token,
     TokenUnfitError for a token that cannot do all that hsmkms needs; then nothing was changed.
     """
-    with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS):
+    with exclusive(core.store, _LOCK, _LOCK_SECONDS):
         known = check_target(core, device)
         if known is None:
             _require_followers(core, device)
@@ -175,6 +176,7 @@ def settle(core: Core, device: Device) -> TokenRow:
         core.reached("migrate 5: sealed")
         Sealer(core).leave()
         core.reached("migrate 6: left")
+    device.imports.try_refused_material()
     return known
 
 
@@ -229,18 +231,26 @@ def _bind(core: Core, device: Device) -> TokenRow:
     # 1. Intent: the token, and the CKA_ID of its key.
     with core.store.atomic() as tx:
         row = _begun(tx, device) or binding.insert_token(tx, device, core.clock)
-        key = _key_for(tx, core, row)
+        intended = _intended_for(tx, row)
+        key = intended or _insert_key(tx, core, row)
+    if intended is not None:
+        key = begin_anew(core, intended, device)
     core.reached("migrate 1: intent")
 
     # 2. Device.
     permit = own_permit(OperatorAct.INITIALISE, key.cka_id)
     if not device.keys.holds(key.cka_id):
         label = key.label(core.installation.id)[: device.profile.label_bytes]
+        require(core.store)
         device.own.generate_mac_key(permit, key.cka_id, label)
     core.reached("migrate 2: device")
 
     # 3. Result: from here on it is the home. Until the rows are sealed by its key, the seals of the older key apply.
-    binding.bind(core.store, device, row.id, key.cka_id, core.clock())
+    try:
+        binding.bind(core.store, device, row.id, key.cka_id, core.clock())
+    except ConflictException:
+        take_back(core, key, device)
+        raise
     core.tokens.settle(row.id, device)
     core.witnesses[row.id] = key.cka_id
     core.seals.rekey(seal_keys.key_from(device, core.installation, key.cka_id))
@@ -256,12 +266,16 @@ def _begun(tx: Connection, device: Device) -> TokenRow | None:
     return None
 
 
-def _key_for(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
-    """Return a MAC key on that token, the newest version; reuse that of an interrupted attempt if it still is that."""
+def _intended_for(tx: Connection, row: TokenRow) -> InstallationKeyRow | None:
+    """Return the MAC key of an interrupted attempt on that token, if it still is the newest version."""
     next_version = installation.next_version(tx, KeyPurpose.MAC)
     intended = installation.versions(tx, KeyPurpose.MAC, row.id)
-    if intended and intended[-1].version == next_version - 1:
-        return intended[-1]
+    return intended[-1] if intended and intended[-1].version == next_version - 1 else None
+
+
+def _insert_key(tx: Connection, core: Core, row: TokenRow) -> InstallationKeyRow:
+    """Insert the next version of the MAC key, on that token."""
+    next_version = installation.next_version(tx, KeyPurpose.MAC)
     return installation.insert_installation_key(tx, KeyPurpose.MAC, next_version, row.id, new_cka_id(), core.clock())
 
 

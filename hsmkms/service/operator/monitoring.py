@@ -18,8 +18,9 @@ from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import changes, deletion, files, leases, materials, regions
+from hsmkms.store.consistency import Outage
 
-__all__ = ["Alarms", "Figures", "PoolUse", "StepOutcome", "Watch"]
+__all__ = ["Alarms", "Figures", "Outage", "PoolUse", "StepOutcome", "Watch"]
 
 
 class Figures(Struct, frozen=True, kw_only=True):
@@ -65,6 +66,8 @@ class Watch:
         self.free = core.tokens.free
         self.now = core.clock
         """The installation's time."""
+        self.changes = core.cache.signal
+        """Asked for changes before a request, if the installation is strict about those of other nodes."""
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -90,6 +93,10 @@ class Watch:
         with self._core.store.reading() as conn:
             changes.latest(conn)
         leases.total(self._core.store, "")
+
+    def outage(self) -> Outage | None:
+        """Return how long the database has not answered, and what is done meanwhile; None if it answers."""
+        return self.changes.outage()
 
     def check_files(self) -> None:
         """Raise StoreError if a database was moved away or replaced; no request is answered any more then.

@@ -1,6 +1,7 @@
 """The operator's façade, besides the API: inspect tokens, attest, maintain, back up, migrate, reconcile."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from hsmkms.errors import DependencyTimeoutException
 from hsmkms.hsm.ports import Device, MechanismInfo
 from hsmkms.hsm.probing.profile import TokenProfile
 from hsmkms.hsm.session.cryptoki import TokenLimits
@@ -92,6 +94,14 @@ class Operator:
         self.reports = Reports(core)
         """Reports for auditors."""
 
+    def bridge_outages(self) -> None:
+        """Reserve what requests need while the database is away, and write what it missed. Call it once a second."""
+        core = self._core
+        with suppress(DependencyTimeoutException):  # it is away: a later call does it
+            core.leases.reserve_ahead(core.cache.signal.bridged_seconds)
+            core.uses.write_again()
+            self.credentials.write_uses()
+
     def token_info(self, device: Device | None = None) -> TokenInfo:
         """Return profile, limits and mechanisms of a token; by default of the home."""
         device = device or self._core.device
@@ -107,10 +117,17 @@ class Operator:
             members=device.connection.member_states(),
         )
 
+    def token_limits(self) -> TokenLimits | None:
+        """Return the limits of the home token, without trying anything on it; None if it cannot be asked."""
+        return self._core.device.connection.limits()
+
     @recorded("CheckToken")
     def token_check(self, device: Device | None = None) -> CheckReport:
         """Try everything that hsmkms needs on a token; by default on the home."""
-        return (device or self._core.device).connection.checks()
+        checked = device or self._core.device
+        report = checked.connection.checks()
+        checked.imports.record_checks(report)
+        return report
 
     @recorded("Attest", key_id="keyId", region="region")
     def attest(self, key_id: str, region: str | None = None) -> list[Attestation]:

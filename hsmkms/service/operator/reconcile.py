@@ -31,9 +31,12 @@ from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import deletion, installation, keys, leases, materials, objects, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import TokenRow
+from hsmkms.store.installation_lock import exclusive
 from hsmkms.store.objects import BackingObject
 from hsmkms.store.rotation import Unfinished
 from hsmkms.store.statuses import Lifecycle, ObjectStatus
+
+_LOCK_SECONDS: Final = 60.0
 
 UNKNOWN_USE: Final = 2**31
 """Encryptions assumed for an adopted material: its count is unknown, so half of its budget counts as used."""
@@ -279,6 +282,11 @@ def mend(core: Core, finding: Finding, *, remove: bool, region: str | None) -> M
     ``remove``: remove the object from the token instead of adopting it; KMSInvalidStateException before its grace
     period is over, or if it may have come with a restore. ``region`` is for labels that have no room for it.
     """
+    with exclusive(core.store, "reconcile", _LOCK_SECONDS):
+        return _mend(core, finding, remove=remove, region=region)
+
+
+def _mend(core: Core, finding: Finding, *, remove: bool, region: str | None) -> Mended:
     if finding not in find(core):
         return Mended.GONE
     if finding.kind not in (REMOVABLE if remove else MENDABLE):
@@ -373,6 +381,7 @@ def _adopt(core: Core, finding: Finding, region: str | None) -> Mended:
     cka_id, token_id = bytes.fromhex(finding.cka_id), finding.token_id
     kind = check_genuine(core, finding)
     where = finding.region or region or core.installation.default_region
+    core.tokens.of(token_id).keys.require_replicated(cka_id)  # it may come from before a failover or a restore
     if finding.kind is Kind.ORPHAN and kind == SYMMETRIC:
         # Before the key can be used: after a crash in between its count must not start at zero.
         leases.at_least(core.store, material_id(finding.key_id, cka_id), UNKNOWN_USE)

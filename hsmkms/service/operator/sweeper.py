@@ -8,9 +8,10 @@ number of processes may run it: the holder of the sweeper lease works, the other
 """
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from functools import cache, partial
 from typing import Final
@@ -43,13 +44,11 @@ from hsmkms.store import leases, materials, sweeper
 from hsmkms.store import rotation as stored_rotation
 from hsmkms.store.deletion import Doomed
 from hsmkms.store.materials import WrappingKeyRow
+from hsmkms.store.renewal import LEASE, renewed
 from hsmkms.store.rotation import Candidate
 from hsmkms.store.statuses import ObjectStatus
 
 log = logging.getLogger("hsmkms.service")
-
-LEASE: Final = timedelta(minutes=5)
-"""Duration of the sweeper lease: how long a process that died blocks the others."""
 
 
 class StepKind(StrEnum):
@@ -128,15 +127,22 @@ def maintain(core: Core, *, dry_run: bool = False) -> Report:
     if dry_run:
         return Report(steps=[_step(each, StepOutcome.DUE) for each in _all_due(core)], doubt=clock.doubt(core))
     holder = uuid.uuid4().hex
-    if not sweeper.acquire_lease(core.store, holder, core.clock(), LEASE):
+    acquire, asked_at = partial(_acquire, core, holder), time.monotonic()
+    if not acquire():
         return Report(steps=[], busy=True)
     try:
-        return _sweep(core, holder)
+        with renewed("the sweeper", acquire, asked_at):
+            return _sweep(core, acquire)
     finally:
         sweeper.release_lease(core.store, holder)
 
 
-def _sweep(core: Core, holder: str) -> Report:
+def _acquire(core: Core, holder: str) -> bool:
+    """Take or renew the sweeper lease."""
+    return sweeper.acquire_lease(core.store, holder, core.clock(), LEASE)
+
+
+def _sweep(core: Core, acquire: Callable[[], bool]) -> Report:
     doubt = clock.doubt(core)
     if doubt is not None:
         log.error("nothing is rotated or destroyed: %s", doubt)
@@ -144,7 +150,7 @@ def _sweep(core: Core, holder: str) -> Report:
     away: str | None = None
     contradiction = cache(partial(_contradiction, core))  # asked only if something is due that may destroy a key
     for each in _all_due(core):
-        if not sweeper.acquire_lease(core.store, holder, core.clock(), LEASE):
+        if not acquire():
             log.warning("this process was stopped for so long that another process has taken over its work")
             break
         reason = (doubt or away) if each.kind in _HOLDS else None

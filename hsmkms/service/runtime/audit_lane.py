@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from hsmkms.errors import StoreError
+from hsmkms.model.audit import Head
 from hsmkms.process import ForkGuard
 from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.service.runtime.ports import KnownEpoch
@@ -34,13 +35,14 @@ MOST_GATHER_SECONDS: Final = 0.002
 class Journal:
     """Appends records to a lane of its own, locked at the first record. Thread-safe; raises in a forked child.
 
-    ``known`` has the newest change to the database that this process has read; ``newest`` queries the database.
+    ``genesis`` returns the hash before the first record of a lane. ``known`` has the newest change to the database that
+    this process has read; ``newest`` queries the database.
     """
 
     def __init__(
         self,
         folder: Path,
-        installation_id: str,
+        genesis: Callable[[str], str],
         known: KnownEpoch,
         newest: Callable[[], int],
         segment_bytes: int,
@@ -48,7 +50,7 @@ class Journal:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._folder = folder
-        self._installation_id = installation_id
+        self._genesis = genesis
         self._known = known
         self._newest = newest
         self._least_epoch = 0
@@ -66,6 +68,8 @@ class Journal:
         self._added = 0
         self._safe = 0
         self._unwritten: list[bytes] = []
+        self.end: tuple[str, Head] | None = None
+        """The lane and its last record on disk, if it has any."""
         self.broken = False
         """True while the log cannot be written."""
 
@@ -161,6 +165,7 @@ class Journal:
         self._write_seconds = time.monotonic() - began
         self._previous = previous
         self._safe += len(records)
+        self.end = lane.lane, Head(sequence=self._safe, hash=previous, segment=lane.number)
         self.broken = False
 
     def _taken(self) -> LaneFile:
@@ -190,7 +195,7 @@ class Journal:
             log.error("lane %s of the audit log ends in a line that is no record: run `hsmkms audit verify`", lane.lane)
             lane.close()
             return False
-        self._previous = head.hash if head else audit_chain.genesis(self._installation_id, lane.lane)
+        self._previous = head.hash if head else self._genesis(lane.lane)
         self._added = self._safe = head.sequence if head else 0
         self._least_epoch = self._newest()  # the lane's previous holder may have read more changes than this process
         self._lane = lane

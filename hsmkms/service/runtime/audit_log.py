@@ -18,9 +18,10 @@ from msgspec.structs import replace
 
 from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, KMSInternalException, StoreError
-from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord, Durability
+from hsmkms.model.audit import INTERNAL, KMS_SOURCE, AuditRecord, Durability, Head
 from hsmkms.model.caller import Caller, local_root
 from hsmkms.process import ForkGuard
+from hsmkms.rules.audit import chain as audit_chain
 from hsmkms.rules.audit import record as audit_record
 from hsmkms.rules.audit.any_text import encode_any
 from hsmkms.rules.audit.fast_json import Forms
@@ -28,7 +29,7 @@ from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Event, Occasion, Outcome, RecordedCall
 from hsmkms.service.runtime.audit_lane import Journal
 from hsmkms.service.runtime.ports import KnownEpoch
-from hsmkms.store import audit_files, changes, outbox
+from hsmkms.store import audit_files, changes, node_id, outbox
 from hsmkms.store.engine import Connection, Store
 
 log = logging.getLogger("hsmkms.service")
@@ -83,6 +84,8 @@ class AuditLog:
         clock: Callable[[], datetime],
     ) -> None:
         self.folder = store.folder / audit_files.FOLDER
+        self.node_id = node_id.read(store.folder) or ""
+        """The node whose log this is; "" where the databases have always been files of the data folder."""
         self.policy = policy
         self.held_back = False
         """True if responses are delayed elsewhere until their records are on disk (server/audit_gate.py)."""
@@ -113,6 +116,11 @@ class AuditLog:
     def used(self) -> bool:
         """True once this process (not its parent) has written a record."""
         return self._journal.used and not self._guard.foreign
+
+    @property
+    def end(self) -> tuple[str, Head] | None:
+        """The lane of this process, and its last record on disk; None if it has written none."""
+        return None if self._guard.foreign else self._journal.end
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -246,7 +254,7 @@ class AuditLog:
     def before_commit(self, tx: Connection) -> None:
         """Write the records of the change to the outbox, in its own transaction; remove records that the log has."""
         here = self._threads.state
-        lane = self._take()
+        lane = self._addressed(self._take())
         here.rows = [outbox.put(tx, lane, event_id, record) for event_id, record in here.noted]
         act = self._current_act()
         if act is not None and act.row_id is None:
@@ -327,7 +335,7 @@ class AuditLog:
     def _recover(self, journal: Journal, lane: str) -> list[int]:
         """Move records that a lane's last holder left in the outbox to the lane; return the ids of their rows."""
         with self._store.reading() as conn:
-            left = outbox.fetch(conn, lane)
+            left = outbox.fetch(conn, self._addressed(lane))
         newest = audit_files.segments(self.folder).get(lane, [])[-2:]
         known = [each.path.read_bytes() for each in newest] if left else []
         for row in left:
@@ -342,7 +350,7 @@ class AuditLog:
         if not self._on:
             return
         with self._store.reading() as conn:
-            lanes = {each.lane for each in outbox.fetch(conn)}
+            lanes = outbox.lanes(conn, self.node_id)
         for lane in sorted(lanes):
             journal = self._new_journal(lane)
             if journal.take() is not None:
@@ -355,7 +363,14 @@ class AuditLog:
 
     def _new_journal(self, only: str | None = None) -> Journal:
         segment_bytes = self.policy.segment_bytes
-        return Journal(self.folder, self._installation_id, self._known, self._newest_change, segment_bytes, only)
+        return Journal(self.folder, self._genesis, self._known, self._newest_change, segment_bytes, only)
+
+    def _genesis(self, lane: str) -> str:
+        return audit_chain.genesis(self._installation_id, lane, self.node_id)
+
+    def _addressed(self, lane: str) -> str:
+        """Return the name of a lane in the outbox, which several nodes may share."""
+        return outbox.address(self.node_id, lane)
 
     def _newest_change(self) -> int:
         with self._store.reading() as conn:

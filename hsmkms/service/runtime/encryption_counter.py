@@ -3,18 +3,24 @@
 One key material may make 2^32 encryptions (rules/budget.py), so they are counted, over all processes and permanently. A
 process leases a number of encryptions in advance: the store counts them as used at once, so that a crash loses budget
 but never undercounts; a clean exit returns the rest. Leases start at 1 and double to 65,536, so that a command costs
-one and a busy server writes rarely.
+one and a busy server writes rarely. A server whose database may go away holds more in reserve (``reserve_ahead``).
 """
 
 import threading
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hsmkms.errors import LimitExceededException
 from hsmkms.process import ForkGuard
 from hsmkms.rules import budget
 from hsmkms.store import leases as stored
 from hsmkms.store.engine import Store
+
+_FADING: Final = 0.99
+"""What is left of the highest rate a second later."""
+
+_LEAST_SECONDS: Final = 0.1
 
 
 class Share(NamedTuple):
@@ -27,7 +33,7 @@ class Share(NamedTuple):
 class _Lease:
     """Encryptions under one material that this process may do before it needs another lease."""
 
-    __slots__ = ("_counter", "_material_id", "last_grant", "lock", "remaining")
+    __slots__ = ("_counter", "_material_id", "granted", "last_grant", "lock", "peak_rate", "remaining", "spent")
 
     def __init__(self, counter: "EncryptionCounter", material_id: str) -> None:
         self._counter = counter
@@ -35,6 +41,10 @@ class _Lease:
         self.lock = threading.Lock()
         self.remaining = 0
         self.last_grant = 0
+        self.granted = self.spent = 0
+        """All that was leased, and how many of these were spent when ``reserve_ahead`` looked last."""
+        self.peak_rate = 0.0
+        """Most encryptions a second lately."""
 
     def spend(self) -> None:
         """Count one encryption, before it is done. LimitExceededException when the material's 2^32 are used up."""
@@ -49,6 +59,22 @@ class _Lease:
         finally:
             lock.release()
 
+    def add(self, granted: int) -> None:
+        """Add encryptions that were reserved; the lock is held."""
+        self.granted += granted
+        self.remaining += granted
+
+    def shortage(self, elapsed_seconds: float, bridged_seconds: float) -> int:
+        """Return how many encryptions to reserve ahead; 0 if there are enough, or none was made since the last look."""
+        with self.lock:
+            spent, remaining = self.granted - self.remaining, self.remaining
+        recent, self.spent = spent - self.spent, spent
+        if not recent:
+            return 0
+        self.peak_rate = max(recent / elapsed_seconds, self.peak_rate * _FADING)
+        needed = budget.reserve(self.peak_rate, bridged_seconds)
+        return 2 * needed - remaining if remaining < needed else 0  # twice, so that a steady rate rarely writes
+
 
 class EncryptionCounter:
     """Counts the encryptions of this process by leases, per material id. Thread-safe; raises in a forked child."""
@@ -59,6 +85,7 @@ class EncryptionCounter:
         self.nearly_spent: dict[str, Share] = {}
         """Materials beyond half of their budget; the next encryption removes the entry and rotates or warns."""
         self.guard = ForkGuard()
+        self._looked_at = time.monotonic()
 
     def counter(self, material_id: str) -> Callable[[], None]:
         """Return the function that counts one encryption under a material (``_Lease.spend``)."""
@@ -79,14 +106,32 @@ class EncryptionCounter:
 
     def renew(self, material_id: str, lease: _Lease) -> None:
         """Reserve more encryptions for a lease; its lock is held."""
-        want = budget.next_lease(lease.last_grant)
-        used, granted = stored.reserve(self._store, material_id, lambda used: budget.grant(used, want))
+        granted = self._reserve(material_id, budget.next_lease(lease.last_grant))
         if not granted:
             raise LimitExceededException(
                 "this key material has made all 2^32 encryptions that are allowed for one: rotate the key, "
                 "or create a new one and move the alias to it"
             )
-        lease.last_grant = lease.remaining = granted
+        lease.last_grant = granted
+        lease.add(granted)
+
+    def reserve_ahead(self, bridged_seconds: float) -> None:
+        """Reserve what may be needed while the database is away, of materials in use. Call it about once a second.
+
+        Without reserves an outage would end encryptions with the next lease.
+        """
+        now, before = time.monotonic(), self._looked_at
+        self._looked_at = now
+        for material_id, lease in list(self._leases.items()):  # a request may add one
+            shortage = lease.shortage(max(now - before, _LEAST_SECONDS), bridged_seconds)
+            if shortage:
+                granted = self._reserve(material_id, shortage)  # without the lock, for which requests would wait
+                with lease.lock:
+                    lease.add(granted)
+
+    def _reserve(self, material_id: str, want: int) -> int:
+        used, granted = stored.reserve(self._store, material_id, want, budget.LIMIT)
         percent = budget.warning(used + granted)
-        if percent is not None:
+        if granted and percent is not None:
             self.nearly_spent[material_id] = Share(percent, percent != budget.warning(used))
+        return granted

@@ -38,6 +38,7 @@ class LastUses:
         self._noting = threading.Lock()
         self._unwritten: dict[_Key, tuple[Operation, datetime, str]] = {}
         self._written_at: dict[_Key, float] = {}
+        self._failed = False
 
     def note(self, call: RecordedCall, key: CachedKey) -> None:
         """Note that a cryptographic operation with the key succeeded: its last use, and its material for the audit."""
@@ -66,10 +67,17 @@ class LastUses:
             self._written_at |= dict.fromkeys(taken, time.monotonic())
             try:
                 stored.note(self._store, [_last_use(key, *use) for key, use in taken.items()])
+                self._failed = False
             except HsmKmsError as exc:
+                self._failed = True
                 with self._noting:
                     self._unwritten = taken | self._unwritten
                 log.warning("the last uses of %d keys could not be written down: %s", len(taken), exc)
+
+    def write_again(self) -> None:
+        """Write what could not be written the last time."""
+        if self._failed:
+            self.write()
 
     def last(self, key_id: str, region: str) -> LastUse | None:
         """Return the last use of the key in any process."""

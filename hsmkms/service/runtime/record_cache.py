@@ -179,9 +179,10 @@ class RecordCache:
         self._check = check
         self._installation_changed = installation_changed
         self._guard = ForkGuard()
-        self._signal = store.change_signal()
+        self.signal = store.change_signal()
+        """Asked before each use of what is cached. Its ``ask`` and ``outage`` are for everybody."""
         self._lock = threading.Lock()
-        self._owed = self._restarted = False
+        self._owed = False
         self._keys: dict[tuple[str, str], CachedKey] = {}
         self._aliases: dict[tuple[str, str], AliasRecord] = {}
         self._access_keys: dict[str, AccessKeyRow] = {}
@@ -192,7 +193,7 @@ class RecordCache:
                 self.epoch = changes.latest(conn)
                 """The newest change that this process has read."""
         except BaseException:
-            self._signal.close()
+            self.signal.close()
             raise
 
     def key(self, region: str, key_id: str) -> CachedKey | None:
@@ -242,12 +243,12 @@ class RecordCache:
         """Close the connection of the change signal, unless it belongs to the parent of a forked child."""
         if not self._guard.foreign:
             with self._lock:
-                self._signal.close()
+                self.signal.close()
 
     def refuse(self, fault: StoreError) -> None:
         """Answer nothing from now on: every look raises this error."""
         with self._lock:
-            self._signal.refuse(fault)
+            self.signal.refuse(fault)
 
     def look(self) -> Derived:
         """Drop entries that were changed before this call, by any process; return what was derived since then."""
@@ -257,7 +258,7 @@ class RecordCache:
         lock.acquire()  # on the path of every request, where a with statement takes longer
         try:
             # Owed until it is done: the signal reports a change only once.
-            if self._signal.moved() or self._owed:
+            if self.signal.moved() or self._owed:
                 self._owed = True
                 self._drop_changed()
                 self._owed = False
@@ -266,29 +267,33 @@ class RecordCache:
             lock.release()
 
     def _drop_changed(self) -> None:
-        self._restarted = self._signal.restarted() or self._restarted
         with self._store.reading() as conn:
-            if self._restarted:
+            new = changes.since(conn, self.epoch)
+            if self.signal.explains(conn, len(new)):
+                for epoch, region, subject in new:
+                    self._drop(region, subject)
+                    self.epoch = epoch
+            else:
                 self._drop_all(changes.latest(conn))
-            for epoch, region, subject in changes.since(conn, self.epoch):
-                self._keys.pop((region, subject), None)
-                self._aliases.pop((region, subject), None)
-                self._access_keys.pop(subject, None)
-                self._identities.pop(subject, None)
-                if subject.startswith(_GROUP_SEALED):
-                    # Former members too: the rows of their membership may have been removed since they were read.
-                    self._identities.clear()
-                if subject == installation.SUBJECT:
-                    self._installation_changed()
-                self.epoch = epoch
         self._derived = Derived()  # after what it is made of
 
+    def _drop(self, region: str, subject: str) -> None:
+        self._keys.pop((region, subject), None)
+        self._aliases.pop((region, subject), None)
+        self._access_keys.pop(subject, None)
+        self._identities.pop(subject, None)
+        if subject.startswith(_GROUP_SEALED):
+            # Former members too: the rows of their membership may have been removed since they were read.
+            self._identities.clear()
+        if subject == installation.SUBJECT:
+            self._installation_changed()
+
     def _drop_all(self, epoch: int) -> None:
-        """Begin anew: the database may be another one, which lacks changes that this process has read."""
+        """Begin anew: the change log may lack changes, or the database others that this process has read."""
         for entries in (self._keys, self._aliases, self._access_keys, self._identities):
             entries.clear()
         self._installation_changed()
-        self.epoch, self._restarted = epoch, False
+        self.epoch = epoch
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:

@@ -74,6 +74,10 @@ class RowSeals:
                 self._key = self._key or newest or _NO_KEY
             return self._key
 
+    def keys(self, conn: Connection) -> Iterable[bytes]:
+        """Return the keys of all versions, newest first; raises the token's error after those that it has."""
+        return self._make_keys(conn, rules.KEY_LABEL)
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def check(self, conn: Connection, *subjects: str) -> ProvenRows:

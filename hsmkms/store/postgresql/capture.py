@@ -5,6 +5,7 @@ exists for the transaction that writes it: it reads and empties it before its co
 undoes it. The table is unlogged: after a crash it is empty, as it is between transactions.
 """
 
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -74,12 +75,31 @@ def triggers() -> tuple[Trigger, ...]:
 
 def statements() -> list[str]:
     """Return the statements that make table, functions and triggers."""
-    made = [f'CREATE UNLOGGED TABLE {TOUCHED} (subject text COLLATE "C" NOT NULL)']
-    made += [
-        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $body${body}$body$"
-        for name, body in functions().items()
+    return [
+        f'CREATE UNLOGGED TABLE {TOUCHED} (subject text COLLATE "C" NOT NULL)',
+        *_function_statements(functions()),
+        *_trigger_statements(triggers()),
     ]
-    for each in triggers():
+
+
+def statements_for(tables: Container[str]) -> list[str]:
+    """Return the statements that make functions and triggers of tables that a migration has added."""
+    added = [each for each in triggers() if each.table in tables]
+    own = {each.function for each in added} - {"refuse_truncate", "must_seal"}
+    bodies = {name: body for name, body in functions().items() if name in own}
+    return [*_function_statements(bodies), *_trigger_statements(added)]
+
+
+def _function_statements(bodies: Mapping[str, str]) -> list[str]:
+    return [
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $body${body}$body$"
+        for name, body in bodies.items()
+    ]
+
+
+def _trigger_statements(wanted: Iterable[Trigger]) -> list[str]:
+    made = []
+    for each in wanted:
         runs = f"FOR EACH {each.each} EXECUTE FUNCTION {each.function}()"
         made.append(f'CREATE TRIGGER {each.name} {each.moment} ON "{each.table}" {runs}')
         # Also for sessions that declare themselves replicas, for which triggers do not run otherwise.

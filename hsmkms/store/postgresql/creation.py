@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy import column as column_of
 
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store import files, migrate, move_mark, nodes, schema
+from hsmkms.store import files, log_schema, migrate, move_mark, nodes, schema
 from hsmkms.store.files import DatabaseFile
 from hsmkms.store.nodes import Node
 from hsmkms.store.postgresql import capture, faults, mark
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 VERSION_TABLES: Final = {files.META.name: "alembic_version", files.LOG.name: "alembic_version_log"}
-_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: schema.log}
+_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: log_schema.log}
 """By the names that the two databases have as files."""
 
 OBJECTS: Final = (
@@ -68,7 +68,7 @@ def create(target: Target, folder: Path) -> None:
         if metadata is schema.meta:
             nodes.register(conn, nodes.of_folder(folder, datetime.now(UTC)))
         else:
-            conn.execute(schema.use_tracking.insert().values(only=1, since=datetime.now(UTC)))
+            conn.execute(log_schema.use_tracking.insert().values(only=1, since=datetime.now(UTC)))
 
     fill(target, write)
 
@@ -165,6 +165,7 @@ def upgrade(target: Target, folder: Path) -> list[str]:
         conn.exec_driver_sql(LOCK)
         revisions = _known_revisions(conn, target)
         nodes.require_registered(conn, folder, target.name)
+        before = _columns(conn)
         for database in files.DATABASES:
             revision = revisions[database.name]
             if revision not in database.revisions:
@@ -173,7 +174,34 @@ def upgrade(target: Target, folder: Path) -> list[str]:
             if missing:
                 command.upgrade(_config(conn, database), missing[-1])
             applied += missing
+        if applied:
+            _complete(conn, before)
     return applied
+
+
+def _complete(conn: Connection, before: set[tuple[str, str]]) -> None:
+    """Give what migrations have added what only this engine has: the collation of text, and the triggers of capture.
+
+    ``before``: tables and columns that were there; what was changed in those by hand is left, so that it is noticed.
+    """
+    for metadata in _METADATA.values():
+        for column in (each for one in tables(metadata).sorted_tables for each in one.columns):
+            if isinstance(column.type, Text) and (column.table.name, column.name) not in before:
+                conn.exec_driver_sql(
+                    f'ALTER TABLE "{column.table.name}" ALTER COLUMN "{column.name}" TYPE text COLLATE "C"'
+                )
+    for statement in capture.statements_for(
+        {name for name, _ in _columns(conn) - before} - {name for name, _ in before}
+    ):
+        conn.exec_driver_sql(statement)
+
+
+def _columns(conn: Connection) -> set[tuple[str, str]]:
+    """Return table and name of each column."""
+    inspector = inspect(conn)
+    return {
+        (name, str(column["name"])) for name in inspector.get_table_names() for column in inspector.get_columns(name)
+    }
 
 
 @contextmanager

@@ -20,10 +20,11 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from hsmkms.errors import DependencyTimeoutException, StoreError
-from hsmkms.store import seal_engine
+from hsmkms.store import changes, seal_engine
 from hsmkms.store.database import Database, Result
 from hsmkms.store.instant import Instant
 from hsmkms.store.postgresql import capture, faults, generation, seals
+from hsmkms.store.postgresql.availability import Availability
 from hsmkms.store.postgresql.generation import Generation
 from hsmkms.store.postgresql.target import DRIVER, SCHEMA_PATH, RawConnection, Target
 
@@ -68,15 +69,16 @@ class PostgresqlDatabase(Database):
 
     def __init__(
         self,
-        name: str,
         engine: Engine,
+        availability: Availability,
         wait_seconds: float,
         generation: Generation | None = None,
         is_sealing: Callable[[], bool] = lambda: False,
     ) -> None:
         """Without a generation it is the database of mere use. ``is_sealing``: whether writes are sealed now."""
-        super().__init__(name)
+        super().__init__(availability.name)
         self._engine = engine
+        self._availability = availability
         self._generation = generation
         self._is_sealing = is_sealing
         wait_ms = max(1, round(wait_seconds * 1000))
@@ -110,10 +112,15 @@ class PostgresqlDatabase(Database):
                 if _raw(conn).info.transaction_status is not TransactionStatus.INTRANS:
                     # COMMIT would answer without an error, and roll back.
                     raise StoreError(f"a transaction on {self.name} had a failed statement: it was rolled back")
-                number = None if self._generation is None else generation.raise_number(conn, self.name)
+                number = generation.raise_number(conn, self.name) if self._has_changed(conn) else None
                 conn.commit()
             if self._generation is not None and number is not None:
                 self._generation.note(number)
+
+    def _has_changed(self, conn: Connection) -> bool:
+        """Return True if other processes must look at the change log: each sealed row has an entry there."""
+        noted = conn.info.pop(changes.NOTED, False)
+        return self._generation is not None and (noted or not self._is_sealing())
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -131,7 +138,9 @@ class PostgresqlDatabase(Database):
         are dropped until one works or a new connection fails.
         """
         self.check_open()
+        self._availability.require()
         conn = self._engine.connect()
+        conn.info.pop(changes.NOTED, None)  # of a transaction that was rolled back
         try:
             for _ in range(_KEPT_CONNECTIONS):
                 conn.begin()

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from hsmkms.store.consistency import Consistency
 from hsmkms.store.database import ChangeSignal
+from hsmkms.store.postgresql.availability import Availability
 from hsmkms.store.postgresql.database import PostgresqlDatabase, make_engine
-from hsmkms.store.postgresql.generation import Generation, GenerationSignal
+from hsmkms.store.postgresql.generation import Generation
+from hsmkms.store.postgresql.signal import GenerationSignal
 from hsmkms.store.postgresql.target import Target
 
 
@@ -18,11 +21,11 @@ class Parts(Struct, frozen=True):
     change_signal: Callable[[], ChangeSignal]
 
 
-def open_parts(target: Target, wait_seconds: float, is_sealing: Callable[[], bool]) -> Parts:
+def open_parts(target: Target, wait_seconds: float, is_sealing: Callable[[], bool], consistency: Consistency) -> Parts:
     """Open both databases. Nothing is connected yet; ``wait_seconds``: for the write lock, and for a connection."""
-    engine, generation = make_engine(target, wait_seconds), Generation()
+    engine, generation, availability = make_engine(target, wait_seconds), Generation(), Availability(target.name)
     return Parts(
-        PostgresqlDatabase(target.name, engine, wait_seconds, generation, is_sealing),
-        PostgresqlDatabase(target.name, engine, wait_seconds),
-        lambda: GenerationSignal(target, generation),
+        PostgresqlDatabase(engine, availability, wait_seconds, generation, is_sealing),
+        PostgresqlDatabase(engine, availability, wait_seconds),
+        lambda: GenerationSignal(target, generation, availability, consistency),
     )

@@ -45,11 +45,17 @@ class Target(Struct, frozen=True):
 
     url: URL
     password: Callable[[], str] | None = None
+    listen_url: URL | None = None
+    """The way past a pooler, for the connection that listens; then ``url`` leads through it."""
 
     @property
     def name(self) -> str:
         """The name of the database in messages."""
         return f"the PostgreSQL database {self.url.database} on {', '.join(self._hosts) or 'this machine'}"
+
+    def listening(self) -> "Target":
+        """Return the target of the connection that listens: a pooler would give it away after each transaction."""
+        return self if self.listen_url is None else Target(self.listen_url, self.password)
 
     def connect(self) -> RawConnection:
         """Open a connection in autocommit mode. Raises psycopg.Error, ConfigurationError, PinError."""
@@ -58,10 +64,14 @@ class Target(Struct, frozen=True):
         options |= given
         if self.password is not None:
             options["password"] = self.password()
+        if self.listen_url is not None:  # older poolers do not know which of their connections has prepared what
+            options["prepare_threshold"] = None
         try:
             return psycopg.connect(**options, autocommit=True)  # type: ignore[arg-type]  # libpq checks them
         except psycopg.ProgrammingError as exc:
-            raise ConfigurationError(f"store.url is not understood by libpq ({exc}): correct its query") from None
+            raise ConfigurationError(
+                f"libpq does not understand the URL of {self.name} ({exc}): correct its query"
+            ) from None
 
     @property
     def _is_local(self) -> bool:
@@ -75,18 +85,23 @@ class Target(Struct, frozen=True):
         return (hosts,) if isinstance(hosts, str) else hosts
 
 
-def parse(url: str, password: Callable[[], str] | None = None) -> Target:
+def parse(url: str, password: Callable[[], str] | None = None, listen_url: str | None = None) -> Target:
     """Return the database at a URL. Raises ConfigurationError, which does not contain a password of the URL."""
+    past_pooler = None if listen_url is None else _parsed("store.listen_url", listen_url)
+    return Target(_parsed("store.url", url), password, past_pooler)
+
+
+def _parsed(name: str, url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise ConfigurationError(f"store.url is no URL of a database: write it as {_SAMPLE}") from None
+        raise ConfigurationError(f"{name} is no URL of a database: write it as {_SAMPLE}") from None
     if parsed.drivername != DRIVER:
-        raise ConfigurationError(f"store.url begins with {parsed.drivername}: only {DRIVER}:// is possible")
-    if parsed.password is not None or any(name in parsed.query for name in _SECRET):
+        raise ConfigurationError(f"{name} begins with {parsed.drivername}: only {DRIVER}:// is possible")
+    if parsed.password is not None or any(each in parsed.query for each in _SECRET):
         raise ConfigurationError(
-            "store.url must not hold a password: give a file, a variable or a command in store.password"
+            f"{name} must not hold a password: give a file, a variable or a command in store.password"
         )
     if not parsed.database:
-        raise ConfigurationError(f"store.url names no database: write it as {_SAMPLE}")
-    return Target(parsed, password)
+        raise ConfigurationError(f"{name} names no database: write it as {_SAMPLE}")
+    return parsed

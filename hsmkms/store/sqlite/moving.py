@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, MetaData, select
 
-from hsmkms.store import files, migrate, move_mark, schema
+from hsmkms.store import files, log_schema, migrate, move_mark, schema
 from hsmkms.store.move_mark import MoveMark
 from hsmkms.store.sqlite import capture, connections, faults, log_renewal
 from hsmkms.store.sqlite.database import FileDatabase
@@ -68,7 +68,7 @@ def unmark(folder: Path, found: MoveMark, *, counts_unknown: bool = False) -> No
 
 def fill(folder: Path, write: Write) -> None:
     """Make both databases in an empty folder, with the rows that ``write`` writes, ``meta.db`` first."""
-    for database, metadata in ((files.META, schema.meta), (files.LOG, schema.log)):
+    for database, metadata in ((files.META, schema.meta), (files.LOG, log_schema.log)):
         path = folder / database.name
         connections.make_empty(path)
         migrate.fill(path, database)

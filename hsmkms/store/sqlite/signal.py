@@ -12,13 +12,14 @@ from typing import Final
 
 from hsmkms.errors import StoreError
 from hsmkms.process import ForkGuard
+from hsmkms.store.database import ChangeSignal
 from hsmkms.store.sqlite import connections, wal_index
 from hsmkms.store.sqlite.faults import translated
 
 _DATA_VERSION: Final = "PRAGMA data_version"
 
 
-class FileSignal:
+class FileSignal(ChangeSignal):
     """Detects commits to the file by other connections since the last call.
 
     Not thread-safe: the caller holds a lock, which it needs anyway to act on the result.
@@ -61,10 +62,6 @@ class FileSignal:
             return False
         self._seen = version
         return True
-
-    def restarted(self) -> bool:
-        """Return False: a file does not lose commits while it is open."""
-        return False
 
     def refuse(self, fault: StoreError) -> None:
         """Raise this error in all later calls of ``moved``."""

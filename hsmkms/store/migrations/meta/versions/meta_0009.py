@@ -27,3 +27,22 @@ def upgrade() -> None:
         sa.Column("joined_at", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_node")),
     )
+    op.create_table(
+        "lease",
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("holder", sa.Text, nullable=False),
+        sa.Column("until", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
+    )
+    op.create_table(
+        "audit_head",
+        sa.Column("node_id", sa.Text, nullable=False),
+        sa.Column("lane", sa.Text, nullable=False),
+        sa.Column("acceptance", sa.Integer, nullable=False),
+        sa.Column("sequence", sa.Integer, nullable=False),
+        sa.Column("segment", sa.Integer, nullable=False),
+        sa.Column("hash", sa.Text, nullable=False),
+        sa.Column("published_at", sa.Integer, nullable=False),
+        sa.Column("mac", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("node_id", "lane", name=op.f("pk_audit_head")),
+    )

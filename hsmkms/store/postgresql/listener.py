@@ -1,0 +1,181 @@
+"""Listen for changes of the control plane in a thread, and know how old the newest answer of the server is.
+
+The server sends a notification at the commit of a change. They can be lost, with their connection or by a proxy, so the
+generation is also read several times a second, after each new connection, and whenever somebody asks.
+"""
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import psycopg
+
+from hsmkms.errors import HsmKmsError
+from hsmkms.store.consistency import BOUND_SECONDS
+from hsmkms.store.postgresql.availability import Availability
+from hsmkms.store.postgresql.generation import CHANNEL, READ, Generation, only
+from hsmkms.store.postgresql.target import RawConnection, Target
+
+log = logging.getLogger("hsmkms.store")
+
+POLL_SECONDS: Final = 0.5 * BOUND_SECONDS
+ANSWER_SECONDS: Final = BOUND_SECONDS
+"""A server that takes longer to answer counts as away."""
+
+_PAUSE_SECONDS: Final = 0.5
+_CLOSE_SECONDS: Final = 10.0
+
+Done = Callable[[bool], None]
+
+
+class Listener:
+    """The thread, its connection, and what they know. ``ask`` is thread-safe."""
+
+    def __init__(
+        self, target: Target, generation: Generation, availability: Availability, clock: Callable[[], float]
+    ) -> None:
+        """Connect, and read the generation. Raises psycopg.Error or StoreError."""
+        self._target = target
+        self._generation = generation
+        self._availability = availability
+        self._clock = clock
+        self.read_at = clock()
+        """When the last reading began that the server answered: it has seen all commits until then."""
+        self._reading_since: float | None = None
+        self._asking = threading.Lock()
+        self._asked: list[Done] = []
+        self._stopped = False
+        self._wake_reader, self._wake = os.pipe()
+        try:
+            first = self._connect()
+        except BaseException:
+            self._close_pipe()
+            raise
+        self._thread = threading.Thread(target=self._follow, args=(first,), name="generation", daemon=True)
+        self._thread.start()
+
+    def away_since(self) -> float | None:
+        """Return since when the server does not answer; None if it does, as far as is known."""
+        if self._availability.since is None:
+            reading = self._reading_since
+            if reading is not None and self._clock() - reading > ANSWER_SECONDS:
+                self._lose(reading, "it has not answered for a second")
+        return self._availability.since
+
+    def ask(self, done: Done) -> None:
+        """Have ``done`` called after a reading that began after this call: with False if the server is away."""
+        is_away = self.away_since() is not None
+        with self._asking:
+            refused = self._stopped or is_away
+            if not refused:
+                self._asked.append(done)
+                if len(self._asked) == 1:
+                    os.write(self._wake, b"!")
+        if refused:
+            done(False)
+
+    def close(self) -> None:
+        """End the thread and close its connection."""
+        with self._asking:
+            if self._stopped:
+                return
+            self._stopped = True
+            os.write(self._wake, b"!")
+        self._thread.join(_CLOSE_SECONDS)
+        self._availability.since = None  # nobody knows any more
+        self._answer(self._take(), answered=False)
+        if not self._thread.is_alive():
+            self._close_pipe()
+
+    # -- the thread ---------------------------------------------------------------------------------------------
+
+    def _connect(self) -> RawConnection:
+        """Open a connection that listens, and read the generation."""
+        connection = self._target.listening().connect()
+        try:
+            connection.execute(f"LISTEN {CHANNEL}")
+            self._read(connection, self._generation.restart)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _follow(self, connection: RawConnection | None) -> None:
+        """Note each generation until the listener is closed; connect again when the connection is lost."""
+        while not self._stopped:
+            try:
+                connection = connection or self._connect()
+                self._wait(connection)
+            except (psycopg.Error, OSError, HsmKmsError) as exc:
+                if not self._stopped:
+                    self._lose(self._clock(), str(exc).strip())
+                self._answer(self._take(), answered=False)
+                if connection is not None:
+                    connection.close()
+                    connection = None
+                select.select([self._wake_reader], [], [], _PAUSE_SECONDS)
+        if connection is not None:
+            connection.close()
+
+    def _wait(self, connection: RawConnection) -> None:
+        """Read the number at the next notification, when somebody asks, or after a while.
+
+        What a notification says is not used: whoever may connect to the database can send one.
+        """
+        readable, _, _ = select.select([connection.fileno(), self._wake_reader], [], [], POLL_SECONDS)
+        if connection.fileno() in readable:
+            for _ in connection.notifies(timeout=0):
+                pass
+        if self._stopped:
+            return
+        asked, answered = self._take(), False  # whoever asks from here on waits for the next reading
+        try:
+            self._read(connection, self._generation.note)
+            answered = True
+        finally:
+            self._answer(asked, answered=answered)
+
+    def _read(self, connection: RawConnection, note: Callable[[int], None]) -> None:
+        began = self._reading_since = self._clock()
+        try:
+            note(only([int(row[0]) for row in connection.execute(READ)], self._target.name))
+        finally:
+            self._reading_since = None
+        self.read_at = began
+        self._find()
+
+    def _lose(self, since: float, reason: str) -> None:
+        """Note that the server is away."""
+        with self._asking:
+            is_new = self._availability.since is None
+            if is_new:
+                self._availability.since = since
+        if is_new:
+            log.error("%s is away, so nothing is changed until it is back: %s", self._target.name, reason)
+
+    def _find(self) -> None:
+        """Note that the server answers."""
+        with self._asking:
+            since, self._availability.since = self._availability.since, None
+        if since is not None:
+            log.warning("%s is back after %.0f seconds", self._target.name, self._clock() - since)
+
+    def _take(self) -> list[Done]:
+        """Return who has asked, with the byte that the first of them has written."""
+        with self._asking:
+            asked, self._asked = self._asked, []
+            if asked:
+                os.read(self._wake_reader, 1)
+        return asked
+
+    @staticmethod
+    def _answer(asked: list[Done], *, answered: bool) -> None:
+        for done in asked:
+            done(answered)
+
+    def _close_pipe(self) -> None:
+        for descriptor in (self._wake_reader, self._wake):
+            os.close(descriptor)
