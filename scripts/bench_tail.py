@@ -125,7 +125,8 @@ def run_beside(name: str, url: str, region: str, folder: Path) -> None:
 def bench(folder: Path, seconds: int, rate: int, rounds: int) -> None:
     """Measure each in turn and print the table."""
     made, file = make_installation(folder), folder / "hsmkms.toml"
-    file.write_text(config_template.init_text(replace(made, serve=ServeSettings(log_requests=False))))
+    serve = ServeSettings(log_requests=False, quotas=dict.fromkeys(("CreateKey", "RotateKeyOnDemand"), 0.0))
+    file.write_text(config_template.init_text(replace(made, serve=serve)))
     with server(file) as listening:
         endpoint = listening._replace(region=made.regions[0])
         kms = endpoint.client()

@@ -261,7 +261,7 @@ def test_export_of_long_requests(site: Site) -> None:
         folder = kms.operator.audit.folder
         written = [record["eventName"] for record in records(kms)][-2:]
         names = ("RotateKey", "RotateKeyOnDemand")
-        exported = [json.loads(each) for each in audit_reading.export(folder, Wanted())]
+        exported = [json.loads(each) for each in audit_reading.export([folder], Wanted())]
         assert written == list(names)
         assert [each["eventName"] for each in exported if each["eventName"] in names] == list(reversed(names))
         assert [each["eventTime"] for each in exported] == sorted(each["eventTime"] for each in exported)

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy import column as column_of
 
 from hsmkms.errors import MigrationError, StoreError
-from hsmkms.store import files, log_schema, migrate, move_mark, nodes, schema
+from hsmkms.store import files, log_schema, migrate, move_mark, node_schema, nodes, schema
 from hsmkms.store.files import DatabaseFile
 from hsmkms.store.nodes import Node
 from hsmkms.store.postgresql import capture, faults, mark
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 VERSION_TABLES: Final = {files.META.name: "alembic_version", files.LOG.name: "alembic_version_log"}
-_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: log_schema.log}
+_METADATA: Final = {files.META.name: node_schema.meta, files.LOG.name: log_schema.log}
 """By the names that the two databases have as files."""
 
 OBJECTS: Final = (
