@@ -196,7 +196,7 @@ def _give_up(settings: Settings, moved: Settings, mark: MoveMark) -> None:
     try:
         _cancel(settings, moved, mark)
     except HsmKmsError as exc:
-        log.warning("the store stays marked as moving (%s): run the command again, or with --cancel", exc)
+        log.warning("the move was not undone completely (%s): run the command again, or with --cancel", exc)
 
 
 def _cancel(settings: Settings, moved: Settings, mark: MoveMark) -> None:
