@@ -1,4 +1,4 @@
-"""Define the tables that nodes write in transactions of mere use: leases and heartbeats.
+"""Define the tables that nodes write in transactions of mere use: leases, heartbeats, notices of refused PINs.
 
 On a server all tables are in one database, so the change signal stays quiet, as for those of ``log.db``. Where the
 databases are files of the data folder these tables are empty. Their rows are not sealed: they decide about no key.
@@ -6,12 +6,12 @@ databases are files of the data folder these tables are empty. Their rows are no
 
 from typing import Final
 
-from sqlalchemy import Column, Table, Text
+from sqlalchemy import Boolean, Column, Table, Text
 
 from hsmkms.store.instant import WIDE, Instant
 from hsmkms.store.schema import meta
 
-__all__ = ["lease", "meta", "node_process"]
+__all__ = ["lease", "meta", "node_process", "pin_notice"]
 
 lease: Final = Table(
     "lease",
@@ -34,3 +34,17 @@ node_process: Final = Table(
     Column("tokens", Text, nullable=False),
 )
 """The newest heartbeat of each worker of each node: see ``presence.py``. ``tokens``: JSON, as in ``Process``."""
+
+pin_notice: Final = Table(
+    "pin_notice",
+    meta,
+    Column("node_id", Text, primary_key=True),
+    Column("serial", Text, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("noted_at", Instant, nullable=False),
+    Column("by_node", Text, nullable=False),
+    Column("changed", Boolean, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("alone", Boolean, nullable=False),
+)
+"""Which nodes must not send their PIN to a token unasked: see ``pin_notices.py``."""

@@ -185,7 +185,15 @@ class NodesTorture:
                 self._pair.follow()
 
     def _cut(self, load: Load) -> None:
-        """Cut the last node's connections to the database at commits, before or after the server has them."""
+        """Cut the last node's connections to the database: at commits, before or after the server has them, or all."""
+        if self._random.random() < 0.3:
+            for proxy in self._installation.proxies:
+                proxy.cut()
+            load.wait(self._random.uniform(0.2, 2.0))
+            for proxy in self._installation.proxies:
+                proxy.mend()
+            self._installation.wait_until_ready()
+            return
         for _ in range(3):
             before = self._random.random() < 0.5
             for proxy in self._installation.proxies:

@@ -13,9 +13,10 @@ from msgspec import Struct
 from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
 from hsmkms.service.operator.recorded import recorded
 from hsmkms.service.runtime.core import Core
-from hsmkms.store import changes, node_id, nodes, presence
+from hsmkms.store import changes, node_id, nodes, pin_notices, presence
 from hsmkms.store.files import META
 from hsmkms.store.nodes import Node
+from hsmkms.store.pin_notices import PinNotice
 from hsmkms.store.presence import Heartbeat, Process
 from hsmkms.store.schema import META_REVISIONS
 
@@ -27,7 +28,7 @@ class NodeStanding(Struct, frozen=True, kw_only=True):
 
     ``here``: it is the one of this data folder; ``drained_at``: since when it is to get no new requests; ``versions``:
     of the programs of its workers; ``tokens``: labels of those that all its workers reach; ``lag``: how many changes
-    the slowest worker has not read yet, None if none runs.
+    the slowest worker has not read yet, None if none runs; ``pin``: why its PIN is not sent to a token unasked.
     """
 
     node: str
@@ -41,6 +42,7 @@ class NodeStanding(Struct, frozen=True, kw_only=True):
     tokens: list[str]
     last_heartbeat: datetime | None
     lag: int | None
+    pin: str | None
     next: str | None
 
 
@@ -87,9 +89,17 @@ class Nodes:
         heartbeats = presence.fetch_all(self._core.store)
         with self._core.store.reading() as conn:
             known, newest = nodes.fetch_all(conn), changes.latest(conn)
-        return [self._standing(each, [h for h in heartbeats if h.process.node_id == each.id], newest) for each in known]
+            notices = dict(pin_notices.pending(conn))
+        return [
+            self._standing(
+                each, [beat for beat in heartbeats if beat.process.node_id == each.id], newest, notices.get(each.id)
+            )
+            for each in known
+        ]
 
-    def _standing(self, node: Node, heartbeats: Sequence[Heartbeat], newest: int) -> NodeStanding:
+    def _standing(
+        self, node: Node, heartbeats: Sequence[Heartbeat], newest: int, notice: PinNotice | None
+    ) -> NodeStanding:
         running = [each.process for each in heartbeats if each.fresh]
         reached = set.intersection(*({label for label, _ in each.tokens} for each in running)) if running else set()
         last = max((each.seen_at for each in heartbeats), default=None)
@@ -105,6 +115,7 @@ class Nodes:
             tokens=sorted(reached),
             last_heartbeat=last,
             lag=max((max(newest - each.epoch, 0) for each in running), default=None),
+            pin=_pin_fault(notice) if notice is not None else None,
             next=_advice(node, running, last),
         )
 
@@ -134,6 +145,7 @@ class Nodes:
                 )
             nodes.remove(tx, node.id)
             presence.forget(tx, node.id)
+            pin_notices.forget(tx, node.id)
         return node
 
     def without_token(self, label: str, serials: frozenset[str]) -> list[str]:
@@ -187,6 +199,15 @@ def _refuse_files(core: Core) -> NoReturn:
     raise ConfigurationError(
         f"the databases are files of {core.store.folder} ({META.name}), so this is the only node: `hsmkms guide nodes` "
         "says how there can be more"
+    )
+
+
+def _pin_fault(notice: PinNotice) -> str:
+    """Return why a node's PIN is not sent unasked, and what to do."""
+    what = "was changed on" if notice.changed else "was refused on"
+    return (
+        f"the PIN of the token {notice.label!r} {what} node {notice.by} at {notice.noted_at:%Y-%m-%d %H:%M:%S} UTC: "
+        "write the right one into its source on this node, then run `hsmkms doctor --retry-pin` there"
     )
 
 

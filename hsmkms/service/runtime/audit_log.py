@@ -8,7 +8,7 @@ that died moves the records from the outbox to the log.
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -30,8 +30,9 @@ from hsmkms.rules.audit.record import Event, Occasion, Outcome, RecordedCall
 from hsmkms.service.runtime.audit_acts import Act, Threads
 from hsmkms.service.runtime.audit_lane import Journal
 from hsmkms.service.runtime.gil_queue import GilQueue
+from hsmkms.service.runtime.outbox_recovery import OutboxRecovery
 from hsmkms.service.runtime.ports import KnownEpoch
-from hsmkms.store import audit_files, changes, node_id, nodes, outbox
+from hsmkms.store import audit_files, changes, node_id, outbox
 from hsmkms.store.engine import Connection, Store
 
 log = logging.getLogger("hsmkms.service")
@@ -76,6 +77,7 @@ class AuditLog:
         """True if a response may be sent only after its record is on disk."""
         self._guard = ForkGuard()
         self._journal = self._new_journal()
+        self._recovery = OutboxRecovery(store, self.folder, self.node_id, self._new_journal)
         self._threads = Threads()
         self._moving = threading.Lock()
         self._moved: dict[int, int] = {}
@@ -225,7 +227,7 @@ class AuditLog:
     def before_commit(self, tx: Connection) -> None:
         """Write the records of the change to the outbox, in its own transaction; remove records that the log has."""
         here = self._threads.state
-        lane = self._addressed(self._take())
+        lane = self._recovery.address(self._take())
         here.rows = [outbox.put(tx, lane, event_id, record) for event_id, record in here.noted]
         act = self._current_act()
         if act is not None and act.row_id is None:
@@ -299,51 +301,14 @@ class AuditLog:
             raise StoreError("no lane of the audit log could be taken")
         if not self._recovered:
             self._recovered = True
-            for row_id in self._recover(self._journal, lane):
+            for row_id in self._recovery.move(self._journal, lane):
                 self._note_moved(row_id, 0)
         return lane
 
-    def _recover(self, journal: Journal, lane: str) -> list[int]:
-        """Move records that a lane's last holder left in the outbox to the lane; return the ids of their rows."""
-        with self._store.reading() as conn:
-            left = outbox.fetch(conn, self._addressed(lane))
-        newest = audit_files.segments(self.folder).get(lane, [])[-2:]
-        known = [each.path.read_bytes() for each in newest] if left else []
-        for row in left:
-            if not any(row.event_id.encode() in each for each in known):
-                journal.add(row.record)
-                log.info("an interrupted process left a record of the audit log in the outbox: it was moved")
-        journal.flush()
-        return [row.id for row in left]
-
     def recover_others(self) -> None:
-        """Move the outbox records of processes that died, of all lanes that are not locked; and of removed nodes."""
-        if not self._on:
-            return
-        with self._store.reading() as conn:
-            lanes = outbox.lanes(conn, self.node_id)
-            nodes_here = {each.id for each in nodes.fetch_all(conn)} if self._store.target is not None else set()
-            abandoned = outbox.abandoned(conn, nodes_here) if self.node_id in nodes_here else set()
-        for lane in sorted(lanes):
-            self._recover_lane(self._new_journal(lane))
-        if abandoned:
-            self._recover_lane(self._new_journal(), abandoned)
-
-    def _recover_lane(self, journal: Journal, abandoned: Collection[str] = ()) -> None:
-        """Move a lane's records to it unless it is locked; and those of lanes that nobody else moves any more."""
-        lane = journal.take()
-        if lane is None:
-            return
-        try:
-            if abandoned:
-                with self._store.atomic() as tx:
-                    count = outbox.readdress(tx, abandoned, self._addressed(lane))
-                log.warning("%d records of removed nodes in the outbox of the audit log go to this node's log", count)
-            done = self._recover(journal, lane)
-            with self._store.atomic() as tx:
-                outbox.remove(tx, done)
-        finally:
-            journal.close()
+        """Move the outbox records of processes that died, and of nodes that were removed, to the log."""
+        if self._on:
+            self._recovery.move_all()
 
     def _new_journal(self, only: str | None = None) -> Journal:
         segment_bytes = self.policy.segment_bytes
@@ -351,10 +316,6 @@ class AuditLog:
 
     def _genesis(self, lane: str) -> str:
         return audit_chain.genesis(self._installation_id, lane, self.node_id)
-
-    def _addressed(self, lane: str) -> str:
-        """Return the name of a lane in the outbox, which several nodes may share."""
-        return outbox.address(self.node_id, lane)
 
     def _newest_change(self) -> int:
         with self._store.reading() as conn:

@@ -47,6 +47,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("node_id", "name", name=op.f("pk_node_process")),
     )
     op.create_table(
+        "pin_notice",
+        sa.Column("node_id", sa.Text, nullable=False),
+        sa.Column("serial", sa.Text, nullable=False),
+        sa.Column("label", sa.Text, nullable=False),
+        sa.Column("noted_at", sa.Integer, nullable=False),
+        sa.Column("by_node", sa.Text, nullable=False),
+        sa.Column("changed", sa.Boolean, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("alone", sa.Boolean, nullable=False),
+        sa.PrimaryKeyConstraint("node_id", "serial", name=op.f("pk_pin_notice")),
+    )
+    op.create_table(
         "audit_head",
         sa.Column("node_id", sa.Text, nullable=False),
         sa.Column("lane", sa.Text, nullable=False),
