@@ -22,7 +22,7 @@ from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
-from hsmkms.store import move_mark, moving, nodes, setup
+from hsmkms.store import move_mark, moving, node_id, nodes, presence, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.move_mark import MoveMark
 from hsmkms.wiring import core as wiring
@@ -139,6 +139,14 @@ def _place(settings: Settings, target: "Target | None") -> MoveMark:
     return moving.mark_for(settings.data_dir, target)
 
 
+def _require_stopped(store: Store) -> None:
+    """Raise ConfigurationError if servers run on other nodes, as far as their heartbeats show."""
+    if store.target is not None:
+        running = presence.nodes_of(presence.fresh(store, besides=node_id.read(store.folder)))
+        if running:
+            raise ConfigurationError(f"servers run on the nodes {', '.join(running)}: stop them first")
+
+
 def _require_same(settings: Settings, source: "Target | None", target: "Target | None", mark: MoveMark) -> None:
     """Raise StoreError unless a mark is that of this very move, which is not complete."""
     own = _place(settings, target)
@@ -150,6 +158,7 @@ def _prepare(settings: Settings, mark: MoveMark) -> None:
     """Verify every row, record the move, register this node for the new store, and seal the audit log."""
     core = wiring.core_of(settings)
     try:
+        _require_stopped(core.store)
         with core.store.reading() as conn:
             if core.seals.verify(conn):
                 raise StoreError(_ALTERED)
@@ -170,6 +179,7 @@ def _copied(settings: Settings, moved: Settings, mark: MoveMark, progress: Progr
             if moving.is_copied(store, settings.data_dir, target):
                 return None
             open_processes.require_none(settings.data_dir)  # one that was just starting when the store was marked
+            _require_stopped(store)
             moving.require_room(settings.data_dir, target)
             # 3. Copy and compare.
             rows = moving.count(store)
@@ -186,7 +196,7 @@ def _give_up(settings: Settings, moved: Settings, mark: MoveMark) -> None:
     try:
         _cancel(settings, moved, mark)
     except HsmKmsError as exc:
-        log.warning("the store stays marked as moving (%s): run the command again, or with --cancel", exc)
+        log.warning("the move was not undone completely (%s): run the command again, or with --cancel", exc)
 
 
 def _cancel(settings: Settings, moved: Settings, mark: MoveMark) -> None:

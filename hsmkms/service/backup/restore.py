@@ -36,7 +36,7 @@ from hsmkms.service.operations import deletion
 from hsmkms.service.runtime import binding, open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
-from hsmkms.store import files, installation, migrate, nodes
+from hsmkms.store import audit_files, files, installation, migrate, node_id, nodes
 from hsmkms.store.engine import Connection
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def restore(
             # 2. Open the token, and verify the origin.
             configured = configure(unsealed, signature)
             proof = _proof(unsealed, signature, configured.devices, order)
+            _set_node(staging, target, configured)
             reached("restore 2: proven")
 
             # 3. Check that it belongs to this token and is not older than the token's notes; record the restore.
@@ -218,7 +219,8 @@ def _prepare(
             if configured.server is None:
                 nodes.remove_all(tx)
             else:
-                nodes.register_if_new(tx, nodes.of_folder(target, now))
+                node = nodes.of_folder(staging, now)
+                nodes.register_if_new(tx, replace(node, folder=str(target.absolute())))
             _accept_clones(core, tx)
         postponed = deletion.postpone(core)
         core.audit.close()
@@ -236,6 +238,23 @@ def _prepare(
         )
     finally:
         _close(core)
+
+
+def _set_node(staging: Path, target: Path, configured: Configured) -> None:
+    """Give the restored folder the id of the node whose audit log it goes on with.
+
+    StoreError if the folder is another node.
+    """
+    own, of_log = node_id.read(target), restore_remains.node_of_log(staging / audit_files.FOLDER)
+    if of_log is not None and own not in (None, of_log):
+        raise StoreError(
+            f"the backup has the audit log of node {of_log}, and {target} is node {own}: restore it into the folder "
+            "of that node, or into a new one"
+        )
+    if own is not None or of_log is not None:
+        node_id.write(staging, own or of_log or "")
+    elif configured.server is not None:
+        node_id.read_or_make(staging)
 
 
 def _accept_clones(core: Core, tx: Connection) -> None:

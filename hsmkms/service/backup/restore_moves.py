@@ -18,7 +18,7 @@ from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.service.backup import restore_remains
 from hsmkms.service.backup.create import CONFIGURATION
-from hsmkms.store import files, moving, setup, snapshot
+from hsmkms.store import files, moving, node_id, setup, snapshot
 from hsmkms.store.archive import new_file
 from hsmkms.store.engine import Store
 from hsmkms.store.files import DatabaseFile
@@ -94,6 +94,9 @@ def move(
             # The operator has accepted it: if the restore is interrupted here, the next one finds it in place.
             _place(staging, target, CONFIGURATION, configuration)
             moved.append(CONFIGURATION)
+        if (staging / node_id.FILE).exists() and not os.path.lexists(target / node_id.FILE):
+            (staging / node_id.FILE).rename(target / node_id.FILE)
+            moved.append(node_id.FILE)
         _place(staging, target, _MARK, msgspec.json.encode(_identities(staging)))
         sync_folder(target)
         for name in _FILES if server is None else (snapshot.AUDIT,):
