@@ -28,6 +28,9 @@ SWEEP_SECONDS: Final = 60.0
 SEAL_SECONDS: Final = 60.0
 """Pause between two seals of the audit log, if it has new records."""
 
+BEAT_SECONDS: Final = 3.0
+"""Pause between two heartbeats of this worker, if several nodes may use the database."""
+
 PUBLISH_END_SECONDS: Final = 1.0
 """Pause between two publications of the end of this worker's audit log, if several nodes may use the database."""
 
@@ -71,6 +74,8 @@ class WorkerState:
             periodic.append((self.publish_audit_end, PUBLISH_END_SECONDS))
         if self._watch.changes.bridged_seconds:
             periodic.append((self.bridge_outages, BRIDGE_SECONDS))
+        if self._operator.nodes.shared:
+            periodic.append((self.beat, BEAT_SECONDS))
         self._threads = [
             threading.Thread(target=self._repeat, args=each, name=f"hsmkms {each[0].__name__}", daemon=True)
             for each in periodic
@@ -78,6 +83,8 @@ class WorkerState:
 
     def start(self) -> None:
         """Start the threads that sweep, seal, publish counts and check files, each at once and then periodically."""
+        if self._operator.nodes.shared:
+            self._run(self.beat)  # before the first request: who sees this worker ready finds it in the list of nodes
         for each in self._threads:
             each.start()
 
@@ -88,6 +95,7 @@ class WorkerState:
             if each.is_alive():
                 each.join()
         self.publish(ended=True)
+        self._operator.nodes.end_beats()
         self.kms.close()
 
     def metrics(self) -> bytes:
@@ -128,6 +136,10 @@ class WorkerState:
         """Publish the end of this worker's lane of the audit log, for the seals of all nodes."""
         self._operator.audit.publish_end()
 
+    def beat(self) -> None:
+        """Show the other nodes that this worker runs. Once its node was removed, every request is refused."""
+        self._operator.nodes.beat()
+
     def check_files(self) -> None:
         """Check that the databases are still those that were opened."""
         self._watch.check_files()
@@ -138,11 +150,15 @@ class WorkerState:
 
     def _repeat(self, act: Callable[[], None], seconds: float) -> None:
         while True:
-            try:
-                act()
-            except HsmKmsError as exc:
-                log.error("%s failed and is tried again: %s: %s", act.__name__, exc.code, exc)  # noqa: TRY400 - no bug
-            except Exception:
-                log.exception("%s failed by an unexpected exception and is tried again", act.__name__)
+            self._run(act)
             if self._stopped.wait(seconds):
                 return
+
+    def _run(self, act: Callable[[], None]) -> None:
+        """Run an act; an error is logged, since it is run again."""
+        try:
+            act()
+        except HsmKmsError as exc:
+            log.error("%s failed and is tried again: %s: %s", act.__name__, exc.code, exc)  # noqa: TRY400 - no bug
+        except Exception:
+            log.exception("%s failed by an unexpected exception and is tried again", act.__name__)

@@ -24,8 +24,8 @@ from hsmkms import process
 from hsmkms.errors import ConflictException, DependencyTimeoutException
 from hsmkms.store import node_id, upserts
 from hsmkms.store.engine import Store
+from hsmkms.store.node_schema import lease
 from hsmkms.store.renewal import LEASE, Renewal, renewed
-from hsmkms.store.schema import lease
 
 _PAUSE_SECONDS: Final = 0.1
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
-from hsmkms.store import files, log_schema, schema
+from hsmkms.store import files, log_schema, node_schema, schema
 from hsmkms.store.files import DatabaseFile
 from hsmkms.store.sqlite import connections, faults
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _FIRST_ANNOUNCING: Final = schema.META_REVISIONS.index("meta_0009")
-_METADATA: Final = {files.META.name: schema.meta, files.LOG.name: log_schema.log}
+_METADATA: Final = {files.META.name: node_schema.meta, files.LOG.name: log_schema.log}
 
 
 def create(folder: Path) -> None:

@@ -20,12 +20,16 @@ from hsmkms.store.schema import node
 
 
 class Node(Struct, frozen=True):
-    """A registered node. ``host`` and ``folder`` are those of the moment when it joined."""
+    """A registered node. ``host`` and ``folder`` are those of the moment when it joined.
+
+    ``drained_at``: since when it is to get no new requests.
+    """
 
     id: str
     host: str
     folder: str
     joined_at: datetime
+    drained_at: datetime | None = None
 
     def __str__(self) -> str:
         return f"node {self.id} ({self.folder} on {self.host})"
@@ -55,8 +59,19 @@ def remove_all(tx: Connection) -> None:
 
 def fetch_all(conn: Connection) -> list[Node]:
     """Return the registered nodes, which are not proven yet, in the order in which they joined."""
-    query = select(node.c.id, node.c.host, node.c.folder, node.c.joined_at).order_by(node.c.joined_at, node.c.id)
-    return [Node(row.id, row.host, row.folder, row.joined_at) for row in conn.execute(query)]
+    columns = (node.c.id, node.c.host, node.c.folder, node.c.joined_at, node.c.drained_at)
+    query = select(*columns).order_by(node.c.joined_at, node.c.id)
+    return [Node(*row) for row in conn.execute(query)]
+
+
+def set_drained(tx: Connection, node_id: str, at: datetime | None) -> None:
+    """Note since when a node is to get no new requests; None: it gets them again."""
+    tx.execute(node.update().where(node.c.id == node_id).values(drained_at=at))
+
+
+def remove(tx: Connection, node_id: str) -> None:
+    """Remove a node."""
+    tx.execute(node.delete().where(node.c.id == node_id))
 
 
 def require_registered(conn: Connection, folder: Path, name: str) -> None:

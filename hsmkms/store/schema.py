@@ -367,19 +367,10 @@ node: Final = Table(
     Column("host", Text, nullable=False),
     Column("folder", Text, nullable=False),
     Column("joined_at", Instant, nullable=False),
+    Column("drained_at", Instant),
 )
 """The nodes that use a database on a server: the id in a data folder, and where it was when it joined. Rows are sealed.
 Empty where the databases are files of the data folder."""
-
-lease: Final = Table(
-    "lease",
-    meta,
-    Column("name", Text, primary_key=True),
-    Column("holder", Text, nullable=False),
-    Column("until", Instant, nullable=False),
-)
-"""Locks that a node holds: see ``installation_lock.py``. Written in transactions of mere use, so that the change signal
-stays quiet, as on a server all tables are in one database. Empty where the databases are files of the data folder."""
 
 audit_outbox: Final = Table(
     "audit_outbox",

@@ -11,13 +11,13 @@ from sqlalchemy import BigInteger, Connection, CursorResult, MetaData, Row, Tabl
 from sqlalchemy.sql.expression import TableClause
 
 from hsmkms.errors import StoreError
-from hsmkms.store import id_sequences, log_schema
+from hsmkms.store import id_sequences, log_schema, node_schema
 from hsmkms.store.instant import Instant
 
 Advance = Callable[[int], None]
 """Called with a number of rows that were copied or compared."""
 
-_OF_PROCESSES: Final = frozenset({log_schema.sweeper.name})
+_OF_PROCESSES: Final = frozenset({log_schema.sweeper.name, node_schema.lease.name, node_schema.node_process.name})
 """Tables of what processes hold at this moment, which a copy begins without."""
 
 _BATCH: Final = 1000

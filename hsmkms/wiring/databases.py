@@ -10,7 +10,9 @@ from hsmkms.service.audit import row_sealing
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.tokens import Tokens
-from hsmkms.store import announcements, files, setup
+from hsmkms.store import announcements, files, node_id, presence, setup
+from hsmkms.store.presence import Process
+from hsmkms.store.schema import META_REVISIONS
 from hsmkms.store.sqlite import connections
 from hsmkms.wiring import core
 from hsmkms.wiring import tokens as token_wiring
@@ -30,6 +32,7 @@ def migrate_databases(settings: Settings) -> tuple[list[str], dict[str, str]]:
     if setup.must_announce(settings.data_dir, target):
         _announce(settings)
     applied = setup.upgrade(settings.data_dir, target)
+    _warn_of_older_programs(settings)
     if applied or not _is_sealed(settings):  # or an earlier attempt was interrupted
         try:
             close(core.core_of(settings))
@@ -84,13 +87,32 @@ def _announce(settings: Settings) -> None:
 
 def _migrate_unannounced(settings: Settings, reason: str, error: HsmKmsError) -> None:
     """Raise ConfigurationError if any process has the installation open, else log a warning."""
-    others = open_processes.living(settings.data_dir)
+    others = [f"pid {each}" for each in open_processes.living(settings.data_dir)]
+    others += [f"node {each}" for each in presence.nodes_of(_on_other_nodes(settings))]
     if others:
         raise ConfigurationError(
-            f"nothing was migrated: running processes (pid {', '.join(map(str, others))}) take a migration for "
+            f"nothing was migrated: running processes ({', '.join(others)}) take a migration for "
             f"tampering unless it is announced, {reason}, or stop them first"
         ) from error
     log.warning("the migration is not announced: %s", error)
+
+
+def _on_other_nodes(settings: Settings) -> list[Process]:
+    """Return the servers' workers that run on other nodes."""
+    if settings.store.url is None:
+        return []
+    store = open_store(settings, older=True)
+    try:
+        return presence.fresh(store, besides=node_id.read(settings.data_dir))
+    finally:
+        store.close()
+
+
+def _warn_of_older_programs(settings: Settings) -> None:
+    older = [each for each in _on_other_nodes(settings) if each.revision != META_REVISIONS[-1]]
+    if older:
+        names = ", ".join(presence.nodes_of(older))
+        log.warning("servers of another version of hsmkms run on the nodes %s: upgrade these next", names)
 
 
 def check_databases(settings: Settings) -> None:

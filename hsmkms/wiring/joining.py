@@ -9,6 +9,7 @@ from hsmkms.store import node_id, regions, setup
 from hsmkms.store.nodes import Node
 from hsmkms.wiring import core
 from hsmkms.wiring.databases import close
+from hsmkms.wiring.shared_marks import refused_elsewhere
 from hsmkms.wiring.stores import open_store, target_of
 
 
@@ -40,6 +41,12 @@ def describe(settings: Settings) -> Described:
         )
     if not setup.exists(settings.data_dir, target):
         raise ConfigurationError(f"{target.name} has no installation: make the first node with `hsmkms init`")
+    refused = refused_elsewhere(settings)
+    if refused is not None:
+        raise ConfigurationError(
+            f"the token {refused.label!r} refused the PIN of node {refused.by}, and has accepted none from it since: "
+            "correct it there first (`hsmkms doctor --retry-pin`), so that no node sends it the same one again"
+        )
     store = open_store(settings, joining=True)
     try:
         row, _ = binding.expected(store)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Settings
 from hsmkms.config.store_settings import StoreSettings
-from hsmkms.errors import ConfigurationError, HsmKmsError, MigrationError, StoreError
+from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
 from hsmkms.process import exclusive
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.runtime import open_processes
@@ -73,7 +73,7 @@ def move(
             # 1. Verify all rows and the token, and record the move.
             moving.require_room(settings.data_dir, target)
             mark = _place(settings, target)
-            _require_newest(settings, source)
+            setup.require_newest(settings.data_dir, source)
             _prepare(settings, mark)
             reached("move 1: verified")
         _require_same(settings, source, target, mark)
@@ -144,16 +144,6 @@ def _require_same(settings: Settings, source: "Target | None", target: "Target |
     own = _place(settings, target)
     if mark.complete or (mark.target, mark.node) != (own.target, own.node):
         raise move_mark.error(mark, _place(settings, source).place)
-
-
-def _require_newest(settings: Settings, source: "Target | None") -> None:
-    """Raise MigrationError unless the store has this program's schema: what it does not know it cannot copy."""
-    found = setup.current(settings.data_dir, source)
-    if found != setup.newest():
-        raise MigrationError(
-            f"the store has the schema {', '.join(found.values())}, which this program does not copy: run `hsmkms "
-            "migrate`, or use the version of hsmkms that migrated it"
-        )
 
 
 def _prepare(settings: Settings, mark: MoveMark) -> None:

@@ -14,12 +14,14 @@ from hsmkms.config.pins import PinSettings
 from hsmkms.config.settings import Secret, Settings, TokenSettings
 from hsmkms.errors import ConfigurationError, PinError
 from hsmkms.hsm.ports import Device
+from hsmkms.hsm.serials import serial_of
 from hsmkms.hsm.session import module as modules
 from hsmkms.hsm.session.login import LoginGate, PinRefusedError, right_pin
 from hsmkms.hsm.session.token_choice import choose
 from hsmkms.model.permit import OperatorAct
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
+from hsmkms.wiring.shared_marks import shared_marks
 from hsmkms.wiring.stores import require_registered
 from hsmkms.wiring.tokens import device_settings, open_device
 
@@ -32,9 +34,10 @@ def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret
     file = pin_file(token)
     draft = pins.draft_of(file)
     device = open_device(settings, token)  # maybe shared with the installation, which has it open
-    gate = LoginGate(settings.data_dir)
+    gate = LoginGate(settings.data_dir, shared=shared_marks(settings))
     details = {"token": device.profile.label}
     with core.audit.acting("ChangePin", core.installation.default_region, details), gate.exclusive(), closing(device):
+        gate.exchange_marks()
         gate.refuse_if_marked(device.profile.serial)
         if device.connection.pin_was_changed():
             raise ConfigurationError("another process has just changed the PIN: run change-pin again")
@@ -54,6 +57,7 @@ def change_pin(core: Core, settings: Settings, token: TokenSettings, new: Secret
 
         # 3. Replace the file, and make other processes reread it at their next login.
         gate.note_change()
+        gate.publish_change(device.profile.label, device.profile.serial)
         pins.put_in_place(draft, file)
     return file
 
@@ -79,13 +83,14 @@ def finish(settings: Settings, token: TokenSettings) -> bool | None:
     if file is None or draft is None:
         return None
     require_registered(settings)
-    gate = LoginGate(settings.data_dir)
+    gate = LoginGate(settings.data_dir, shared=shared_marks(settings))
     with gate.exclusive():
         if not draft.exists():
             return None  # another process has just finished it
         if not draft.stat().st_size:  # killed before the new PIN was written, so it was never set on the token
             draft.unlink()
             return False
+        gate.exchange_marks()
         right = _right_file(settings, token, (file, draft), gate)
         gate.note_change()
         if right == draft:
@@ -102,6 +107,9 @@ def _right_file(settings: Settings, token: TokenSettings, files: tuple[Path, Pat
     module = modules.acquire(device.module, environment=device.environment, reserved=device.init_reserved)
     try:
         place = right_pin(lambda: choose(module, device.choice), candidates, gate)
+        if place == 1:  # the new PIN
+            found = choose(module, device.choice)
+            gate.publish_change(found.label, serial_of(found))
     except PinError as exc:
         raise PinError(f"{exc}. Of {files[0]} and {files[1]} one has the right PIN: it must be in {files[0]}") from exc
     finally:

@@ -26,6 +26,7 @@ from hsmkms.service.runtime import binding
 from hsmkms.service.runtime.tokens import Tokens
 from hsmkms.store.engine import Store
 from hsmkms.store.installation import InstallationRow, TokenRow
+from hsmkms.wiring.shared_marks import shared_marks
 from hsmkms.wiring.stores import open_store, require_registered
 
 Proof = TypeVar("Proof")
@@ -90,6 +91,7 @@ def device_settings(settings: Settings, token: TokenSettings | None = None) -> D
         replication_seconds=token.replication_seconds,
         host_unwrap=settings.imports.host_unwrap,
         accept_crashes=settings.imports.accept_crashes,
+        shared_marks=shared_marks(settings),
         write_lock_dir=_shared_folder(settings, token),
     )
 
@@ -376,7 +378,9 @@ def retry_pin(
     ``confirm`` asks about the others. Raises PinError if a PIN is refused or is not confirmed.
     """
     require_registered(settings)
-    gate = LoginGate(settings.data_dir)
+    gate = LoginGate(settings.data_dir, shared=shared_marks(settings))
+    with gate.exclusive():
+        gate.exchange_marks()
     had_mark = gate.mark() is not None
     faults: list[HsmKmsError] = []
     for each in settings.tokens:

@@ -135,7 +135,8 @@ def at_a_database(site: Site, tour: Site) -> Reader:
         "/home/alice": str(site.folder),
         "/usr/lib/softhsm/libsofthsm2.so": token.places["/opt/vendor/lib/libpkcs11.so"],
     }
-    return Reader(places={**token.places, **places}, environment=token.environment)
+    environment = {**token.environment, **_own_servers(site)}
+    return Reader(places={**token.places, **places, **_free_port()}, environment=environment)
 
 
 PREPARATIONS: Final[Mapping[str, Callable[[Site, Site], Reader]]] = {

@@ -44,6 +44,9 @@ PANELS = (
 OPERATOR_COMMANDS = {
     "init",
     "join",
+    "list-nodes",
+    "drain-node",
+    "remove-node",
     "migrate",
     "migrate-store",
     "token-info",

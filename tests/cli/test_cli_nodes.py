@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 
+import second_token
 from cli_site import Site
 from node_sites import node_of
 from postgresql_cluster import Cluster, name_of
@@ -131,3 +132,22 @@ def test_a_lost_folder_and_removed_seals(first: Site, cluster: Cluster, on_serve
     assert "the seals of the control-plane database were removed" in refused.stderr
     with cluster.connect(name_of(on_server)) as admin:
         assert admin.execute("SELECT count(*) FROM row_seal").fetchone() == (0,)
+
+
+def test_a_migration_that_a_node_would_not_follow(first: Site, cluster: Cluster, on_server: str) -> None:
+    """It is refused before anything is changed, with the name of the node whose server does not reach the new token."""
+    second_token.add(first.config)
+    with cluster.connect(name_of(on_server)) as admin:
+        admin.execute(
+            f"INSERT INTO node_process SELECT '{OTHER}', '1-a',"
+            " (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, '0.0', 'meta_0009', 0, '[[\"hsmkms\", \"1\"]]'"
+        )
+    refused = first.run("migrate-token", "--to", second_token.LABEL, "--yes").error
+    assert f"servers of other nodes cannot reach the token 'new hsm': node {OTHER}. Name it as a [[token]]" in refused
+    assert [each["Home"] for each in first.run("list-tokens").json["Tokens"]] == [True, False]
+    warned = first.run("rotate-installation-keys", "--purpose", "mac")
+    assert warned.status == 0
+    assert f"another version of hsmkms runs on node {OTHER}: upgrade these nodes soon" in warned.stderr
+    with cluster.connect(name_of(on_server)) as admin:
+        admin.execute('UPDATE node_process SET tokens = \'[["new hsm", "1"]]\', seen_at = seen_at - 16000000')
+    assert first.run("migrate-token", "--to", second_token.LABEL, "--yes").status == 0

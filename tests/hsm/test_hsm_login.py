@@ -58,6 +58,7 @@ def test_mark_contains_nothing_of_the_pin(token: Token) -> None:
     mark = token.folder / "pin-refused.json"
     contents = json.loads(mark.read_text())
     known = {"label", "serial", "refused_at", "source", "version", "comparable", "unsettled", "members", "alone"}
+    known |= {"node", "changed", "published"}
     assert contents.keys() == known
     assert (contents["label"], contents["serial"], contents["source"]) == (token.label, token.serial, "")
     assert WRONG not in mark.read_text()

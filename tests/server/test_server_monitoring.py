@@ -271,6 +271,9 @@ class Watched:
         """None."""
         return []
 
+    def drained(self) -> None:
+        """It gets requests."""
+
     def clock_doubt(self) -> str | None:
         """None, for which the database is asked."""
         assert self.away is None

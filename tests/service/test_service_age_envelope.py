@@ -44,6 +44,7 @@ def openssh(key: Ed25519PrivateKey | rsa.RSAPrivateKey) -> tuple[bytes, bytes]:
 
 
 @needs_age
+@pytest.mark.sqlite_alone("a backup is of files so far")
 def test_age_opens_backups(site: Site, tmp_path: Path) -> None:
     """With age, tar and OpenSSL alone everything in a backup can be had and checked, as in a disaster."""
     key, signing_key = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
@@ -67,6 +68,7 @@ def test_age_opens_backups(site: Site, tmp_path: Path) -> None:
 
 
 @needs_age
+@pytest.mark.sqlite_alone("a backup is of files so far")
 def test_age_opens_with_a_key_in_pem(site: Site, tmp_path: Path) -> None:
     """A backup that is sealed to an RSA key in PEM is opened by age with that key's own file."""
     file = back_up(site, RSA)
@@ -78,6 +80,7 @@ def test_age_opens_with_a_key_in_pem(site: Site, tmp_path: Path) -> None:
 
 
 @needs_age
+@pytest.mark.sqlite_alone("a backup is of files so far")
 def test_what_age_sealed_is_read(site: Site, tmp_path: Path) -> None:
     """The content of a backup that the operator has sealed to another key with age is restored."""
     private = X25519PrivateKey.generate()

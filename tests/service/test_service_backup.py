@@ -49,6 +49,8 @@ from hsmkms.service.runtime.permits import own_permit
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import restore as restore_wiring
 
+pytestmark = pytest.mark.sqlite_alone("a backup is of files so far")
+
 Private = rsa.RSAPrivateKey | X25519PrivateKey
 
 

@@ -43,6 +43,8 @@ from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.backup.unsealing import Unsealed
 from hsmkms.wiring import restore as restore_wiring
 
+pytestmark = pytest.mark.sqlite_alone("a backup is of files so far")
+
 OURS = ("meta.db", "log.db", "audit")
 UNPROVEN = "Nothing was restored: anyone who can write"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from msgspec import Struct
 from postgresql_cluster import Cluster, name_of
 from service_sites import NewFolder, Site, StoppedClock, close_everything, mac_key, new_key, seal, unseal
 
-from hsmkms.errors import ConflictException
+from hsmkms.errors import ConfigurationError, ConflictException, StoreError
 from hsmkms.kms import Kms
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.service.keys.installation_keys import versions
 from hsmkms.service.operator.key_rotation import Outcome
+from hsmkms.store.engine import Store
 
 
 class Nodes(Struct):
@@ -155,3 +157,97 @@ def test_due_work_is_done_by_one_node(nodes: Nodes) -> None:
     assert busy == [True]
     assert not nodes.two.operator.maintain().busy
     assert backing_keys(nodes.two) == {key_id: 2}
+
+
+# -- presence -------------------------------------------------------------------------------------------------------
+
+
+def ids(nodes: Nodes) -> tuple[str, str]:
+    """The ids of both nodes."""
+    one, two = nodes.one.operator.nodes.standings()
+    return one.node, two.node
+
+
+def age(nodes: Nodes, seconds: int) -> None:
+    """Let all heartbeats be older."""
+    with nodes.cluster.connect(name_of(str(nodes.site.settings.store.url))) as admin:
+        admin.execute(f"UPDATE node_process SET seen_at = seen_at - {seconds} * 1000000".encode())
+
+
+def test_heartbeats(nodes: Nodes) -> None:
+    """A node runs while a worker of it beats, by the database's clock; what that has not read yet is counted."""
+    before = nodes.one.operator.nodes.standings()
+    assert [(each.here, each.workers, each.last_heartbeat, each.lag) for each in before] == [
+        (True, 0, None, None),
+        (False, 0, None, None),
+    ]
+    nodes.two.operator.nodes.beat()
+    nodes.two.operator.nodes.beat()
+    _, two = nodes.one.operator.nodes.standings()
+    assert (two.workers, two.tokens, two.lag, two.next) == (1, ["hsmkms service test"], 0, None)
+    assert two.versions == [metadata.version("hsmkms")]
+    new_key(nodes.one)
+    assert (nodes.one.operator.nodes.standings()[1].lag or 0) > 0
+    nodes.two.operator.nodes.beat()
+    assert nodes.one.operator.nodes.standings()[1].lag == 0
+    age(nodes, 16)
+    _, gone = nodes.one.operator.nodes.standings()
+    assert (gone.workers, gone.tokens, gone.lag) == (0, [], None)
+    assert gone.last_heartbeat is not None
+    assert "its server is gone" in str(gone.next)
+    nodes.two.operator.nodes.beat()
+    nodes.two.operator.nodes.end_beats()
+    assert nodes.one.operator.nodes.standings()[1].last_heartbeat is None
+
+
+def test_nodes_that_would_not_follow(nodes: Nodes) -> None:
+    """Before a migration the nodes are named whose servers do not reach the token; this one's processes are not."""
+    one, two = nodes.one.operator.nodes, nodes.two.operator.nodes
+    _, second = ids(nodes)
+    profile = nodes.one._core.device.profile
+    assert [second in each for each in one.silent()] == [True]
+    one.beat()
+    two.beat()
+    assert one.silent() == []
+    assert one.without_token(profile.label, frozenset({profile.serial})) == []
+    (lacking,) = one.without_token("another token", frozenset({"1234"}))
+    assert lacking.startswith(f"node {second} (")
+    assert one.of_other_versions(metadata.version("hsmkms")) == []
+    assert len(one.of_other_versions("0.0")) == 1
+    age(nodes, 16)
+    assert one.without_token("another token", frozenset({"1234"})) == []
+
+
+def test_a_drained_node(nodes: Nodes) -> None:
+    """It says that it is not ready, and answers; the other one is ready. Undone it is ready again. It is recorded."""
+    _, second = ids(nodes)
+    assert nodes.one.operator.nodes.drain(second[:8], undo=False).drained_at == nodes.clock.now
+    assert "this node is drained" in str(nodes.two.operator.watch.drained())
+    assert nodes.one.operator.watch.drained() is None
+    assert unseal(nodes.two, seal(nodes.two, new_key(nodes.one).key_id)) == b"secret"
+    nodes.two.operator.nodes.drain(second, undo=True)
+    assert nodes.two.operator.watch.drained() is None
+    with pytest.raises(ConfigurationError, match="name one node by its id"):
+        nodes.one.operator.nodes.drain("", undo=False)
+    assert nodes.one.operator.audit.verify_rows() == []
+
+
+def test_a_removed_node(nodes: Nodes) -> None:
+    """Not while it runs, and not by itself; afterwards its processes answer nothing, and its folder opens nothing."""
+    first, second = ids(nodes)
+    nodes.two.operator.nodes.beat()
+    key_id = new_key(nodes.two).key_id
+    with pytest.raises(ConfigurationError, match=r"has 1 running workers: stop its server first; .* 15 seconds"):
+        nodes.one.operator.nodes.remove(second)
+    with pytest.raises(ConfigurationError, match="is the one of this data folder"):
+        nodes.one.operator.nodes.remove(first)
+    age(nodes, 16)
+    assert nodes.one.operator.nodes.remove(second).id == second
+    assert [each.node for each in nodes.one.operator.nodes.standings()] == [first]
+    with pytest.raises(StoreError, match="this node was removed from the installation"):
+        nodes.two.operator.nodes.beat()
+    with pytest.raises(StoreError, match="this node was removed from the installation"):
+        seal(nodes.two, key_id)
+    with pytest.raises(StoreError, match=f"has the id {second}, which is not registered"):
+        Store.open(nodes.two._core.store.folder, target=nodes.two._core.store.target)
+    assert unseal(nodes.one, seal(nodes.one, key_id)) == b"secret"

@@ -7,6 +7,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "setup": ("init", "migrate"),
     "join": ("join",),
     "migrate_store": ("migrate-store",),
+    "nodes": ("list-nodes", "drain-node", "remove-node"),
     "import_key": ("import-key", "wrap-key-material"),
     "re_encrypt_files": ("re-encrypt-files",),
     "maintain": ("maintain",),

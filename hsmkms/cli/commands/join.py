@@ -33,7 +33,7 @@ from hsmkms.cli.commands.token_options import (
 )
 from hsmkms.cli.files.private_files import write_private
 from hsmkms.cli.options import Common, with_common
-from hsmkms.errors import ConfigurationError
+from hsmkms.errors import ConfigurationError, PinError
 
 if TYPE_CHECKING:
     from hsmkms.config.settings import Settings
@@ -119,7 +119,11 @@ def _join(common: Common, draft: "Settings", regions: tuple[str, ...], options: 
     config.check_owners(settings)
 
     # 3. The token's proof and the registration; then the configuration, without which no command uses the folder.
-    joined = joining.join(settings)
+    try:
+        joined = joining.join(settings)
+    except PinError as exc:
+        advice = f"correct {token.pin.file}, remove {folder}, and run the command again"
+        raise PinError(f"{exc}. Nothing has joined: {advice}") from exc
     write_private(file, text)
     (folder / ATTEMPT_FILE).unlink()
     common.show(

@@ -33,7 +33,7 @@ from hsmkms.errors import PinError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hsmkms.config.settings import PinSettings, Secret
+    from hsmkms.config.settings import PinSettings, Secret, Settings
     from hsmkms.model.token_check import CheckReport
 
 PANEL: Final = "Token"
@@ -153,7 +153,8 @@ def change_pin(
     """Change the token's user PIN, and the file that it is read from, without interrupting service.
 
     Without an option the new PIN is asked for at the terminal. After an interrupted change, the command only finishes
-    that one.
+    that one. StaleNodes: other nodes of the installation, which do not send their PIN until you have brought the new
+    one to its source there and run doctor --retry-pin.
 
     Example: hsmkms change-pin --generate
     """
@@ -169,7 +170,7 @@ def change_pin(
     if finished is not None:
         outcome = "the new PIN holds" if finished else "the old PIN holds"
         told = f"an interrupted change was finished: {outcome}"
-        common.show({"PinFile": str(which.pin.file), "Outcome": told})
+        common.show({"PinFile": str(which.pin.file), "Outcome": told} | _stale(settings))
         return
     pin_change.pin_file(which)
     source = configuration.PinSettings(
@@ -181,7 +182,16 @@ def change_pin(
     core = wiring.core_of(settings)
     with Kms(core):
         file = pin_change.change_pin(core, settings, which, new)
-    common.show({"PinFile": str(file), "Outcome": "changed"})
+    common.show({"PinFile": str(file), "Outcome": "changed"} | _stale(settings))
+
+
+def _stale(settings: "Settings") -> dict[str, list[str]]:
+    """Return the nodes to which the new PIN must be brought, if there can be several."""
+    from hsmkms.wiring import shared_marks  # noqa: PLC0415 - see change_pin
+
+    if settings.store.url is None:
+        return {}
+    return {"StaleNodes": shared_marks.stale_nodes(settings)}
 
 
 def _check_without_installation(options: TokenOptions) -> "CheckReport":

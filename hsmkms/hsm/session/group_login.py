@@ -285,7 +285,8 @@ class GroupLogin(TokenLogin):
     @cached_property
     def _replicas(self) -> Replicas:
         folder, serials = self.settings.state_dir, self.settings.choice.serials
-        gates = {each: LoginGate(folder, serials, standby=True) for each in serials}
+        shared = self.settings.shared_marks
+        gates = {each: LoginGate(folder, serials, standby=True, shared=shared) for each in serials}
         return Replicas({each: Replica(each, self.module, gates[each], self._log_in_beside) for each in serials})
 
     def _log_in_beside(self, serial: str, gate: LoginGate) -> Session:

@@ -34,7 +34,7 @@ from hsmkms.errors import ConfigurationError, DependencyTimeoutException, PinErr
 from hsmkms.hsm.faults import AWAY, translate
 from hsmkms.hsm.objects.attributes import MAPPER
 from hsmkms.hsm.serials import serial_of
-from hsmkms.hsm.session.pin_marks import PinMark, PinMarks
+from hsmkms.hsm.session.pin_marks import PinMark, PinMarks, SharedMarks
 from hsmkms.process import HeldLock, exclusive, uptime
 from hsmkms.secret import PinOrigin, Secret
 
@@ -67,9 +67,16 @@ class LoginGate:
     ``standby``: for logins to a member beside the one in use, whose refusals count for that one alone.
     """
 
-    def __init__(self, folder: Path, members: tuple[str, ...] = (), *, standby: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        members: tuple[str, ...] = (),
+        *,
+        standby: bool = False,
+        shared: SharedMarks | None = None,
+    ) -> None:
         self._lock_path = folder / "login.lock"
-        self._marks = PinMarks(folder, members, standby=standby)
+        self._marks = PinMarks(folder, members, standby=standby, shared=shared)
         self._changed_path = folder / "pin-changed"
         self._group = members if len(members) > 1 else ()
         self._lock: HeldLock | None = None
@@ -84,6 +91,14 @@ class LoginGate:
         with exclusive(self._lock_path, LOCK_SECONDS) as self._lock:
             self._require_patience()
             yield
+
+    def exchange_marks(self) -> None:
+        """Exchange marks with the other nodes of the installation. Needs the lock."""
+        self._marks.exchange()
+
+    def publish_change(self, label: str, serial: str) -> None:
+        """Let the other nodes know that the PIN of a token was changed: they do not send theirs unasked."""
+        self._marks.note_change(label, serial)
 
     def expect_login(self) -> None:
         """Let the login that begins now hold the login lock."""
@@ -157,6 +172,10 @@ class LoginGate:
     def refuse_if_marked(self, serial: str | None = None) -> None:
         """Raise PinError if there is a mark for the token of that serial, or without a serial, for any token."""
         mark = self.mark(serial)
+        if mark is not None and mark.node:
+            raise PinError(
+                f"{mark.of_another_node}. Write the right PIN into its source, then run `hsmkms doctor --retry-pin`"
+            )
         if mark is not None:
             raise PinError(
                 f"the token {mark.label!r} (serial {mark.serial}) refused the PIN at {mark.refused_at}: "
@@ -235,6 +254,7 @@ def log_in(
     text = read_pin()  # not under the lock: a person may take long to type it
     pin = text if isinstance(text, Secret) else Secret(text)
     with gate.exclusive():
+        gate.exchange_marks()
         if gate.changed_since(loaded_at):
             raise StaleModuleError(AWAY)
         token = ready_token()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -48,6 +48,8 @@ class PinMark(Struct, frozen=True, kw_only=True):
 
     ``unsettled``: the token has accepted no PIN since. ``members``: the serials of its HA group, which has one PIN.
     ``alone``: the refusal counts for this token only, since another member of the group has accepted the same PIN.
+    ``node``: the other node of the installation that had it refused, or that changed the PIN (``changed``).
+    ``published``: the other nodes know of it.
     """
 
     label: str
@@ -59,6 +61,17 @@ class PinMark(Struct, frozen=True, kw_only=True):
     unsettled: bool = False
     members: tuple[str, ...] = ()
     alone: bool = False
+    node: str = ""
+    changed: bool = False
+    published: bool = False
+
+    @property
+    def of_another_node(self) -> str:
+        """What happened on another node, and what follows for this one."""
+        token = f"the token {self.label!r} (serial {self.serial})"
+        if self.changed:
+            return f"node {self.node} changed the PIN of {token} at {self.refused_at}, so that of this node is not sent"
+        return f"{token} refused the PIN of node {self.node} at {self.refused_at}, so that of this node is not sent"
 
     def counts_for(self, serials: frozenset[str]) -> bool:
         """True if the PIN was refused by one of these tokens, or by a member of the same HA group."""
@@ -73,17 +86,67 @@ class PinMark(Struct, frozen=True, kw_only=True):
         return origin is None or self.source in ("", origin.name)
 
 
+class SharedMarks(Protocol):
+    """Marks that the nodes of an installation share. Nothing raises while their database is away."""
+
+    def pending(self) -> list[PinMark]:
+        """Return marks of other nodes for this one, until a token has accepted its PIN."""
+
+    def publish(self, mark: PinMark) -> bool:
+        """Leave a mark for all nodes; False if that was not possible now."""
+
+    def settle(self, serials: frozenset[str]) -> None:
+        """Remove the marks for this node of tokens of which one has accepted a PIN."""
+
+
 class PinMarks:
     """Marks of one installation, files in ``folder``: one for each token that refused its PIN.
 
     ``members``: the serials of the HA group whose token is used; a refusal by one member counts for all of them, unless
-    it is a ``standby``: then the member in use has accepted the PIN.
+    it is a ``standby``: then the member in use has accepted the PIN. ``shared``: marks of other nodes.
     """
 
-    def __init__(self, folder: Path, members: tuple[str, ...] = (), *, standby: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        members: tuple[str, ...] = (),
+        *,
+        standby: bool = False,
+        shared: SharedMarks | None = None,
+    ) -> None:
+        self._shared = shared
         self._folder = folder
         self._members = members
         self._standby = standby
+
+    def exchange(self) -> None:
+        """Write the marks of other nodes to the folder, and publish those that they do not know of."""
+        if self._shared is None:
+            return
+        marked = {path: _read_mark(path) for path in self._paths()}
+        for path, mark in marked.items():
+            if not mark.published and mark.serial != _UNKNOWN:
+                self._publish(path, mark)
+        known = {each.serial for each in marked.values()}
+        for mark in self._shared.pending():
+            if mark.serial not in known:
+                self._write(self._path_of(mark.serial), mark)
+
+    def note_change(self, label: str, serial: str) -> None:
+        """Let the other nodes know that the PIN of a token was changed."""
+        if self._shared is not None:
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            self._shared.publish(PinMark(label=label, serial=serial, refused_at=at, changed=True))
+
+    def _publish(self, path: Path, mark: PinMark) -> None:
+        if self._shared is not None and self._shared.publish(mark):
+            self._write(path, replace(mark, published=True))
+
+    def _write(self, path: Path, mark: PinMark) -> None:
+        try:
+            atomic_write.replace(path, msgspec.json.encode(mark))
+        except OSError as exc:
+            raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
 
     def open_mark(self, serial: str | None = None) -> PinMark | None:
         """Return the mark of the token of that serial, or of any; an unreadable mark counts for all tokens."""
@@ -141,6 +204,7 @@ class PinMarks:
                 put_in_place()
                 if earlier is not None:
                     self._write_list([*self._list(), earlier])
+                self._publish(path, mark)
 
             yield leave
 
@@ -162,6 +226,8 @@ class PinMarks:
             self._write_list(kept)
         for path in closed:
             path.unlink(missing_ok=True)
+        if closed and self._shared is not None:  # a mark of another node was written here before the PIN was sent
+            self._shared.settle(group)
 
     def remove_unreadable(self) -> None:
         """Remove the unreadable marks, once every token has accepted its PIN."""
@@ -209,6 +275,11 @@ class PinMarks:
 
 
 def _not_sent(mark: PinMark, origin: PinOrigin | None) -> PinError:
+    if mark.node:
+        return UnknownPinError(
+            f"{mark.of_another_node}. If the PIN here is the right one, run `hsmkms doctor --retry-pin --yes`",
+            f"{mark.of_another_node}. Is the PIN of this node the right one",
+        )
     by = f"the token {mark.label!r} (serial {mark.serial})"
     if origin is not None and origin.comparable and mark.is_of(origin):
         return PinError(

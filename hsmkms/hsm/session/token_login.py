@@ -39,6 +39,7 @@ from hsmkms.hsm.session.handles import HandleIndex
 from hsmkms.hsm.session.identity import NOTHING_SHOWN, Candidate, Identities, Identity, Listener, Shown
 from hsmkms.hsm.session.login import LoginGate, PinReader, StaleModuleError, log_in, open_session
 from hsmkms.hsm.session.module import Module, RenewalPace
+from hsmkms.hsm.session.pin_marks import SharedMarks
 from hsmkms.hsm.session.pool import PoolUse, SessionPool
 from hsmkms.hsm.session.reconnect import Reconnector
 from hsmkms.hsm.session.token_choice import TokenChoice, choose, namesakes
@@ -76,6 +77,8 @@ class DeviceSettings(Struct, frozen=True, kw_only=True):
     """Serial of the member of an HA group to try first; None: the one that answered last."""
     replication_seconds: float = 0.0
     """How long a creation waits until every member of an HA group that could take over has the object; 0: no wait."""
+    shared_marks: SharedMarks | None = None
+    """Marks of refused PINs that the nodes of an installation share."""
     write_lock_dir: Path | None = None
     """Folder of the lock of writers (write_lock.py), if it is shared by several nodes; None: ``state_dir``."""
 
@@ -92,7 +95,7 @@ class TokenLogin:
         self.settings = settings
         self.module = module
         self._read_pin = read_pin
-        self.gate = LoginGate(settings.state_dir, settings.choice.serials)
+        self.gate = LoginGate(settings.state_dir, settings.choice.serials, shared=settings.shared_marks)
         self.calls = Tally()
         """Call statistics by name and outcome (the class of the error), with durations."""
         self.guard = ForkGuard()

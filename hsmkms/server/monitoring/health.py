@@ -79,4 +79,14 @@ class Health:
         older = self._watch.older_tokens() if not without_database and not faults else []
         self.warnings = warnings | ({"token": "; ".join(older)} if older else {})
         doubt = self._watch.clock_doubt() if not without_database else None
-        return faults | ({"clock": doubt} if doubt is not None else {})
+        faults |= {"clock": doubt} if doubt is not None else {}
+        drained = self._node_fault() if not without_database else None
+        return faults | ({"node": drained} if drained is not None else {})
+
+    def _node_fault(self) -> str | None:
+        """Return why no new requests are to be sent to this node, or None."""
+        self._looking = "node"
+        try:
+            return self._watch.drained()
+        except HsmKmsError as exc:
+            return f"{exc.code}: {exc}"

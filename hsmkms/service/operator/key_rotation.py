@@ -8,8 +8,10 @@ Older versions stay, since backups from before the rotation need them. At the op
 far as nothing else needs them.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from importlib import metadata
 from typing import Final
 
 from msgspec import Struct
@@ -29,12 +31,15 @@ from hsmkms.service.keys.installation_keys import (
 )
 from hsmkms.service.keys.report_keys import kind_for, signing_key
 from hsmkms.service.operator.credentials import Credentials
+from hsmkms.service.operator.nodes import Nodes
 from hsmkms.service.runtime import binding, seal_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
 from hsmkms.store import installation
 from hsmkms.store.installation import InstallationKeyRow
 from hsmkms.store.installation_lock import exclusive, require
+
+log = logging.getLogger("hsmkms.service")
 
 _LOCK: Final = "installation-keys"
 _LOCK_SECONDS: Final = 60.0
@@ -100,10 +105,17 @@ def rotate(core: Core, purpose: str, *, destroy_older: bool = False) -> RotatedK
         require_made(core, purpose)
         if not destroy_older and not possible(core, purpose):
             return RotatedKey(purpose=purpose, version=known[-1].version, outcome=Outcome.UNSUPPORTED, older=[])
+        _warn_of_other_versions(core)
         outcome = _outcome(core, known[-1], destroy_older=destroy_older)
         newest = known[-1] if outcome is Outcome.KEPT else _advance(core, known[-1])
         older = [_retire(core, each, newest, destroy=destroy_older) for each in versions(core, purpose)[:-1]]
     return RotatedKey(purpose=purpose, version=newest.version, outcome=outcome, older=older)
+
+
+def _warn_of_other_versions(core: Core) -> None:
+    others = Nodes(core).of_other_versions(metadata.version("hsmkms"))
+    if others:
+        log.warning("another version of hsmkms runs on %s: upgrade these nodes soon", "; ".join(others))
 
 
 def _outcome(core: Core, newest: InstallationKeyRow, *, destroy_older: bool) -> Outcome:

@@ -6,6 +6,7 @@ pairs and HMAC keys, which never move, and imported material until it is importe
 Every step can be repeated, and an interrupted migration is finished by running it again.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.keys.installation_keys import begin_anew, take_back
 from hsmkms.service.operator import key_rotation, older_material
+from hsmkms.service.operator.nodes import Nodes
 from hsmkms.service.runtime import binding, seal_keys
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
@@ -43,6 +45,8 @@ from hsmkms.store import installation, keys, leases, objects, rotation
 from hsmkms.store.engine import Connection
 from hsmkms.store.installation import InstallationKeyRow, TokenRow
 from hsmkms.store.installation_lock import exclusive, require
+
+log = logging.getLogger("hsmkms.service")
 
 _LOCK: Final = "migration"
 _LOCK_SECONDS: Final = 60.0
@@ -217,6 +221,20 @@ def _require_followers(core: Core, device: Device) -> None:
         raise ConfigurationError(
             f"processes that have the installation open cannot reach the token {device.profile.label!r} (pid {pids}): "
             "name it as a [[token]] of their configuration and restart them first"
+        )
+    nodes = Nodes(core)
+    lacking = nodes.without_token(device.profile.label, device.connection.members)
+    if lacking:
+        raise ConfigurationError(
+            f"servers of other nodes cannot reach the token {device.profile.label!r}: {'; '.join(lacking)}. Name it as "
+            "a [[token]] of their configuration and restart them first"
+        )
+    silent = nodes.silent()
+    if silent:
+        log.warning(
+            "no server runs on %s: name the token %r in their configuration before they are started again",
+            "; ".join(silent),
+            device.profile.label,
         )
 
 

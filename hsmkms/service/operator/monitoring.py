@@ -13,6 +13,7 @@ from hsmkms.rules import budget
 from hsmkms.service.audit.freshness import Freshness
 from hsmkms.service.keys.installation_keys import witness
 from hsmkms.service.operator import group_members, sweeper
+from hsmkms.service.operator.nodes import require_registered
 from hsmkms.service.operator.rotation_report import KeyPosture, rotation_report
 from hsmkms.service.operator.sweeper import StepOutcome
 from hsmkms.service.runtime import clock
@@ -110,6 +111,12 @@ class Watch:
             self._core.cache.refuse(exc)
             raise
         self._core.cache.look()
+
+    def drained(self) -> str | None:
+        """Return that this node is drained, or None. StoreError if it was removed: all requests are refused then."""
+        if require_registered(self._core):
+            return None
+        return "this node is drained (`hsmkms drain-node`): it still answers what it is sent"
 
     def check_disk(self) -> None:
         """Raise StoreError if nothing can be written to the data folder: it is full, failing or read-only."""

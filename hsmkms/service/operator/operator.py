@@ -52,6 +52,7 @@ from hsmkms.service.operator.key_renewal import Loss
 from hsmkms.service.operator.key_rotation import RotatedKey
 from hsmkms.service.operator.migration import Left, Moved, TokenStanding, Waiting
 from hsmkms.service.operator.monitoring import Watch
+from hsmkms.service.operator.nodes import Nodes
 from hsmkms.service.operator.older_material import OlderMaterial
 from hsmkms.service.operator.policy_notes import PolicyNotes
 from hsmkms.service.operator.reconcile import Finding, Mended
@@ -91,6 +92,8 @@ class Operator:
         """Notes about parts of policies that never match."""
         self.watch = Watch(core)
         """Checks and figures for monitoring."""
+        self.nodes = Nodes(core)
+        """The nodes of an installation on a database server."""
         self.reports = Reports(core)
         """Reports for auditors."""
 

@@ -180,6 +180,10 @@ class Tokens:
             else []
         )
 
+    def names(self) -> list[tuple[str, str]]:
+        """Return (label, serial) of every open token."""
+        return [(each.profile.label, each.profile.serial) for each in (*self._open.values(), *self._spare)]
+
     def _publish(self) -> None:
         if self._process_file is not None:
             self._process_file.publish(each.profile for each in (*self._open.values(), *self._spare))

@@ -18,7 +18,7 @@ from typing import Final
 from sqlalchemy import CheckConstraint, Connection, Dialect, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-from hsmkms.store import log_schema, schema, seal_engine
+from hsmkms.store import log_schema, node_schema, seal_engine
 from hsmkms.store.postgresql import capture
 
 _OF_SCHEMA: Final = "relnamespace = current_schema()::regnamespace"
@@ -153,7 +153,7 @@ def expected() -> set[Object]:
         objects |= {_table(name, "u" if name in _UNLOGGED else "p"), ("column", f"{name}.{column}", properties)}
     for name in ("alembic_version", "alembic_version_log"):
         objects.add(("index", f"{name}_pkc", f"{name} t t t btree version_num"))
-    for metadata in (schema.meta, log_schema.log):
+    for metadata in (node_schema.meta, log_schema.log):
         objects |= set(_of_metadata(metadata))
     objects |= {("function", name, f"plpgsql f t {body}") for name, body in capture.functions().items()}
     objects |= {_trigger(each) for each in capture.triggers()}

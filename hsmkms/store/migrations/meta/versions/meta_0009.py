@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("host", sa.Text, nullable=False),
         sa.Column("folder", sa.Text, nullable=False),
         sa.Column("joined_at", sa.Integer, nullable=False),
+        sa.Column("drained_at", sa.Integer),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_node")),
     )
     op.create_table(
@@ -33,6 +34,29 @@ def upgrade() -> None:
         sa.Column("holder", sa.Text, nullable=False),
         sa.Column("until", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
+    )
+    op.create_table(
+        "node_process",
+        sa.Column("node_id", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("seen_at", sa.Integer, nullable=False),
+        sa.Column("version", sa.Text, nullable=False),
+        sa.Column("revision", sa.Text, nullable=False),
+        sa.Column("epoch", sa.Integer, nullable=False),
+        sa.Column("tokens", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("node_id", "name", name=op.f("pk_node_process")),
+    )
+    op.create_table(
+        "pin_notice",
+        sa.Column("node_id", sa.Text, nullable=False),
+        sa.Column("serial", sa.Text, nullable=False),
+        sa.Column("label", sa.Text, nullable=False),
+        sa.Column("noted_at", sa.Integer, nullable=False),
+        sa.Column("by_node", sa.Text, nullable=False),
+        sa.Column("changed", sa.Boolean, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("alone", sa.Boolean, nullable=False),
+        sa.PrimaryKeyConstraint("node_id", "serial", name=op.f("pk_pin_notice")),
     )
     op.create_table(
         "audit_head",
