@@ -17,7 +17,9 @@ from hsmkms.store.instant import Instant
 Advance = Callable[[int], None]
 """Called with a number of rows that were copied or compared."""
 
-_OF_PROCESSES: Final = frozenset({log_schema.sweeper.name, node_schema.lease.name, node_schema.node_process.name})
+_OF_PROCESSES: Final = frozenset(
+    each.name for each in (log_schema.sweeper, node_schema.lease, node_schema.node_process, node_schema.pin_notice)
+)
 """Tables of what processes hold at this moment, which a copy begins without."""
 
 _BATCH: Final = 1000

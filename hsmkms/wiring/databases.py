@@ -88,7 +88,7 @@ def _announce(settings: Settings) -> None:
 def _migrate_unannounced(settings: Settings, reason: str, error: HsmKmsError) -> None:
     """Raise ConfigurationError if any process has the installation open, else log a warning."""
     others = [f"pid {each}" for each in open_processes.living(settings.data_dir)]
-    others += [f"node {each}" for each in presence.nodes_of(_on_other_nodes(settings))]
+    others += [f"node {each}" for each in presence.nodes_of(running_elsewhere(settings))]
     if others:
         raise ConfigurationError(
             f"nothing was migrated: running processes ({', '.join(others)}) take a migration for "
@@ -97,7 +97,7 @@ def _migrate_unannounced(settings: Settings, reason: str, error: HsmKmsError) ->
     log.warning("the migration is not announced: %s", error)
 
 
-def _on_other_nodes(settings: Settings) -> list[Process]:
+def running_elsewhere(settings: Settings) -> list[Process]:
     """Return the servers' workers that run on other nodes."""
     if settings.store.url is None:
         return []
@@ -109,7 +109,7 @@ def _on_other_nodes(settings: Settings) -> list[Process]:
 
 
 def _warn_of_older_programs(settings: Settings) -> None:
-    older = [each for each in _on_other_nodes(settings) if each.revision != META_REVISIONS[-1]]
+    older = [each for each in running_elsewhere(settings) if each.revision != META_REVISIONS[-1]]
     if older:
         names = ", ".join(presence.nodes_of(older))
         log.warning("servers of another version of hsmkms run on the nodes %s: upgrade these next", names)

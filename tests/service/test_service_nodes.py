@@ -11,12 +11,14 @@ from msgspec import Struct
 from postgresql_cluster import Cluster, name_of
 from service_sites import NewFolder, Site, StoppedClock, close_everything, mac_key, new_key, seal, unseal
 
+from hsmkms.config.store_settings import StoreSettings
 from hsmkms.errors import ConfigurationError, ConflictException, StoreError
 from hsmkms.kms import Kms
 from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.service.keys.installation_keys import versions
 from hsmkms.service.operator.key_rotation import Outcome
 from hsmkms.store.engine import Store
+from hsmkms.wiring import move_store
 
 
 class Nodes(Struct):
@@ -251,3 +253,14 @@ def test_a_removed_node(nodes: Nodes) -> None:
     with pytest.raises(StoreError, match=f"has the id {second}, which is not registered"):
         Store.open(nodes.two._core.store.folder, target=nodes.two._core.store.target)
     assert unseal(nodes.one, seal(nodes.one, key_id)) == b"secret"
+
+
+def test_no_move_of_the_store_while_another_node_serves(nodes: Nodes) -> None:
+    """migrate-store names the nodes whose servers run; stopped ones are in its way no more."""
+    _, second = ids(nodes)
+    nodes.two.operator.nodes.beat()
+    nodes.one.close()
+    with pytest.raises(ConfigurationError, match=rf"servers run on other nodes \({second}\): stop them first"):
+        move_store.move(nodes.site.settings, StoreSettings())
+    nodes.two.operator.nodes.end_beats()
+    move_store.move(nodes.site.settings, StoreSettings())
