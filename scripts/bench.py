@@ -28,7 +28,7 @@ from pkcs11.mechanisms import GCMParams, Mechanism
 from hsmkms import Kms
 from hsmkms.config import settings as config
 from hsmkms.config import template as config_template
-from hsmkms.config.settings import AuditSettings, PinSettings, Settings, TokenSettings
+from hsmkms.config.settings import AuditSettings, PinSettings, Settings, StoreSettings, TokenSettings
 from hsmkms.model.crypto import DecryptRequest, EncryptRequest
 from hsmkms.model.keys import CreateKeyRequest, ListKeysRequest
 from hsmkms.wiring import core as wiring
@@ -43,8 +43,8 @@ SHORT_ROUNDS, SHORT_ROUND = 300, 100
 """How often processor time is measured, and over how many calls."""
 
 
-def make_installation(folder: Path) -> Settings:
-    """A SoftHSM token and an installation on it, both in ``folder``."""
+def make_installation(folder: Path, store: StoreSettings | None = None) -> Settings:
+    """A SoftHSM token and an installation on it, both in ``folder``; ``store``: where its database is."""
     pin = folder / "pin"
     pin.touch(mode=0o600)
     pin.write_text("bench-user-pin\n")
@@ -55,7 +55,9 @@ def make_installation(folder: Path) -> Settings:
         module=module, label="bench", serial=made.serial, pin=PinSettings(file=pin), environment=made.environment
     )
     file = folder / "hsmkms.toml"
-    file.write_text(config_template.init_text(Settings(account_id="000000000000", regions=("us-east-1",), token=token)))
+    store = store or StoreSettings()
+    settings = Settings(account_id="000000000000", regions=("us-east-1",), token=token, store=store)
+    file.write_text(config_template.init_text(settings))
     settings = config.load(file)
     wiring.initialise(settings)
     return settings

@@ -82,10 +82,10 @@ def signed(endpoint: Endpoint, operation: str, members: dict[str, str]) -> Reque
     return Request(f"{endpoint.url}/", dict(request.headers.items()), body)
 
 
-def load(request: Request, folder: str, seconds: int) -> tuple[float, float, float]:
+def load(request: Request, folder: str, seconds: int, connections: int = CONNECTIONS) -> tuple[float, float, float]:
     """Requests a second, and the latencies p50 and p99 in milliseconds."""
     lua = request.script(Path(folder) / "request.lua")
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(lua), "--latency", request.url]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(lua), "--latency", request.url]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in output:
         raise SystemExit(f"{request.url} answered errors:\n{output}")

@@ -52,21 +52,27 @@ POOLS = (1, 2, 4, 8, 16, 32)
 REGION = "eu-central-1"
 
 
-def make_installation(folder: Path, sessions: int) -> Path:
-    """An installation whose token is behind the slow module; the configuration file."""
-    module, pin = folder / "slow.so", folder / "pin"
+def slow_module(folder: Path, real: Path) -> tuple[Path, dict[str, str]]:
+    """Compile the module that delays each call as the file ``orders`` says; it and its environment."""
+    module = folder / "slow.so"
     sources = sorted((ROOT / "tests/shim").glob("*.c"))
     options = ("-std=gnu11", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread")
     compile_it = ["gcc", *options, "-o", str(module), *map(str, sources), "-ldl"]
     subprocess.run(compile_it, check=True)
+    (folder / "orders").touch()
+    return module, {"SHIM_MODULE": str(real), "SHIM_CONTROL": str(folder / "orders")}
+
+
+def make_installation(folder: Path, sessions: int) -> Path:
+    """An installation whose token is behind the slow module; the configuration file."""
+    pin = folder / "pin"
     pin_text = secrets.token_urlsafe()
     pin.touch(0o600)
     pin.write_text(pin_text)
     real, made = new_tokens.make_softhsm_token(
         None, folder / "softhsm", label="slow", user_pin=pin_text, so_pin=secrets.token_urlsafe()
     )
-    (folder / "orders").touch()
-    shim = {"SHIM_MODULE": str(real), "SHIM_CONTROL": str(folder / "orders")}
+    module, shim = slow_module(folder, real)
     settings = Settings(
         account_id="111122223333",
         regions=(REGION,),

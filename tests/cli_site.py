@@ -96,11 +96,6 @@ class Site(Struct, frozen=True, kw_only=True):
         """Create a key; its id."""
         return str(self.run("create-key", *arguments).json["KeyMetadata"]["KeyId"])
 
-    def try_imports(self) -> None:
-        """Record what the module makes of material that it must refuse, or each copy would try it in a new process."""
-        assert self.run("token-info").status == 0
-        assert [*self.data.glob("refused-material-*")]
-
     def checksum(self) -> dict[str, str]:
         """Mode and checksum of each file in the data folder, but for those that reading changes."""
         return {

@@ -71,6 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     options.configure(config)
     config.addinivalue_line("markers", "both_engines: tests with a store that run on SQLite and on PostgreSQL")
+    config.addinivalue_line("markers", "sqlite_alone(why): tests that --store-engine leaves out, and why")
     config.option.loadscopereorder = False
     # pytest 9.1 loses the fixtures of a folder whose files are not next to each other (its issue 14635).
     folders = [Path(each.partition("::")[0]).parent for each in config.args]
@@ -84,6 +85,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     So the fixtures of a module are made once.
     """
     options.check(config, items)
+    if config.getoption("store_engine") not in (None, "sqlite"):
+        for item in items:
+            for mark in item.iter_markers("sqlite_alone"):
+                item.add_marker(pytest.mark.skip(reason=f"SQLite alone: {mark.args[0]}"))
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
@@ -115,9 +120,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_left_open() -> Iterator[None]:
-    """What a module's tests leave open fails there, not wherever its finalizer would happen to run."""
+    """What a module's tests leave open fails there, not wherever its finalizer would happen to run.
+
+    What is still in use then mostly stays until the end: the next collections leave it out, or each would take longer.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import forked
 import msgspec
 import warm
 from tokens.driver import PIN, SO_PIN, NotPossibleError, Token  # noqa: F401 - tests import all of these from here
@@ -106,16 +107,9 @@ def close_everything() -> None:
 # -- programs: the test's side --------------------------------------------------------------------------------------
 
 
-def start(program: Path, token: Token, **arguments: object) -> "subprocess.Popen[str]":
+def start(program: Path, token: Token, **arguments: object) -> forked.Program:
     """Start a program in a process of its own; ``arguments`` are JSON values."""
-    return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", str(program), _passed(token, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-    )
+    return forked.start_program(program, [_passed(token, arguments)], _environment())
 
 
 def _passed(token: SoftHsm, arguments: dict[str, object]) -> str:
@@ -126,7 +120,7 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS), os.environ.get("PYTHONPATH", "")))}
 
 
-def finish(process: "subprocess.Popen[str]", seconds: float = 120) -> Any:  # noqa: ANN401 - JSON
+def finish(process: forked.Program, seconds: float = 120) -> Any:  # noqa: ANN401 - JSON
     """Wait for a program that was started; what it reported. It must end well and write nothing to stderr."""
     try:
         output, errors = process.communicate(timeout=seconds)

@@ -42,17 +42,21 @@ def find_programs() -> Path:
 
 
 class Server:
-    """A server in the subfolder ``data`` of a folder, which dies with this process; its socket is in the folder."""
+    """A server in the subfolder ``data`` of a folder, which dies with this process; its socket is in the folder.
 
-    def __init__(self, folder: Path, programs: Path) -> None:
+    ``durable``: it syncs its files, as a server of an operator does.
+    """
+
+    def __init__(self, folder: Path, programs: Path, *, durable: bool = False) -> None:
         self.folder = folder
         self.programs = programs
+        self._settings = _OFFLINE | ({} if durable else _QUICK)
         self.process: subprocess.Popen[bytes]
         give_to_server(folder)
 
     def start(self) -> None:
         """Start the server, which dies with this process, and wait until it answers."""
-        settings = [f"--{name}={value}" for name, value in (_QUICK | _OFFLINE).items()]
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -94,8 +98,8 @@ class Server:
 class Cluster(Server):
     """A new, running server. ``connect`` returns connections of its superuser; ``database`` makes databases."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
-        super().__init__(folder, programs)
+    def __init__(self, folder: Path, programs: Path, *, durable: bool = False) -> None:
+        super().__init__(folder, programs, durable=durable)
         self._numbers = itertools.count()
         # As in most installations, the default order of text is not that of its bytes.
         language = ("--encoding", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US")

@@ -15,19 +15,19 @@ WAIT_SECONDS: Final = 120.0
 class Pair:
     """Two servers on Unix sockets in two folders; ``url`` names both, and libpq takes the writable one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
         self.folders = [folder / "a", folder / "b"]
         for each in self.folders:
             each.mkdir(mode=0o711)
         programs = find_programs()
-        cluster = Cluster(self.folders[0], programs)
+        cluster = Cluster(self.folders[0], programs, durable=durable)
         self.database = cluster.create()
         self._url = cluster.url(self.database).partition("?")[0]
         cluster.admin.close()
         self.primary: Server = cluster
-        self.standby = Server(self.folders[1], programs)
+        self.standby = Server(self.folders[1], programs, durable=durable)
         self._follow()
 
     def url(self, folders: list[Path] | None = None) -> str:

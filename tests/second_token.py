@@ -68,7 +68,7 @@ def token_folder(token: TokenSettings) -> Path:
     wanted = token.serial if isinstance(token.serial, str) else token.label
     assert wanted is not None
     folders = Path(token.environment["SOFTHSM2_CONF"]).parent.joinpath("tokens").iterdir()
-    (folder,) = [each for each in folders if wanted.encode() in (each / "token.object").read_bytes()]
+    (folder,) = [each for each in folders if each.is_dir() and wanted.encode() in (each / "token.object").read_bytes()]
     return folder
 
 

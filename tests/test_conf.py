@@ -169,8 +169,9 @@ def test_containerfile() -> None:
 
 
 def test_locked_packages() -> None:
-    """Every package that hsmkms needs is pinned, with hashes, in a version that pyproject.toml allows."""
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    """Every package that hsmkms needs, also for PostgreSQL, is pinned with hashes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["postgresql"], "psycopg-binary"]
     names = {re.match(r"[A-Za-z0-9_-]+", each)[0].lower() for each in wanted}  # type: ignore[index]  # each has a name
     for file in ("requirements.lock", "postgresql.lock", "build.lock"):
         text = (CONF / "container" / file).read_text()

@@ -77,16 +77,28 @@ def test_not_as_root() -> None:
 
 
 def test_options_of_init() -> None:
-    """The options that it passes on are those of init, but for those of a database server, and the page says which."""
+    """The options that it passes on are those of init, and the page says which."""
     init = typer.main.get_group(application()).commands["init"]
     of_init = {option for each in init.params for option in each.opts if option.startswith("--")}
     common = {"--config", "--output", "--query", "--help"}
-    of_server = {"--store-url", "--store-password-file"}  # its driver is not among the pinned packages
-    passed = of_init - common - of_server - {"--data-dir", "--create-softhsm-token"}
+    passed = of_init - common - {"--data-dir", "--create-softhsm-token"}
     (case,) = re.findall(r"(?s)\n +(--wheel \|.*?)\)\n", INSTALL.read_text())
     taken = {*re.findall(r"--[a-z-]+", case)} - {"--wheel"}
     assert taken == passed
     assert [option for option in passed if option not in PAGE.read_text()] == []
+
+
+def test_a_password_of_a_database(machine: Path) -> None:
+    """It becomes a file that the service's user alone reads; another one takes its place."""
+    for text in ("first secret", "second secret"):
+        (machine / "password").write_text(f"{text}\n")
+        command = f'user=$(id --user --name) && need_password {machine}/password "$etc/store-password"'
+        done = play(["need_file", "need_password"], command, machine)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        kept = machine / "etc/store-password"
+        assert kept.read_text() == f"{text}\n"
+        assert kept.stat().st_mode & 0o777 == 0o400
+        assert kept.stat().st_uid == os.geteuid()
 
 
 def test_places() -> None:

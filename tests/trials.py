@@ -13,11 +13,9 @@ from typing import Final
 import pytest
 from msgspec.structs import replace
 
-from hsmkms.hsm import refusal_trial
 from hsmkms.hsm.import_profiles import ImportProfiles
 from hsmkms.hsm.imports.wrapping import ImportProfile
 from hsmkms.hsm.session import softhsm
-from hsmkms.hsm.session.connection import Connection
 
 _try: Final = ImportProfiles._probed
 _results: Final[dict[tuple[bool, bool, frozenset[str]], ImportProfile]] = {}
@@ -41,12 +39,3 @@ def shared() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImportProfiles, "_probed", probed)
         yield
-
-
-def record(connection: Connection) -> None:
-    """Record in an installation what SoftHSM makes of material that it must refuse, as the first import does.
-
-    The copies of the installation have the record with them, so that no process of theirs starts one that tries it.
-    """
-    refusal_trial._known.clear()  # what another installation has recorded
-    assert not refusal_trial.crashes(connection)

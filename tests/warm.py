@@ -5,7 +5,7 @@ has imported all, has run a few commands on an installation of its own, and keep
 no thread. A command gets its own streams, folder, arguments and environment. Commands of the API that a test runs
 itself share a process, one after the other (warm_runner.py), until one fails. Where something acts before ``main`` (a
 preloaded library, a variable of Python's), the installed script is run instead; but what `faketime` runs can be forked
-from a warm process of its own.
+from a warm process of its own. Those that a test talks to while they run are in forked.py.
 """
 
 import atexit
@@ -185,6 +185,11 @@ def _start(address: Path, script: Path = SCRIPT, modules: Sequence[str] = (), **
     atexit.register(end)
 
 
+def acts_early(environment: Mapping[str, str]) -> bool:
+    """Return whether something in an environment acts before ``main``, which a forked process has behind it."""
+    return any(name.startswith(EARLY) for name in environment) or environment.get("LANG") != LANG
+
+
 def run(
     arguments: Sequence[str],
     cwd: Path,
@@ -198,8 +203,7 @@ def run(
 
     ``one_output``: standard error goes where standard output goes.
     """
-    early = any(name.startswith(EARLY) for name in environment) or environment.get("LANG") != LANG
-    if early or len(stdin) > PIPE_BYTES:
+    if acts_early(environment) or len(stdin) > PIPE_BYTES:
         command = [SCRIPT, *arguments]
         errors = subprocess.STDOUT if one_output else subprocess.PIPE
         return subprocess.run(

@@ -29,7 +29,7 @@ from warm_client import MOST_BYTES
 import hsmkms
 from hsmkms.cli.main import application, main
 
-COLD: Final = ("hsmkms.server", "hsmkms.testing", "hsmkms.store.migrations", "hsmkms.__main__")
+COLD: Final = ("hsmkms.testing", "hsmkms.store.migrations", "hsmkms.__main__")
 """What the commands do not import, or what does something when it is imported."""
 LAZY: Final = (
     "pydantic.json_schema",
@@ -74,7 +74,7 @@ class Command(NamedTuple):
         """Wait for its end, and send its status to the client."""
         _, status = os.waitpid(self.pid, 0)
         os.close(self.pidfd)
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             self.client.send(b"%d" % os.waitstatus_to_exitcode(status))
         self.client.close()
 
@@ -113,6 +113,8 @@ class Server:
         pid = os.fork()
         if pid == 0:
             become(sent, streams)
+            with contextlib.suppress(ConnectionError):
+                client.send(b"%d" % os.getpid())
             keep_no_file()
             os.environ.update(self._variables)
             return True
@@ -135,8 +137,10 @@ class Server:
 
 
 def become(sent: bytes, streams: list[int]) -> None:
-    """Take over the streams, folder, arguments and environment that a client has sent."""
-    fields = sent.split(b"\0")
+    """Take over the streams, session, folder, arguments and environment that a client has sent."""
+    session, *fields = sent.split(b"\0")
+    if session:
+        os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

@@ -20,8 +20,9 @@ from hsmkms.model.token_check import Check, CheckReport, Outcome
 
 log = logging.getLogger("hsmkms.hsm")
 
-SECONDS: Final = 60.0
-"""How long the trial may take: a module that hangs at such material is as bad as one that crashes."""
+SECONDS: Final = 120.0
+"""How long the trial may take: a module that hangs at such material is as bad as one that crashes. Samples are sent for
+20 seconds; a smart card may need the rest to generate an RSA key pair."""
 
 _SURVIVES: Final = b"survives\n"
 _CRASHES: Final = b"crashes\n"

@@ -22,7 +22,7 @@ from hsmkms import uuids
 from hsmkms.errors import HsmKmsError, TokenUnavailableError
 from hsmkms.model.enums import Operation
 from hsmkms.server.audit_gate import AuditGate
-from hsmkms.server.latency_gate import QUICK, WITH_TOKEN
+from hsmkms.server.latency_gate import WITH_TOKEN
 from hsmkms.server.messages import RawRequest, Refusal, RefusedError, Respond, Response
 from hsmkms.server.monitoring.pages import PAGES, READING, Findings, Page, respond_to
 from hsmkms.server.protocol import AWAY, Failure, Handled, Source
@@ -30,6 +30,7 @@ from hsmkms.server.protocols import DEFAULT, protocol_of
 from hsmkms.server.strict_turns import StrictTurns
 from hsmkms.server.turns import Arrived, Turns
 from hsmkms.server.worker_state import WorkerState
+from hsmkms.service.pipeline import QUICK
 
 log = logging.getLogger("hsmkms.http")
 

@@ -51,6 +51,7 @@ class AuditGate:
         """True while responses are added that ``send_gathered`` will send."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hsmkms audit")
         audit.held_back = audit.holds_answers
+        audit.turns.disable()  # the loop has a queue of its own, and must never wait for a thread
 
     def add(self, response: Response, respond: Respond, operation: str, request_id: str, failure: Failure) -> None:
         """Send a response: at once if it need not wait for its audit record, else with the next batch.

@@ -12,6 +12,7 @@ There the quickest tenth decides, since a wait for the disk includes the wait fo
 from typing import Final
 
 from hsmkms.model.enums import Operation, SigningAlgorithm
+from hsmkms.service.pipeline import QUICK
 
 SLOW_SECONDS: Final = 0.001
 QUICK_SECONDS: Final = 0.0004
@@ -26,22 +27,6 @@ TRY_SHARE: Final = 0.01
 
 TRY_AFTER: Final = 16
 """Number of operations that threads must complete before a try: a token that hangs is not tried."""
-
-QUICK: Final = frozenset(
-    {
-        Operation.DECRYPT,
-        Operation.DESCRIBE_KEY,
-        Operation.ENCRYPT,
-        Operation.GENERATE_DATA_KEY,
-        Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
-        Operation.GENERATE_MAC,
-        Operation.GENERATE_RANDOM,
-        Operation.GET_KEY_ROTATION_STATUS,
-        Operation.RE_ENCRYPT,
-        Operation.VERIFY_MAC,
-    }
-)
-"""Operations that may run on the event loop: one or two calls to the token, and no write but their count."""
 
 SIGNS_QUICKLY: Final = frozenset({each for each in SigningAlgorithm if not each.startswith("RSASSA")})
 """Algorithms with which Sign may run on the event loop, each with latencies of its own; RSA takes too long."""

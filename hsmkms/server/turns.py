@@ -15,10 +15,11 @@ from typing import Final
 from msgspec import Struct
 
 from hsmkms.server.audit_gate import AuditGate
-from hsmkms.server.latency_gate import QUICK, QUICK_SECONDS, SIGNS_QUICKLY, WITH_TOKEN, LatencyGate
+from hsmkms.server.latency_gate import QUICK_SECONDS, SIGNS_QUICKLY, WITH_TOKEN, LatencyGate
 from hsmkms.server.messages import RawRequest, Respond, Response
 from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.protocol import Endpoint, Failure, Handled, Source
+from hsmkms.service.pipeline import QUICK
 
 log = logging.getLogger("hsmkms.http")
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import wraps
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -58,6 +59,21 @@ EVERYTHING: Final = "*"
 """The resource of an operation that is about no key."""
 MAX_ADMISSIONS: Final = 20_000
 """Cache limit in admissions; when it is reached the cache is cleared."""
+QUICK: Final = frozenset(
+    {
+        Operation.DECRYPT,
+        Operation.DESCRIBE_KEY,
+        Operation.ENCRYPT,
+        Operation.GENERATE_DATA_KEY,
+        Operation.GENERATE_DATA_KEY_WITHOUT_PLAINTEXT,
+        Operation.GENERATE_MAC,
+        Operation.GENERATE_RANDOM,
+        Operation.GET_KEY_ROTATION_STATUS,
+        Operation.RE_ENCRYPT,
+        Operation.VERIFY_MAC,
+    }
+)
+"""Operations that a soft token does in microseconds: one or two calls to it, and no write but their count."""
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _ALIAS: Final = RefKind.ALIAS
 _EXTERNAL: Final = Origin.EXTERNAL
@@ -354,6 +370,26 @@ class Call:
         return Permit(self.operation, covers, version, time.monotonic() + seconds)
 
 
+def repeated(procedure: Procedure[Request, Response]) -> Procedure[Request, Response]:
+    """Decorate a procedure with one write transaction, which changes no token: it is run again if that is aborted.
+
+    A database server ends transactions that wait for each other, or cannot be put in an order. Work on the token is
+    never repeated so: its intent is a transaction of its own.
+    """
+
+    @wraps(procedure)
+    def run(call: Call, request: Request) -> Response:
+        recorded = len(call.resources)
+
+        def act() -> Response:
+            del call.resources[recorded:]
+            return procedure(call, request)
+
+        return call.core.store.meta.again_if_aborted(act)
+
+    return run
+
+
 def run_audited(
     core: Core,
     operation: Operation,
@@ -361,7 +397,27 @@ def run_audited(
     request: Request,
     caller: Caller,
 ) -> Response:
-    """Run a request through the pipeline, and write its audit record, whether it succeeds or fails."""
+    """Run a request through the pipeline, and write its audit record, whether it succeeds or fails.
+
+    Threads with quick operations go one after another (runtime/gil_queue.py).
+    """
+    turns = core.audit.turns
+    if turns.is_disabled or operation not in QUICK:
+        return _run(core, operation, procedure, request, caller)
+    turns.enter()
+    try:
+        return _run(core, operation, procedure, request, caller)
+    finally:
+        turns.leave()
+
+
+def _run(
+    core: Core,
+    operation: Operation,
+    procedure: Procedure[Request, Response],
+    request: Request,
+    caller: Caller,
+) -> Response:
     call = Call(core, operation, caller, request)
     core.audit.begin(call, request)
     try:

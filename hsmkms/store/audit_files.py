@@ -98,6 +98,25 @@ def lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
+def lines_from(path: Path, offset: int, most_bytes: int) -> list[bytes]:
+    """Return complete lines from an offset on: so many bytes, and the rest of the last line."""
+    with _readable(path), path.open("rb") as file:
+        file.seek(offset)
+        return [line for line in file.readlines(most_bytes) if line.endswith(b"\n")]
+
+
+def line_before(path: Path, offset: int) -> bytes:
+    """Return the line that ends at an offset of a file; b"" if none does."""
+    with _readable(path), path.open("rb") as file:
+        begin, text = offset, b""
+        while begin and text.count(b"\n") < 2:  # noqa: PLR2004 - the end of the line before, and its own
+            begin = max(begin - _BLOCK, 0)
+            file.seek(begin)
+            text = file.read(offset - begin)
+    complete = len(text) == offset - begin and text.endswith(b"\n")
+    return text[text.rfind(b"\n", 0, -1) + 1 :] if complete else b""
+
+
 def line_at(path: Path, offset: int) -> bytes:
     """Return the line that begins at an offset of a file."""
     with _readable(path), path.open("rb") as file:

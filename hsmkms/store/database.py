@@ -123,8 +123,16 @@ class Database(ABC):
 
         So ``work`` may change nothing outside the database.
         """
-        with self.atomic() as tx:
-            return work(tx)
+
+        def act() -> Result:
+            with self.atomic() as tx:
+                return work(tx)
+
+        return self.again_if_aborted(act)
+
+    def again_if_aborted(self, act: Callable[[], Result]) -> Result:
+        """Run ``act``, which has one write transaction, again while the engine ends that in favour of another one."""
+        return act()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from sqlalchemy import Connection
 
-from hsmkms.errors import MisuseError, StoreError
+from hsmkms.errors import MisuseError
 from hsmkms.store import audit_files, files
 from hsmkms.store.consistency import Consistency
 from hsmkms.store.database import ChangeSignal, Companion, Database
@@ -86,14 +86,6 @@ class Store:
                 connections.check(folder, database, older=older)
         audit_files.check_own(folder / audit_files.FOLDER)
         return cls(folder, target=target, busy_timeout_seconds=busy_timeout_seconds, consistency=consistency)
-
-    def require_files(self, act: str) -> None:
-        """Raise StoreError if the databases are not files of the data folder; ``act`` is what needs them."""
-        if not isinstance(self.meta, FileDatabase):
-            raise StoreError(
-                f"{act} works on databases in files, and this installation has {self.meta.name}: use that server's own "
-                "tools (pg_dump, or archives of its log), and copy the data folder"
-            )
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:

@@ -71,5 +71,5 @@ def error(mark: MoveMark | None, name: str) -> StoreError:
 def advice(mark: MoveMark) -> str:
     """Return how the configuration must be changed for the store that a mark names."""
     if mark.target == SQLITE:
-        return "Remove url and password from [store] in the configuration"
+        return "Remove url, and what goes with it, from [store] in the configuration"
     return f"Write url = {ascii(mark.target)[1:-1]!r} under [store] in the configuration".replace("'", '"')

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, MetaData
 
 from hsmkms.atomic_write import sync_folder
-from hsmkms.errors import StoreError
+from hsmkms.errors import DependencyTimeoutException, StoreError
 from hsmkms.store import files, installation, log_schema, move_mark, node_id, row_seals, schema, setup, transfer
 from hsmkms.store.engine import Store
 from hsmkms.store.move_mark import MoveMark
@@ -138,7 +138,12 @@ def copy(source: Store, folder: Path, target: "Target | None", now: datetime, ad
         if target is not None:
             from hsmkms.store.postgresql import creation  # noqa: PLC0415 - as above
 
-            creation.fill(target, write)
+            try:
+                creation.fill(target, write)
+            except DependencyTimeoutException:  # the connection may have been lost after the commit
+                creation.wait(target)
+                if not is_copied(source, folder, target):
+                    raise
             return
         with _staging(folder) as staging:
             file_moving.fill(staging, write)

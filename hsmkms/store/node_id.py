@@ -39,8 +39,13 @@ def read_or_make(folder: Path) -> str:
     if known is not None:
         return known
     made = uuid.uuid4().hex
+    write(folder, made)
+    return made
+
+
+def write(folder: Path, made: str) -> None:
+    """Write the id into a data folder that has none, and fsync it."""
     try:
         atomic_write.create(folder / FILE, f"{made}\n".encode())
     except OSError as exc:
         raise StoreError(f"{folder / FILE} cannot be written: {exc.strerror}") from exc
-    return made

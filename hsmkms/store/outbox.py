@@ -1,13 +1,14 @@
 """Outbox of the audit log: a change's record is committed with the change, and moved to the log afterwards.
 
-Each node moves the records of its own processes, to its own log. So a row's lane has the node's id before it.
+Each node moves the records of its own processes, to its own log. So a row's lane has the node's id before it. Records
+of a node that was removed are moved by another one, which takes them over in a transaction first: only one does so.
 """
 
 from collections.abc import Collection
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from hsmkms.store.schema import audit_outbox
 
@@ -34,6 +35,18 @@ def lanes(conn: Connection, node_id: str) -> set[str]:
     """Return the lanes of a node that have rows in the outbox."""
     named = [each.rpartition("/") for each in conn.scalars(select(audit_outbox.c.lane).distinct())]
     return {lane for node, _, lane in named if node == node_id}
+
+
+def abandoned(conn: Connection, node_ids: Collection[str]) -> set[str]:
+    """Return the names in the outbox of lanes of other nodes than these, which move no records any more."""
+    names = conn.scalars(select(audit_outbox.c.lane).distinct())
+    return {name for name in names if name.rpartition("/")[0] not in node_ids}
+
+
+def readdress(tx: Connection, names: Collection[str], name: str) -> int:
+    """Give the records of lanes to another one; return how many there were."""
+    moved = update(audit_outbox).where(audit_outbox.c.lane.in_(names)).values(lane=name)
+    return tx.execute(moved).rowcount
 
 
 def put(tx: Connection, lane: str, event_id: str, record: bytes) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hsmkms.errors import ConfigurationError
+from hsmkms.errors import ConfigurationError, MigrationError
 from hsmkms.store import files, migrate
 from hsmkms.store.nodes import Node
 from hsmkms.store.sqlite import connections
@@ -88,9 +88,14 @@ def current(folder: Path, target: "Target | None") -> dict[str, str]:
     return creation.current(target)
 
 
-def newest() -> dict[str, str]:
-    """Return the revision of each database that this program works with, by the name that it has as a file."""
-    return {database.name: database.revisions[-1] for database in files.DATABASES}
+def require_newest(folder: Path, target: "Target | None") -> None:
+    """Raise MigrationError unless the databases have this program's schema: it does not copy what it does not know."""
+    found = current(folder, target)
+    if found != {database.name: database.revisions[-1] for database in files.DATABASES}:
+        raise MigrationError(
+            f"the store has the schema {', '.join(found.values())}, which this program does not copy: run `hsmkms "
+            "migrate`, or use the version of hsmkms that migrated it"
+        )
 
 
 def names(folder: Path, target: "Target | None") -> list[str]:

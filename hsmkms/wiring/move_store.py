@@ -16,13 +16,13 @@ from msgspec.structs import replace
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Settings
 from hsmkms.config.store_settings import StoreSettings
-from hsmkms.errors import ConfigurationError, HsmKmsError, MigrationError, StoreError
+from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
 from hsmkms.process import exclusive
 from hsmkms.service.audit.sealing import Sealer
 from hsmkms.service.runtime import open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
-from hsmkms.store import move_mark, moving, nodes, presence, setup
+from hsmkms.store import move_mark, moving, node_id, nodes, presence, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.move_mark import MoveMark
 from hsmkms.wiring import core as wiring
@@ -74,7 +74,7 @@ def move(
             _require_no_servers(settings)
             moving.require_room(settings.data_dir, target)
             mark = _place(settings, target)
-            _require_newest(settings, source)
+            setup.require_newest(settings.data_dir, source)
             _prepare(settings, mark)
             reached("move 1: verified")
         _require_same(settings, source, target, mark)
@@ -147,6 +147,14 @@ def _place(settings: Settings, target: "Target | None") -> MoveMark:
     return moving.mark_for(settings.data_dir, target)
 
 
+def _require_stopped(store: Store) -> None:
+    """Raise ConfigurationError if servers run on other nodes, as far as their heartbeats show."""
+    if store.target is not None:
+        running = presence.nodes_of(presence.fresh(store, besides=node_id.read(store.folder)))
+        if running:
+            raise ConfigurationError(f"servers run on the nodes {', '.join(running)}: stop them first")
+
+
 def _require_same(settings: Settings, source: "Target | None", target: "Target | None", mark: MoveMark) -> None:
     """Raise StoreError unless a mark is that of this very move, which is not complete."""
     own = _place(settings, target)
@@ -154,20 +162,11 @@ def _require_same(settings: Settings, source: "Target | None", target: "Target |
         raise move_mark.error(mark, _place(settings, source).place)
 
 
-def _require_newest(settings: Settings, source: "Target | None") -> None:
-    """Raise MigrationError unless the store has this program's schema: what it does not know it cannot copy."""
-    found = setup.current(settings.data_dir, source)
-    if found != setup.newest():
-        raise MigrationError(
-            f"the store has the schema {', '.join(found.values())}, which this program does not copy: run `hsmkms "
-            "migrate`, or use the version of hsmkms that migrated it"
-        )
-
-
 def _prepare(settings: Settings, mark: MoveMark) -> None:
     """Verify every row, record the move, register this node for the new store, and seal the audit log."""
     core = wiring.core_of(settings)
     try:
+        _require_stopped(core.store)
         with core.store.reading() as conn:
             if core.seals.verify(conn):
                 raise StoreError(_ALTERED)
@@ -188,6 +187,7 @@ def _copied(settings: Settings, moved: Settings, mark: MoveMark, progress: Progr
             if moving.is_copied(store, settings.data_dir, target):
                 return None
             open_processes.require_none(settings.data_dir)  # one that was just starting when the store was marked
+            _require_stopped(store)
             moving.require_room(settings.data_dir, target)
             # 3. Copy and compare.
             rows = moving.count(store)
@@ -204,7 +204,7 @@ def _give_up(settings: Settings, moved: Settings, mark: MoveMark) -> None:
     try:
         _cancel(settings, moved, mark)
     except HsmKmsError as exc:
-        log.warning("the store stays marked as moving (%s): run the command again, or with --cancel", exc)
+        log.warning("the move was not undone completely (%s): run the command again, or with --cancel", exc)
 
 
 def _cancel(settings: Settings, moved: Settings, mark: MoveMark) -> None:

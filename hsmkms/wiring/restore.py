@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from hsmkms.config import settings as config
 from hsmkms.config.settings import Settings
+from hsmkms.config.store_settings import StoreSettings
 from hsmkms.errors import BindingError, ConfigurationError, HsmKmsError, ModuleError, TokenNotFoundError
 from hsmkms.hsm.ports import Device
 from hsmkms.service.backup import recipients
@@ -21,10 +22,13 @@ from hsmkms.service.backup.restore import Configured, Order, Restored
 from hsmkms.service.backup.unsealing import Unsealed
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
-from hsmkms.store import files
+from hsmkms.store import files, moving
 from hsmkms.wiring import tokens as token_wiring
 from hsmkms.wiring.core import core_of
-from hsmkms.wiring.stores import require_files
+from hsmkms.wiring.stores import target_of
+
+if TYPE_CHECKING:
+    from hsmkms.store.postgresql.target import Target
 
 _NO_WISHES: Final = Order()
 
@@ -45,8 +49,8 @@ def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: 
 
     See ``service/backup/restore.py``.
     """
-    require_files(settings, "restore")
     files.make_folder(settings.data_dir)
+    server = target_of(settings)
     with ExitStack() as opened:
         reachable = cache(lambda: token_wiring.open_what_can_be(settings, opened))
         return restoring.restore(
@@ -54,8 +58,9 @@ def restore(settings: Settings, file: Path, order: Order = _NO_WISHES, reached: 
             settings.data_dir,
             order,
             lambda header: _unseal(header, order.keys, reachable()[1]),
-            lambda _, __: _configured(reachable(), order),
+            lambda _, __: _configured(reachable(), order, server),
             reached,
+            server=server,
         )
 
 
@@ -73,11 +78,14 @@ def restore_with_its_configuration(
             settings = settings_in(unsealed, target)
             accept(unsealed, signature, settings)
             config.check_owners(settings)
+            server = target_of(settings)
+            if server is not None:
+                moving.require_room(target, server)
             try:
                 reachable = token_wiring.open_what_can_be(settings, opened)
             except (ModuleError, TokenNotFoundError) as exc:
                 raise type(exc)(f"{exc}. {_OTHER_PATHS.format(target / CONFIGURATION)}") from exc
-            return _configured(reachable, order, unsealed.configuration)
+            return _configured(reachable, order, server, unsealed.configuration)
 
         unseal = partial(_unseal, keys=order.keys, devices=())
         return restoring.restore(file, target, order, unseal, configure, reached)
@@ -102,7 +110,10 @@ def check_place(settings: Settings, file: Path, folder: Path) -> None:
 
 
 def _configured(
-    reachable: tuple[Settings, list[Device], list[HsmKmsError]], order: Order, file: bytes | None = None
+    reachable: tuple[Settings, list[Device], list[HsmKmsError]],
+    order: Order,
+    server: "Target | None",
+    file: bytes | None = None,
 ) -> Configured:
     """Build the environment of a restore with only the tokens that could be opened.
 
@@ -111,13 +122,19 @@ def _configured(
     settings, devices, faults = reachable
     accepting = token_wiring.named_token(settings, order.accept_clone) if order.accept_clone is not None else None
 
-    def open_core(folder: Path) -> Core:
+    def open_core(chosen: Settings) -> Core:
         try:
-            return core_of(replace(settings, data_dir=folder), accepting=accepting)
+            return core_of(chosen, accepting=accepting)
         except BindingError as exc:
             raise (faults[0] if faults else exc) from exc  # the right token may be one that could not be opened
 
-    return Configured(devices=devices, open_core=open_core, file=file)
+    return Configured(
+        devices=devices,
+        open_staged=lambda folder: open_core(replace(settings, data_dir=folder, store=StoreSettings())),
+        open_restored=lambda: open_core(settings),
+        file=file,
+        server=server,
+    )
 
 
 def _unseal(header: Header, keys: PrivateKeys | None, devices: Sequence[Device]) -> bytes:

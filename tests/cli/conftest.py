@@ -34,7 +34,6 @@ def pristine(new_folder: NewFolder) -> Site:
     regions = ("--region", REGION, "--region", OTHER_REGION)
     made = site.run("init", "--data-dir", site.data, "--create-softhsm-token", "--account-id", ACCOUNT, *regions)
     assert made.json["Account"] == ACCOUNT
-    site.try_imports()
     return site
 
 

@@ -40,7 +40,6 @@ def tour(new_folder: NewFolder) -> Site:
     tour = Site(folder=new_folder(), name="hsmkms-data")
     tour.folder.mkdir()
     assert tour.run("init", "--data-dir", tour.data, "--create-softhsm-token", *REGIONS).status == 0
-    tour.try_imports()
     key = tour.new_key("--description", "holiday photos")
     assert tour.run("create-alias", "--alias-name", "photos", "--target-key-id", key).status == 0
     (tour.folder / "secret.txt").write_text("a secret of ours\n")

@@ -70,7 +70,10 @@ def test_there_and_back(site: Site, url: str) -> None:
     assert '"CompleteMigrateStore"' in events
 
     back = site.run("migrate-store", "--to", "sqlite").json
-    assert back["Next"] == ["Remove url and password from [store] in the configuration", "Then start the servers"]
+    assert back["Next"] == [
+        "Remove url, and what goes with it, from [store] in the configuration",
+        "Then start the servers",
+    ]
     assert "has moved to files in" in site.run("create-key").error
     site.config.write_text(before)
     assert site.run("decrypt", "--ciphertext-blob", sealed).json["Plaintext"] == "aGVsbG8="

@@ -1,6 +1,7 @@
 """An installation whose database is on a PostgreSQL server."""
 
 import base64
+import shutil
 
 from cli_site import Site
 from postgresql_cluster import Cluster, name_of
@@ -34,11 +35,22 @@ def test_a_life_on_postgresql(bare: Site, url: str, cluster: Cluster) -> None:
     assert "alias/us-east-1/alias/y" in found.stdout
 
 
-def test_what_needs_files(bare: Site, url: str) -> None:
-    """Commands that work on the files of databases say that the server has its own tools."""
-    bare.run("init", "--data-dir", bare.data, "--create-softhsm-token", "--store-url", url)
-    assert "own tools" in bare.run("backup", bare.folder / "backup").error
-    assert "own tools" in bare.run("renew-log").error
+def test_backup_and_restore(first: Site, on_server: str, cluster: Cluster) -> None:
+    """A backup of a server's database is restored to an empty one, and not over one that is there."""
+    key_id = first.new_key()
+    sealed = first.run("encrypt", "--key-id", key_id, "--plaintext", "aGVsbG8=").json["CiphertextBlob"]
+    file = first.folder / "backup"
+    first.run("backup", file)
+    assert "is one of hsmkms already" in first.run("restore", file).error
+    first.run("migrate-store", "--to", "sqlite")  # so that nothing of the database is needed
+    shutil.rmtree(first.data / "audit")
+    with cluster.database() as url:
+        first.config.write_text(first.config.read_text().replace(on_server, url))
+        assert first.run("restore", file, "--accept-rollback").status == 0
+        assert first.run("decrypt", "--ciphertext-blob", sealed).json["Plaintext"] == "aGVsbG8="
+        assert first.run("verify-store").json == {"Faults": []}
+        assert first.run("audit", "verify").json["Faults"] == []
+    assert "own tools" in first.run("renew-log").error
 
 
 def test_a_server_that_is_away(bare: Site, cluster: Cluster) -> None:

@@ -51,8 +51,11 @@ def test_migration(two: Site) -> None:
 
     refused = two.run("migrate-token", "--to", second_token.LABEL)
     assert "run it there, or with --yes" in refused.error
+    (recorded,) = two.data.glob("refused-material-*")
+    recorded.unlink()
     done = two.run("migrate-token", "--to", second_token.LABEL, "--yes")
     assert done.status == 0, done
+    assert recorded.read_text() == "survives\n"
     answer = two.run("migrate-token", "--to", second_token.LABEL, "--yes").json
     assert (answer["Rotated"], answer["Failures"]) == (0, [])
     left = {each["KeyId"]: each["Reason"] for each in answer["Left"]}

@@ -11,8 +11,11 @@ from test_hsm_unwrapping import Bench
 
 from hsmkms.errors import RejectedDataError, UnsupportedOperationException
 from hsmkms.hsm import refusal_trial
+from hsmkms.hsm.checks import refused
+from hsmkms.hsm.checks.bench import Bench as CheckBench
 from hsmkms.hsm.checks.refused import NAME
 from hsmkms.hsm.device import TokenDevice
+from hsmkms.hsm.session.login import open_session
 from hsmkms.hsm.token_check import ALL, Check, CheckReport, Outcome, run_checks
 from hsmkms.model.enums import WrappingAlgorithm
 
@@ -120,6 +123,20 @@ def test_module_that_refuses(make_token: MakeToken, shim_path: Path) -> None:
             bench.bring(bench.material(RSA, os.urandom(256)))
         assert recorded(device) == [b"survives\n"]
         assert not refusal_trial.crashes(device.connection)
+    finally:
+        device.close()
+
+
+def test_slow_token(make_token: MakeToken, shim_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that has no time for all samples gets some of each algorithm, and does not count as one that hangs."""
+    monkeypatch.setattr(refused, "_SECONDS", 0.0)
+    device = Played.of(make_token(), shim_path).token.open()
+    try:
+        token, algorithms = device.connection.token, device.imports.wrapping_algorithms()
+        with device.connection.pool.session() as session:
+            finding = refused.material(CheckBench(token, session, lambda: open_session(token)))
+        assert finding.outcome is Outcome.WORKS
+        assert f"as far as {3 * len(algorithms)} samples show" in finding.detail
     finally:
         device.close()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import devices
 import pytest
 from devices import Token, new_key, permit
+from forked import Program
 from shims import PERSONALITIES, Played
 
 from hsmkms.errors import TokenError, TokenFullError, TokenUnavailableError
@@ -96,7 +97,7 @@ def test_delay(played: Played, device: TokenDevice) -> None:
     assert time.monotonic() - start >= 0.06
 
 
-def start(programs: Path, played: Played, order: str) -> "subprocess.Popen[str]":
+def start(programs: Path, played: Played, order: str) -> Program:
     """Start a process that creates a key, give ``order``, and let the process encrypt."""
     process = devices.start(programs / "encrypt_once.py", played.token)
     assert process.stdout is not None

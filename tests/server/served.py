@@ -1,4 +1,4 @@
-"""A server of a real installation as a process of its own, started as an operator starts it."""
+"""A server of a real installation as a process of its own; it is forked where nothing acts before main (forked.py)."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import forked
 import warm
 from cli_site import BIN, SECONDS, Site
 from msgspec import Struct
@@ -30,7 +31,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 class Served(Struct):
     """A running server: its process, where it answers, and the file with what it says."""
 
-    process: "subprocess.Popen[bytes]"
+    process: forked.Process
     port: int
     log: Path
 
@@ -108,14 +109,18 @@ def start(site: Site, *options: object, terminal: int | None = None, **environme
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = site.folder / f"serve-{port}.log"
+    words = ["serve", "--port", str(port), *map(str, options)]
+    variables = site.environment(**environment)
     with log.open("wb") as file:
+        if terminal is None:
+            return Served(forked.start(words, site.folder, variables, file.fileno()), port, log)
         process = subprocess.Popen(
-            [BIN / "hsmkms", "serve", "--port", str(port), *map(str, options)],
-            stdin=subprocess.DEVNULL if terminal is None else terminal,
+            [BIN / "hsmkms", *words],
+            stdin=terminal,
             stdout=file,
-            stderr=file if terminal is None else terminal,
+            stderr=terminal,
             cwd=site.folder,
-            env=site.environment(**environment),
+            env=variables,
             start_new_session=True,
         )
     return Served(process, port, log)

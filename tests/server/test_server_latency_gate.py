@@ -4,7 +4,8 @@ import pytest
 
 from hsmkms.model.enums import Operation
 from hsmkms.server.audit_gate import DECIDES
-from hsmkms.server.latency_gate import QUICK, QUICK_SECONDS, TRY_AFTER, TRY_SHARE, WINDOW, LatencyGate
+from hsmkms.server.latency_gate import QUICK_SECONDS, TRY_AFTER, TRY_SHARE, WINDOW, LatencyGate
+from hsmkms.service.pipeline import QUICK
 
 QUICK_LATENCY = 0.0001
 LATE = 0.01

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
+from served import PROGRAMS
 
 from hsmkms.server.aws.errors import refusal
 from hsmkms.server.messages import RawRequest, Refusal, Respond, Response
@@ -12,7 +15,7 @@ from hsmkms.server.process.connection import BODY_SECONDS, HEAD_SECONDS, IDLE_SE
 from hsmkms.server.process.connections import Connections
 from hsmkms.server.process.limits import MAX_BODY_BYTES, UNCOUNTED_CONNECTIONS
 from hsmkms.server.process.memory import MemoryBudget
-from hsmkms.server.process.worker import give_up_late
+from hsmkms.server.process.worker import SWITCH_SECONDS, give_up_late
 
 REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 LARGE = 8 * 2**20
@@ -353,3 +356,11 @@ def test_ending_of_an_idle_connection() -> None:
 
     play(story)
     play(silent)
+
+
+def test_threads_keep_the_loop_waiting_for_a_short_time_only() -> None:
+    """In a worker a thread that computes gives the interpreter's lock to the loop ten times sooner than by default."""
+    assert sys.getswitchinterval() >= SWITCH_SECONDS * 10
+    command = [sys.executable, PROGRAMS / "worker_alone.py"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert float(done.stdout) == pytest.approx(SWITCH_SECONDS)

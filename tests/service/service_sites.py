@@ -7,13 +7,16 @@ time: close the ``Kms`` of one before another is made or opened.
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
+import forked
 import msgspec
 import warm
 from msgspec import Struct
@@ -89,7 +92,8 @@ class Site(Struct, frozen=True, kw_only=True):
         if cluster is not None:
             changes["store"] = _store_settings(cluster, cluster.create())
         site = msgspec.structs.replace(cls.new_token(folder, **changes), cluster=cluster)
-        wiring.initialise(site.settings, lambda: START)  # no later than any clock of the tests
+        # No later than any clock of the tests; a process tries refused material once for all that it makes.
+        wiring.initialise(site.settings, lambda: START, try_refused_material=True)
         return site
 
     def copy(self, folder: Path, **changes: object) -> Self:
@@ -108,6 +112,44 @@ class Site(Struct, frozen=True, kw_only=True):
             changes["store"] = _store_settings(self.cluster, self.cluster.create(template))
         copied = self._configured(folder, token.module, token.serial, {"SOFTHSM2_CONF": str(softhsm)}, changes)
         return msgspec.structs.replace(copied, cluster=self.cluster)
+
+    def edit(self, statement: str) -> None:
+        """Change the control plane by hand, with the means of its engine, past the triggers of hsmkms."""
+        if self.cluster is not None:
+            with self.cluster.connect(name_of(str(self.settings.store.url))) as admin:
+                admin.execute("SET session_replication_role = replica")
+                admin.execute(statement.encode())
+            return
+        with closing(sqlite3.connect(self.settings.data_dir / "meta.db")) as connection, connection:
+            for name in ("hsmkms_seals", "hsmkms_seal_sets"):
+                connection.create_function(name, 0, lambda: None)
+            connection.execute(statement)
+
+    def literal(self, value: bytes) -> str:
+        """Bytes as statements of the engine have them."""
+        return f"x'{value.hex()}'" if self.cluster is None else f"'\\x{value.hex()}'::bytea"
+
+    def keep_control_plane(self) -> Callable[[], None]:
+        """Keep the control plane as it is, while nobody has it open; return what puts that back."""
+        if self.cluster is not None:
+            name, admin = name_of(str(self.settings.store.url)), self.cluster.connect()
+            kept = self.cluster.create(name)
+
+            def put_database_back() -> None:
+                admin.execute(f"DROP DATABASE {name} (FORCE)".encode())
+                admin.execute(f"ALTER DATABASE {kept} RENAME TO {name}".encode())
+                admin.close()
+
+            return put_database_back
+        meta, copy = self.settings.data_dir / "meta.db", self.folder / "copy.db"
+        shutil.copy2(meta, copy)
+
+        def put_file_back() -> None:
+            for each in (meta, meta.with_name("meta.db-wal"), meta.with_name("meta.db-shm")):
+                each.unlink(missing_ok=True)
+            shutil.copy2(copy, meta)
+
+        return put_file_back
 
     def drop(self) -> None:
         """Drop the database, if it is on a server."""
@@ -173,23 +215,16 @@ def close_everything() -> None:
 # -- programs in processes of their own -----------------------------------------------------------------------------
 
 
-def start(program: str, config_file: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(program: str, config_file: Path, *arguments: str) -> forked.Program:
     """Start one of the programs in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", str(PROGRAMS / f"{program}.py"), str(config_file), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-    )
+    return forked.start_program(PROGRAMS / f"{program}.py", [str(config_file), *arguments], _environment())
 
 
 def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
 
 
-def finish(process: "subprocess.Popen[str]", *, seconds: float = 120, status: int = 0) -> list[Any]:
+def finish(process: forked.Program, *, seconds: float = 120, status: int = 0) -> list[Any]:
     """Wait for a program; the JSON lines that it printed. It must end with ``status`` and not complain."""
     try:
         output, errors = process.communicate(timeout=seconds)

@@ -276,11 +276,11 @@ def test_reading(kms: Kms) -> None:
     assert audit_reading.tail(folder, 1).records == [shown]
     tail = audit_reading.tail(folder, 1, Wanted(event_name="CreateKey"))
     assert [each["eventName"] for each in tail.records] == ["CreateKey"]
-    of_key = audit_reading.export(folder, Wanted(key=f"key/{key.key_id}"))
+    of_key = audit_reading.export([folder], Wanted(key=f"key/{key.key_id}"))
     assert [json.loads(each)["eventName"] for each in of_key] == ["CreateKey", "CreateAlias"]
-    times = [json.loads(each)["eventTime"] for each in audit_reading.export(folder, Wanted())]
+    times = [json.loads(each)["eventTime"] for each in audit_reading.export([folder], Wanted())]
     assert times == sorted(times)
-    assert list(audit_reading.export(folder, Wanted(end_time=times[0]))) == []
+    assert list(audit_reading.export([folder], Wanted(end_time=times[0]))) == []
 
 
 def test_threads_share_a_lane(kms: Kms) -> None:

@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import pytest
 from msgspec.structs import replace
@@ -315,7 +313,7 @@ def test_seals_by_a_key_that_users_can_use(log: Log) -> None:
         line = audit_seal.line(seal, sign(kms, key_id, audit_seal.message(seal)))
     log.lane.write_bytes(b"".join(rewritten))
     log.seals.write_bytes(line)
-    forget(log, f"UPDATE installation_key SET cka_id = x'{cka_id.hex()}' WHERE purpose = 'audit-seal'")
+    forget(log, f"UPDATE installation_key SET cka_id = {log.site.literal(cka_id)} WHERE purpose = 'audit-seal'")
     judged = verdict(log)
     assert [*judged.faults, *judged.unproven]
     assert 99 in [fault.sequence for fault in judged.unproven]
@@ -353,7 +351,4 @@ def sign(kms: Kms, key_id: str, message: bytes) -> bytes:
 
 def forget(log: Log, statement: str) -> None:
     """Change the control plane by hand."""
-    with closing(sqlite3.connect(log.site.settings.data_dir / "meta.db")) as connection, connection:
-        for name in ("hsmkms_seals", "hsmkms_seal_sets"):
-            connection.create_function(name, 0, lambda: None)
-        connection.execute(statement)
+    log.site.edit(statement)

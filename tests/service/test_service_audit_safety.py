@@ -53,7 +53,7 @@ def unwritable(site: Site, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put a file that is not writable in the place of the first file of the audit log."""
     monkeypatch.setattr(audit_files, "check_own", lambda _: None)  # /dev/full is writable for all, which is refused
     folder = site.settings.data_dir / "audit"
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / "lane-0001.00000001.jsonl"
     file.symlink_to("/dev/full")
     return file
@@ -100,7 +100,7 @@ def test_off_and_interval(new_site: NewSite) -> None:
     site = new_site(audit=AuditSettings(durability="off"))
     with site.open() as kms:
         new_key(kms)
-    assert not (site.settings.data_dir / "audit").exists()
+    assert not audit_files.segments(site.settings.data_dir / "audit")
     with site.varied(
         "interval.toml", audit=AuditSettings(durability="interval", interval_milliseconds=60000)
     ).open() as kms:
@@ -261,7 +261,7 @@ def test_export_of_long_requests(site: Site) -> None:
         folder = kms.operator.audit.folder
         written = [record["eventName"] for record in records(kms)][-2:]
         names = ("RotateKey", "RotateKeyOnDemand")
-        exported = [json.loads(each) for each in audit_reading.export(folder, Wanted())]
+        exported = [json.loads(each) for each in audit_reading.export([folder], Wanted())]
         assert written == list(names)
         assert [each["eventName"] for each in exported if each["eventName"] in names] == list(reversed(names))
         assert [each["eventTime"] for each in exported] == sorted(each["eventTime"] for each in exported)

@@ -143,6 +143,7 @@ def test_bent_seals(log: Log, how: str) -> None:
     assert expected.get(how, ("seals", 1, "missing")) in log.brief_faults()
 
 
+@pytest.mark.sqlite_alone("it puts another file in place")
 def test_older_files(log: Log, new_folder: NewFolder) -> None:
     """Databases and log that were put back from an older copy are contradicted by the token; the operator may accept.
 
@@ -169,6 +170,7 @@ def test_older_files(log: Log, new_folder: NewFolder) -> None:
     assert log.brief_faults() == [("0001", 4, "changed")]
 
 
+@pytest.mark.sqlite_alone("it puts another file in place")
 def test_older_database_beside_the_log(log: Log, new_folder: NewFolder) -> None:
     """A control-plane database that is older than the log is noticed, though it was valid once."""
     data = log.site.settings.data_dir
@@ -192,6 +194,7 @@ def test_accepted_faults_do_not_cover_new_ones(log: Log) -> None:
     assert log.brief_faults() == [("0001", 4, "changed")]
 
 
+@pytest.mark.sqlite_alone("it puts another file in place")
 def test_log_of_another_installation(log: Log, new_folder: NewFolder) -> None:
     """Another installation's log, or database, does not pass for this one's."""
     kept = new_folder()

@@ -12,7 +12,7 @@ from hsmkms import Kms as PublicKms
 from hsmkms.errors import ClosedError, ConfigurationError, NotFoundException, StoreError
 from hsmkms.kms import Kms
 from hsmkms.model.operations import OPERATIONS
-from hsmkms.store.engine import Store
+from hsmkms.wiring.stores import open_store
 
 
 def test_closed_kms_refuses_everything(site: Site) -> None:
@@ -43,7 +43,7 @@ def test_look_while_it_closes(site: Site, caplog: pytest.LogCaptureFixture) -> N
         device, store = kms._core.tokens.home, kms._core.store
         handle = device.connection.login_handle
         with pytest.MonkeyPatch.context() as patch:
-            closed = Store.open(site.settings.data_dir)
+            closed = open_store(site.settings)
             closed.close()
             patch.setattr(store, "meta", closed.meta)
             assert not device.connection._try_to_reconnect(0)
@@ -85,6 +85,7 @@ def test_failed_close_still_lets_go(site: Site) -> None:
         assert unseal(again, sealed) == b"secret"
 
 
+@pytest.mark.sqlite_alone("it destroys the file")
 def test_failed_open_lets_go(site: Site) -> None:
     """A database that cannot be read is refused, and the next attempt after its repair works."""
     meta = site.settings.data_dir / "meta.db"

@@ -213,14 +213,10 @@ def test_never_removed_when_newer_than_a_restore(
 
 def restored_copy(site: Site, work: Callable[[Kms], Done]) -> Done:
     """Do ``work``, and then put the database back to what it was before."""
-    meta = site.settings.data_dir / "meta.db"
-    copy = site.folder / "copy.db"
-    shutil.copy2(meta, copy)
+    put_back = site.keep_control_plane()
     with site.open() as kms:
         done = work(kms)
-    for each in (meta, meta.with_name("meta.db-wal"), meta.with_name("meta.db-shm")):
-        each.unlink(missing_ok=True)
-    shutil.copy2(copy, meta)
+    put_back()
     return done
 
 

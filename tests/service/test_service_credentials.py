@@ -62,7 +62,7 @@ def work(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]
     def statement(_conn: object, _cursor: object, text: str, *_: object) -> None:
         done.append("SQL" if text else "")
 
-    engine = kms._core.store.meta._reader
+    engine = getattr(kms._core.store.meta, "_reader", None) or kms._core.store.meta._engine
     event.listen(engine, "before_cursor_execute", statement)
     yield refused
     event.remove(engine, "before_cursor_execute", statement)

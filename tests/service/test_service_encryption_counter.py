@@ -12,6 +12,7 @@ from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
 from hsmkms.service.runtime.encryption_counter import EncryptionCounter
 from hsmkms.store import leases
 from hsmkms.store.engine import Store
+from hsmkms.wiring.stores import open_store
 
 LIMIT = 2**32
 
@@ -19,7 +20,7 @@ LIMIT = 2**32
 @pytest.fixture
 def store(site: Site) -> Iterator[Store]:
     """The databases of a fresh installation."""
-    opened = Store.open(site.settings.data_dir)
+    opened = open_store(site.settings)
     yield opened
     opened.close()
 

@@ -14,6 +14,8 @@ from hsmkms.store import announcements
 from hsmkms.store.announcements import Content
 from hsmkms.store.sqlite import schema
 
+pytestmark = pytest.mark.sqlite_alone("it edits the file; a server's rows: tests/store/test_store_postgresql_seals.py")
+
 __all__ = ["made", "victim"]
 
 KEY_SEAL = "WHERE subject = 'key/{key}'"

@@ -128,6 +128,7 @@ def test_clone_without_the_newest_keys(new_site: NewSite) -> None:
         assert_works(kms)
 
 
+@pytest.mark.sqlite_alone("the heads of the audit log in a server's database contradict first")
 def test_contradiction_is_reported(apart: Settings) -> None:
     """What contradicts the newest seal, though that cannot be proven, is shown before it is accepted."""
     with opened(apart) as kms:

@@ -1,7 +1,5 @@
 """The installation's own keys are rotated while everything works, after any interruption, and nothing is lost."""
 
-import sqlite3
-from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -103,10 +101,8 @@ def rotate_beside(site: Site, when: datetime, purpose: str, *words: str, kill: s
 
 
 def edit(site: Site, statement: str) -> None:
-    """Edit the database with SQLite's own means, as a tool would."""
-    with closing(sqlite3.connect(site.settings.data_dir / "meta.db")) as connection, connection:
-        connection.create_function("hsmkms_seal_sets", 0, lambda: None)
-        connection.execute(statement)
+    """Edit the database with its engine's own means, as a tool would."""
+    site.edit(statement)
 
 
 @pytest.mark.parametrize("purpose", KeyPurpose)
@@ -196,7 +192,9 @@ def test_edited_rows_are_not_sealed_again(site: Site) -> None:
             kms.operator.rotate_installation_key("mac")
         assert [fault.subject for fault in kms.operator.audit.verify_rows()] == [f"key/{key_id}"]
         edit(site, "UPDATE regional_key SET description = ''")
-        assert kms.operator.rotate_installation_key("mac").outcome is Outcome.FINISHED
+        # A server's triggers note edits too, so that there the first step was refused already.
+        begun = Outcome.FINISHED if site.cluster is None else Outcome.ROTATED
+        assert kms.operator.rotate_installation_key("mac").outcome is begun
         assert kms.operator.audit.verify_rows() == []
 
 
@@ -227,7 +225,7 @@ def test_key_of_a_user_is_no_installation_key(site: Site) -> None:
         edit(
             site,
             "INSERT INTO installation_key (purpose, version, token_id, cka_id, created_at) "
-            f"SELECT purpose, 2, token_id, x'{cka_id.hex()}', created_at "
+            f"SELECT purpose, 2, token_id, {site.literal(cka_id)}, created_at "
             "FROM installation_key WHERE purpose = 'mac'",
         )
         kms._core.grant_tokens.clear()

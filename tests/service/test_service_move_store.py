@@ -11,8 +11,9 @@ from sqlalchemy import select
 from hsmkms.config.settings import StoreSettings
 from hsmkms.errors import ConfigurationError, KMSInternalException, StoreError
 from hsmkms.kms import Kms
-from hsmkms.store import leases, log_schema, schema, transfer
+from hsmkms.store import leases, log_schema, presence, schema, transfer
 from hsmkms.store.engine import Store
+from hsmkms.store.presence import Process
 from hsmkms.wiring import move_store
 from hsmkms.wiring.stores import target_of
 
@@ -82,7 +83,7 @@ def test_there_and_back(site: Site, url: str) -> None:
         assert kms.operator.audit.verify().faults == []
     before = rows(server)
     back = move(server, None)
-    with pytest.raises(StoreError, match=r"has moved to files in .* Remove url and password from \[store\]"):
+    with pytest.raises(StoreError, match=r"has moved to files in .* Remove url, and what goes with it, from \[store\]"):
         server.open()
     after = rows(back)
     for table in ("material", "token_object", "encryption_count", "key_grant", "regional_key", "alias", "last_use"):
@@ -179,6 +180,22 @@ def test_a_process_that_has_it_open(site: Site, url: str) -> None:
         assert "the installation has moved to another store" in kms._core.seals.alarms["store"]
         with pytest.raises(StoreError, match="has moved to another store"):
             leases.at_least(kms._core.store, "material", 1)
+
+
+def test_a_server_on_another_node(site: Site, url: str) -> None:
+    """Nothing moves from a database while a server of another node shows by its heartbeats that it runs."""
+    server = move(at(site, None), url)
+    other = Process(node_id="0" * 32, name="1-x", version="1", revision="", epoch=0, tokens=[])
+    with server.open() as kms:
+        key_id = new_key(kms).key_id
+        presence.beat(kms._core.store, other)
+    with pytest.raises(ConfigurationError, match=f"run on the nodes {'0' * 32}: stop them"):
+        move_store.move(server.settings, FILES)
+    with server.open() as kms:
+        assert unseal(kms, seal(kms, key_id)) == b"secret"
+        presence.leave(kms._core.store, other)
+    with move(server, None).open() as kms:
+        assert unseal(kms, seal(kms, key_id)) == b"secret"
 
 
 def test_reopened(site: Site, url: str) -> None:

@@ -1,7 +1,6 @@
 """Kill -9 at every step of what changes a set of multi-Region keys, and databases older than the set."""
 
 import json
-import shutil
 from datetime import datetime, timedelta
 
 import pytest
@@ -187,8 +186,7 @@ def test_killed_creation(site: Site, clock: StoppedClock) -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_older_database(site: Site, clock: StoppedClock, order: int) -> None:
     """A set that the database does not know is rebuilt from its objects, wherever they were made."""
-    meta = site.settings.data_dir / "meta.db"
-    copy = shutil.copy2(meta, site.folder / "copy.db")
+    put_back = site.keep_control_plane()
     with site.open(clock) as kms:
         here, there = two_sides(kms)
         key_id = here.new_primary()
@@ -198,9 +196,7 @@ def test_an_older_database(site: Site, clock: StoppedClock, order: int) -> None:
         there.rotate_key_on_demand(key_id=key_id)
         sealed.append(here.seal(key_id))
         newest = here.material(key_id)
-    for each in (meta, meta.with_name("meta.db-wal"), meta.with_name("meta.db-shm")):
-        each.unlink(missing_ok=True)
-    shutil.copy2(copy, meta)
+    put_back()
     with site.open(clock) as kms:
         differences = sorted(kms.operator.find_differences(), key=lambda each: each.sequence)[::order]
         assert {finding.region for finding in differences} == {REGION, OTHER_REGION}

@@ -19,6 +19,8 @@ from hsmkms.store import leases
 from hsmkms.store.engine import Store
 from hsmkms.wiring import core as wiring
 
+pytestmark = pytest.mark.sqlite_alone("it cuts SQLite's WAL; a server has its own")
+
 WAL_HEADER, FRAME_HEADER = 32, 24
 """Bytes; https://www.sqlite.org/fileformat2.html#the_write_ahead_log."""
 

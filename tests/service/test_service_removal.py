@@ -114,6 +114,7 @@ def test_interrupted_removal_is_finished(site: Site, monkeypatch: pytest.MonkeyP
         assert kms.operator.find_differences() == []
 
 
+@pytest.mark.sqlite_alone("it moves the file away")
 def test_lost_database_is_not_replaced(site: Site) -> None:
     """Where encryptions were counted, init does not make a new installation in the place of a lost one."""
     with site.open() as kms:

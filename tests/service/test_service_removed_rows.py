@@ -23,6 +23,8 @@ from hsmkms.model.keys import DescribeKeyRequest, DisableKeyRequest, EnableKeyRe
 from hsmkms.model.tags import Tag, TagResourceRequest, UntagResourceRequest
 from hsmkms.rules import row_seals as rules
 
+pytestmark = pytest.mark.sqlite_alone("it edits the file; a server's rows: tests/store/test_store_postgresql_seals.py")
+
 USERS = ("grace", "ursula", "al", "tom", "ute", "greta", "nina")
 
 

@@ -11,6 +11,8 @@ from test_service_backup import back_up, lose, restore
 from hsmkms.errors import ConfigurationError, StoreError
 from hsmkms.kms import Kms
 
+pytestmark = pytest.mark.sqlite_alone("it moves the files of databases")
+
 REPLACED = "was moved away or replaced while this process had it open"
 
 

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -147,9 +145,7 @@ def test_faults(site: Site, clock: StoppedClock) -> None:
     """A key whose object is gone, and one whose rows were edited, are shown as such in the report."""
     with site.open(clock) as kms:
         gone, edited = new_key(kms).key_id, new_key(kms).key_id
-    with closing(sqlite3.connect(site.settings.data_dir / "meta.db")) as connection:
-        connection.execute("UPDATE regional_key SET description = 'edited' WHERE key_id = ?", (edited,))
-        connection.commit()
+    site.edit(f"UPDATE regional_key SET description = 'edited' WHERE key_id = '{edited}'")
     with site.open(clock) as kms:
         (material,) = kms.operator.attest(gone)
         destroy_object(kms, bytes.fromhex(material.cka_id))

@@ -2,12 +2,12 @@
 
 import ctypes
 import json
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from devices import until
+from forked import Program
 from lifecycle import (
     DESTRUCTION,
     DONE,
@@ -105,7 +105,7 @@ def test_automatic_in_threads(kms: Kms, clock: StoppedClock) -> None:
     assert kms.operator.find_differences() == []
 
 
-def rotation_elsewhere(site: Site, happening: str, *act: str) -> "subprocess.Popen[str]":
+def rotation_elsewhere(site: Site, happening: str, *act: str) -> Program:
     """A process that rotates, and that has everything open."""
     child = start("act", site.folder / "hsmkms.toml", (START + YEAR).isoformat(), happening, *act)
     assert child.stdout is not None
@@ -113,7 +113,7 @@ def rotation_elsewhere(site: Site, happening: str, *act: str) -> "subprocess.Pop
     return child
 
 
-def go_on(child: "subprocess.Popen[str]") -> None:
+def go_on(child: Program) -> None:
     """Let a process continue."""
     assert child.stdin is not None
     child.stdin.write("\n")

@@ -19,8 +19,10 @@ from hsmkms.model.rotation import EnableKeyRotationRequest
 from hsmkms.model.tags import Tag, TagResourceRequest
 from hsmkms.service.audit import reading as audit_reading
 from hsmkms.store import keys, row_forms, schema, sealed_rows
-from hsmkms.store.engine import Store
 from hsmkms.store.sealed_tables import SUBJECTS
+from hsmkms.wiring.stores import open_store
+
+pytestmark = pytest.mark.sqlite_alone("it edits the file; a server's rows: tests/store/test_store_postgresql_seals.py")
 
 ALLOW = '{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"kms:*","Resource":"*"}}'
 
@@ -360,7 +362,7 @@ def test_accepted(victim: Victim) -> None:
 
 def test_a_process_that_seals_nothing(victim: Victim) -> None:
     """A program that knows nothing of seals cannot change what is sealed: its transaction fails as a whole."""
-    store = Store.open(victim.site.settings.data_dir)
+    store = open_store(victim.site.settings)
     with pytest.raises(StoreError), store.atomic() as tx:
         keys.touch(tx, victim.key, REGION)
     store.close()

@@ -16,6 +16,8 @@ from hsmkms.model.rotation import RotateKeyOnDemandRequest
 from hsmkms.store import keys, proven_keys
 from hsmkms.store.sealed_rows import key_subject
 
+pytestmark = pytest.mark.sqlite_alone("it edits the file; a server's rows: tests/store/test_store_postgresql_seals.py")
+
 __all__ = ["made", "world"]
 
 REFUSED = KMSInternalException.code

@@ -14,7 +14,7 @@ from service_sites import REGION, Site, run
 
 from hsmkms.config.settings import AuditSettings
 from hsmkms.store import keys
-from hsmkms.store.engine import Store
+from hsmkms.wiring.stores import open_store
 
 PLAINTEXT = b"the plaintext of the main job, spied upon"
 LIBRARIES = Path("/usr/lib"), Path("/usr/lib64"), Path("/usr/local/lib"), Path("/opt/homebrew/lib")
@@ -98,7 +98,7 @@ def spied(tmp_path_factory: pytest.TempPathFactory) -> Spied:
 
 
 def _cka_id(site: Site, key_id: str) -> bytes:
-    with closing(Store.open(site.settings.data_dir)) as store, store.reading() as conn:
+    with closing(open_store(site.settings)) as store, store.reading() as conn:
         record = keys.fetch(conn, REGION, key_id)
     assert record is not None
     (only,) = record.materials

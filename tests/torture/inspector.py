@@ -192,8 +192,7 @@ class Inspector:
             if kms.operator.mend(finding) is Mended.ADOPTED:
                 kms.schedule_key_deletion(ScheduleKeyDeletionRequest(key_id=finding.key_id, pending_window_in_days=7))
 
-    @staticmethod
-    def _maintain(kms: Kms) -> None:
+    def _maintain(self, kms: Kms) -> None:
         report = kms.operator.maintain()
         wrong = [step for step in report.steps if step.outcome not in (StepOutcome.DONE, StepOutcome.GONE)]
         if report.busy or report.doubt or wrong:

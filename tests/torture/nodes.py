@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from calls import Answer, HttpCaller, Shift, UnansweredError
 from cli_site import ACCOUNT, OTHER_REGION, REGION, Site
-from commit_proxy import Proxy
 from msgspec import Struct
 from node_sites import Joining
 from postgresql_pair import Pair
+from postgresql_proxy import Proxy
 from served import Served, credentials, set_in, start, until
 
 BOUND_SECONDS: Final = 1.0

@@ -62,6 +62,11 @@ class NodesInspector(Inspector):
         super().__init__(nodes[0].site.config, shift, shared, GRANTEE, OTHER_REGION)
         self._folders = [node.site.data for node in nodes]
 
+    def _maintain(self, kms: Kms) -> None:
+        """Do what is due once the lease has ended of a process that died: it goes by the clock of the database."""
+        until(lambda: not kms.operator.maintain().busy, LEASE_SECONDS + START_SECONDS)
+        super()._maintain(kms)
+
     def _audit(self, kms: Kms, ledgers: Iterable[Ledger]) -> None:
         """The logs verify together, and one of them has each request that was answered."""
         verdict = kms.operator.audit.verify_together(Gathering(folders=self._folders[1:]))
@@ -180,7 +185,15 @@ class NodesTorture:
                 self._pair.follow()
 
     def _cut(self, load: Load) -> None:
-        """Cut the last node's connections to the database at commits, before or after the server has them."""
+        """Cut the last node's connections to the database: at commits, before or after the server has them, or all."""
+        if self._random.random() < 0.3:
+            for proxy in self._installation.proxies:
+                proxy.cut()
+            load.wait(self._random.uniform(0.2, 2.0))
+            for proxy in self._installation.proxies:
+                proxy.mend()
+            self._installation.wait_until_ready()
+            return
         for _ in range(3):
             before = self._random.random() < 0.5
             for proxy in self._installation.proxies:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from hsmkms.cli.commands import audit_export
+from hsmkms.cli.commands import audit_export, audit_follow
 from hsmkms.cli.commands.audit_export import ExportFormat, Summary
 from hsmkms.cli.commands.audit_filters import (
     Filters,
@@ -130,10 +130,17 @@ def export(
     form: Annotated[
         ExportFormat | None, typer.Option("--format", help="Default: jsonl; of a summary at a terminal: table.")
     ] = None,
+    follows: Annotated[bool, typer.Option("--follow", help="Go on with records as they are written.")] = False,
+    cursor: Annotated[
+        Path | None, typer.Option("--cursor", metavar="FILE", help="Begin where this ended; kept up to date.")
+    ] = None,
+    archives: ArchiveOption = None,
 ) -> None:
     """Print records as JSON lines ordered by time, in CloudTrail's format.
 
-    --query is applied to each record. An answer without records says how many were looked at.
+    --query is applied to each record. An answer without records says how many were looked at. --follow goes on until
+    SIGTERM or SIGINT; with --cursor the next run begins behind the last record that was printed, with or without it.
+    These print records as they come, ordered only among those that are there at once.
 
     Example: hsmkms audit export --start-time 7d --event-name Decrypt --summary principal
     """
@@ -141,7 +148,15 @@ def export(
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see tail
 
     settings = wiring.load_settings(common.config)
-    records = audit_reading.export(wiring.audit_folder(settings), wanted_of(filters, settings))
+    folders, wanted = (wiring.audit_folder(settings), *(archives or ())), wanted_of(filters, settings)
+    if follows or cursor is not None:
+        if summary is not None or form not in (None, ExportFormat.JSONL):
+            raise ValidationException("--follow and --cursor print JSON lines: leave --summary and --format out.")
+        if filters.event_name is not None or filters.outcome is not None:
+            check_names(filters, audit_reading.export(folders, wanted).seen)
+        audit_follow.follow(folders, wanted, common.query, cursor, ends=not follows)
+        return
+    records = audit_reading.export(folders, wanted)
     check_names(filters, records.seen)
     if summary is None:
         count = audit_export.write(records, form or ExportFormat.JSONL, common.query)

@@ -53,7 +53,7 @@ def genesis(installation_id: str, lane: str, node_id: str = "") -> str:
 def beginning(installation_id: str, lane: str, node_id: str, first_line: bytes) -> str:
     """Return the hash before the first record of a lane: without the node's id if the lane began before it had one."""
     before = genesis(installation_id, lane)
-    if node_id and _digest(before, first_line[_BODY:-1]) == _stated(first_line):
+    if node_id and follows(before, first_line):
         return before
     return genesis(installation_id, lane, node_id)
 
@@ -77,6 +77,11 @@ def extend(previous: str, lane: str, sequence: int, epoch: int, records: list[by
 
 def _digest(previous: str, body: bytes) -> str:
     return hashlib.sha256(previous.encode() + body).hexdigest()
+
+
+def follows(previous: str, line: bytes) -> bool:
+    """Return True if the hash of a line is right after a record with the hash ``previous``."""
+    return _digest(previous, line[_BODY:-1]) == _stated(line)
 
 
 def _stated(line: bytes) -> str:

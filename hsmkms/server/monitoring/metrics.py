@@ -161,7 +161,9 @@ def _of_sessions(use: PoolUse, workers: int) -> Iterator[Metric]:
 
 def _of_alarms(alarms: Alarms) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "hsmkms_audit_alarm", "1 while the audit log contradicts its newest seal.", value=float(alarms.audit)
+        "hsmkms_audit_alarm",
+        "1 while the audit log, or what another node has published of its own, contradicts the newest seal.",
+        value=float(alarms.audit),
     )
     yield CounterMetricFamily(
         "hsmkms_audit_faults", "How often the audit log could not be written.", value=alarms.audit_faults

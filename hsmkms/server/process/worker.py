@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -32,6 +33,9 @@ LOOK_SECONDS: Final = 0.5
 ACCEPT_SECONDS: Final = 0.05
 """Time to accept clients that have connected already; the supervisor has closed the port for others."""
 
+SWITCH_SECONDS: Final = 0.0005
+"""How long a thread that computes may keep the event loop waiting for the GIL. Python's default is 5 ms."""
+
 STOP_SECONDS: Final = 30.0
 """Time limit for running requests when the server stops."""
 
@@ -57,6 +61,7 @@ def run(
     make: Make, settings: ServeSettings, listener: socket.socket, ready: Callable[[], None], heartbeat: Heartbeat
 ) -> None:
     """Serve until SIGTERM; ``ready`` is called when clients are answered, ``heartbeat`` beats while they can be."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     uvloop.run(_serve(make, settings, listener, ready, heartbeat))
 
 

@@ -95,6 +95,13 @@ class NodeHeads:
             log_db = self._core.store.log
             log_db.run(lambda tx: audit_heads.publish(tx, self._sign(tx, known.outdated)))
 
+    def has_others(self) -> bool:
+        """Return True if another node has ever published the end of a log, also one that was removed since."""
+        if not self.shared:
+            return False
+        with self._core.store.reading() as conn:
+            return any(each.published.node != self._node_id for each in audit_heads.fetch(conn))
+
     def own(self, known: Known, acceptance: int) -> dict[str, Head]:
         """Return the published ends of this node's lanes since the log was last accepted."""
         return {
@@ -123,8 +130,13 @@ class NodeHeads:
         ]
 
     def others(self, known: Known, sealed: Seal | None) -> list[Fault]:
-        """Return how what other nodes have published contradicts the newest seal of this one."""
+        """Return how what other nodes have published contradicts the newest seal of this one.
+
+        After a move of the store into files there are no other nodes; what was sealed of them stays in the seals.
+        """
         faults = list[Fault]()
+        if not self.shared:
+            return faults
         forged = {(each.node, each.lane) for each in known.forged}
         for node_id, lanes in sorted(_nodes(sealed).items()):
             for lane, before in sorted(lanes.items()):

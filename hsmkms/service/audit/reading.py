@@ -32,10 +32,13 @@ class Export(Struct):
         return (record for _, record in self.found)
 
 
-def export(folder: Path, wanted: Wanted) -> Export:
-    """Return matching records as written, ordered by time: JSON without a line feed."""
+def export(folders: Sequence[Path], wanted: Wanted) -> Export:
+    """Return matching records as written, ordered by time: JSON without a line feed.
+
+    ``folders``: the log's, and those of its archived files.
+    """
     seen = Seen()
-    runs = [run for parts in audit_files.segments(folder).values() for run in _ascending(parts, wanted, seen)]
+    runs = [run for parts in audit_files.merged(folders).values() for run in _ascending(parts, wanted, seen)]
     return Export(heapq.merge(*runs, key=_time_of), seen)
 
 

@@ -27,11 +27,10 @@ from hsmkms.service.backup.recipients import Header, SealedKey, seal_to_token
 from hsmkms.service.backup.signature import SigningKey
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.permits import own_permit
-from hsmkms.store import files, installation, objects
+from hsmkms.store import files, installation, objects, snapshot
 from hsmkms.store.archive import Member
 from hsmkms.store.engine import Connection, FileDatabase
 from hsmkms.store.sealed_stream import KEY_BYTES, SealedWriter
-from hsmkms.store.sqlite import snapshot
 
 CONFIGURATION: Final = "hsmkms.toml"
 INVENTORY: Final = "inventory.json"
@@ -90,10 +89,9 @@ def backup(
 ) -> BackupMade:
     """Write a backup to a new file, sealed to the recipients, or by the token if there are none.
 
-    The file appears complete or not at all. StoreError if it exists or cannot be written, or if the database
-    is on a server; DependencyTimeoutException if another backup is in progress.
+    The file appears complete or not at all. StoreError if it exists or cannot be written;
+    DependencyTimeoutException if another backup is in progress.
     """
-    core.store.require_files("backup")
     envelope = _by_token(core) if not recipients else _to_recipients(recipients)
     with exclusive(core.store.folder / _LOCK, _LOCK_SECONDS), _draft(file) as draft, _workplace(core) as place:
         try:
@@ -148,7 +146,7 @@ def _write(
         Sealer(core).seal()
 
     # 2. Take the snapshot and encrypt it as it is read; the proofs of origin are computed over the data as read.
-    with snapshot.taken(core.store.folder, place) as taken:
+    with snapshot.taken(core.store, place) as taken:
         needed = _inventory(core, place)
         others = {INVENTORY: msgspec.json.format(msgspec.json.encode(needed))}
         if configuration is not None:

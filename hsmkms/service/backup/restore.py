@@ -5,7 +5,7 @@ waived the proof; and its configuration is used only if the operator has none, a
 run.
 
 The database is moved last, so that an interrupted restore does not look like an installation; the next restore removes
-its leftovers, and nothing else (restore_moves.py).
+its leftovers, and nothing else (restore_moves.py). One on a server is filled last, in one transaction.
 """
 
 import shutil
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -36,8 +36,11 @@ from hsmkms.service.operations import deletion
 from hsmkms.service.runtime import binding, open_processes
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
-from hsmkms.store import files, installation, migrate
+from hsmkms.store import audit_files, files, installation, migrate, node_id, nodes
 from hsmkms.store.engine import Connection
+
+if TYPE_CHECKING:
+    from hsmkms.store.postgresql.target import Target
 
 LOCK: Final = "init.lock"
 """The lock file of `hsmkms init`, which would create databases in the same place."""
@@ -66,11 +69,17 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Configured(Struct, frozen=True, kw_only=True):
-    """What a configuration gives a restore: devices and opener; ``file``: its text, if it came from the backup."""
+    """What a configuration gives a restore: devices and openers; ``file``: its text, if it came from the backup.
+
+    ``open_staged`` opens databases in files of a folder, ``open_restored`` the installation in its place. ``server``:
+    the database that the configuration names, if that is on a server.
+    """
 
     devices: Sequence[Device]
-    open_core: OpenCore
+    open_staged: OpenCore
+    open_restored: Callable[[], Core]
     file: bytes | None = None
+    server: "Target | None" = None
 
 
 Configure = Callable[[Unsealed, str | None], Configured]
@@ -103,9 +112,18 @@ class Restored(Struct, frozen=True, kw_only=True):
 
 
 def restore(
-    file: Path, target: Path, order: Order, unseal: Unseal, configure: Configure, reached: Checkpoint = no_checkpoint
+    file: Path,
+    target: Path,
+    order: Order,
+    unseal: Unseal,
+    configure: Configure,
+    reached: Checkpoint = no_checkpoint,
+    *,
+    server: "Target | None" = None,
 ) -> Restored:
     """Restore a backup into the data folder ``target``, which must hold no databases and no other's audit log.
+
+    ``server``: where the database goes, if that is known already; it must be empty.
 
     Raises StoreError (damaged, unproven, older than the token's notes, or the target is not empty), BindingError
     (another token, another private key), MigrationError (made by a newer program), ConfigurationError (processes of the
@@ -113,8 +131,8 @@ def restore(
     """
     files.make_folder(target)
     with exclusive(target / LOCK, LOCK_SECONDS):
-        restore_moves.remove_leftovers(target)
-        restore_moves.require_empty(target)
+        restore_moves.remove_leftovers(target, server)
+        restore_moves.require_empty(target, server)
         open_processes.require_none(target)  # of the old installation, whose files were moved away under them
         staging = Path(tempfile.mkdtemp(prefix=restore_moves.STAGING, dir=target))
         try:
@@ -127,21 +145,24 @@ def restore(
             # 2. Open the token, and verify the origin.
             configured = configure(unsealed, signature)
             proof = _proof(unsealed, signature, configured.devices, order)
+            _set_node(staging, target, configured)
             reached("restore 2: proven")
 
             # 3. Check that it belongs to this token and is not older than the token's notes; record the restore.
             migrated = migrate.upgrade(staging)
-            restored = _prepare(configured.open_core(staging), unsealed, target, migrated, proof, order)
+            restored = _prepare(configured, staging, unsealed, target, migrated, proof, order)
             reached("restore 3: prepared")
 
             # 4. Set aside what the lost installation left, and move the files into place, the database last.
-            aside = restore_moves.move(staging, target, configured.file, restored.restored_at, reached)
+            aside = restore_moves.move(
+                staging, target, configured.server, configured.file, restored.restored_at, reached
+            )
             restored = replace(restored, set_aside=str(aside) if aside is not None else None)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
         # 5. Seal, so that the audit log continues from here.
-        _seal(configured.open_core(target), accept=restored.rollback is not None)
+        _seal(configured.open_restored(), accept=restored.rollback is not None)
     return restored
 
 
@@ -170,8 +191,16 @@ def _proof(unsealed: Unsealed, signature: str | None, devices: Sequence[Device],
     return Proof(token=True, signature=signature)
 
 
-def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], proof: Proof, order: Order) -> Restored:
-    about = unsealed.about
+def _prepare(
+    configured: Configured,
+    staging: Path,
+    unsealed: Unsealed,
+    target: Path,
+    migrated: list[str],
+    proof: Proof,
+    order: Order,
+) -> Restored:
+    core, about = configured.open_staged(staging), unsealed.about
     try:
         if core.installation.id != about.installation:
             raise StoreError("the backup holds another installation than it says: it was not made by this program")
@@ -187,6 +216,11 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
         details |= {"proof": str(proof), "sha256": unsealed.sha256}
         with core.audit.acting("RestoreBackup", core.installation.default_region, details), core.store.atomic() as tx:
             installation.set_restored(tx, now)
+            if configured.server is None:
+                nodes.remove_all(tx)
+            else:
+                node = nodes.of_folder(staging, now)
+                nodes.register_if_new(tx, replace(node, folder=str(target.absolute())))
             _accept_clones(core, tx)
         postponed = deletion.postpone(core)
         core.audit.close()
@@ -204,6 +238,23 @@ def _prepare(core: Core, unsealed: Unsealed, target: Path, migrated: list[str], 
         )
     finally:
         _close(core)
+
+
+def _set_node(staging: Path, target: Path, configured: Configured) -> None:
+    """Give the restored folder the id of the node whose audit log it goes on with.
+
+    StoreError if the folder is another node.
+    """
+    own, of_log = node_id.read(target), restore_remains.node_of_log(staging / audit_files.FOLDER)
+    if of_log is not None and own not in (None, of_log):
+        raise StoreError(
+            f"the backup has the audit log of node {of_log}, and {target} is node {own}: restore it into the folder "
+            "of that node, or into a new one"
+        )
+    if own is not None or of_log is not None:
+        node_id.write(staging, own or of_log or "")
+    elif configured.server is not None:
+        node_id.read_or_make(staging)
 
 
 def _accept_clones(core: Core, tx: Connection) -> None:

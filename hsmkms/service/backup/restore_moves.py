@@ -6,21 +6,25 @@ inode, size and time. So after a crash, files of the restore can be distinguishe
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from hsmkms.atomic_write import sync_folder
-from hsmkms.errors import StoreError
+from hsmkms.errors import HsmKmsError, StoreError
 from hsmkms.service.backup import restore_remains
 from hsmkms.service.backup.create import CONFIGURATION
-from hsmkms.store import files
+from hsmkms.store import files, moving, node_id, setup, snapshot
 from hsmkms.store.archive import new_file
-from hsmkms.store.sqlite import snapshot
+from hsmkms.store.engine import Store
+from hsmkms.store.files import DatabaseFile
+
+if TYPE_CHECKING:
+    from hsmkms.store.postgresql.target import Target
 
 STAGING: Final = ".restore-"
 _MARK: Final = ".restore-unfinished"
@@ -31,15 +35,16 @@ _Identity = tuple[int, int, int, int]
 """Device, inode, size and modification time in ns: an inode number alone may be reused."""
 
 
-def remove_leftovers(target: Path) -> None:
-    """Remove the leftovers of an interrupted restore, and nothing else."""
+def remove_leftovers(target: Path, server: "Target | None") -> None:
+    """Remove the leftovers of an interrupted restore, and nothing else. ``server``: where its database would be."""
     for left in target.glob(f"{STAGING}*"):
         shutil.rmtree(left, ignore_errors=True)  # does not follow symlinks
     mark = target / _MARK
     moved = _read(mark)
     if moved is None or (target / snapshot.AUDIT).is_symlink():
         return
-    if not os.path.lexists(target / files.META.name):
+    in_place = os.path.lexists(target / files.META.name) if server is None else setup.exists(target, server)
+    if not in_place:
         for name, identity in moved.items():
             place = target / name
             if place.parent in (target, target / snapshot.AUDIT) and _identity(place) == identity:
@@ -49,13 +54,15 @@ def remove_leftovers(target: Path) -> None:
     mark.unlink()
 
 
-def require_empty(target: Path) -> None:
-    """Raise StoreError if the folder holds anything that a restore would replace, or a symlink at its names.
+def require_empty(target: Path, server: "Target | None") -> None:
+    """Raise StoreError if the folder, or the server, has anything that a restore would replace, or a symlink.
 
     Not counted are remains of a lost installation, which are set aside if they are its own (restore_remains.py).
     """
+    if server is not None:
+        moving.require_room(target, server)
     remains = restore_remains.find(target)
-    for each in _in_the_way(target):
+    for each in _in_the_way(target, files.DATABASES if server is None else ()):
         if each not in remains:
             raise StoreError(
                 f"there is {each} already: a restore replaces nothing. Move what belongs to the old installation away "
@@ -64,39 +71,56 @@ def require_empty(target: Path) -> None:
 
 
 def move(
-    staging: Path, target: Path, configuration: bytes | None, now: datetime, reached: Callable[[str], None]
+    staging: Path,
+    target: Path,
+    server: "Target | None",
+    configuration: bytes | None,
+    now: datetime,
+    reached: Callable[[str], None],
 ) -> Path | None:
     """Set remains aside, and move everything into its place, the database last; return where the remains are.
 
-    StoreError if that fails; then nothing has moved.
+    With a server the database is copied there, in one transaction. Errors of that, and StoreError if anything else
+    fails; then nothing has moved.
     """
     moved: list[str] = []
     aside: Path | None = None
     try:
         _require_closed(staging)
-        require_empty(target)
+        require_empty(target, server)
         aside = restore_remains.set_aside(target, now)
         reached("restore 4: set aside")
         if configuration is not None:
             # The operator has accepted it: if the restore is interrupted here, the next one finds it in place.
             _place(staging, target, CONFIGURATION, configuration)
             moved.append(CONFIGURATION)
+        if (staging / node_id.FILE).exists() and not os.path.lexists(target / node_id.FILE):
+            (staging / node_id.FILE).rename(target / node_id.FILE)
+            moved.append(node_id.FILE)
         _place(staging, target, _MARK, msgspec.json.encode(_identities(staging)))
         sync_folder(target)
-        for name in _FILES:
+        for name in _FILES if server is None else (snapshot.AUDIT,):
             (staging / name).rename(target / name)
             moved.append(name)
             sync_folder(target)
             reached(f"restore 4: {name}")
+        if server is not None:
+            _copy_to(server, staging, target, now)
+            reached("restore 4: server")
         (target / _MARK).unlink()
-    except (OSError, StoreError) as exc:
+    except (OSError, HsmKmsError) as exc:
         _undo(staging, target, moved)
         if aside is not None:
             restore_remains.put_back(target, aside)
-        if isinstance(exc, StoreError):
+        if isinstance(exc, HsmKmsError):
             raise
         raise StoreError(f"the backup cannot be restored into {target}: {exc.strerror}") from exc
     return aside
+
+
+def _copy_to(server: "Target", staging: Path, target: Path, now: datetime) -> None:
+    with closing(Store(staging)) as source:
+        moving.copy(source, target, server, now, lambda _: None)
 
 
 def _require_closed(staging: Path) -> None:
@@ -122,8 +146,8 @@ def _undo(staging: Path, target: Path, moved: list[str]) -> None:
         sync_folder(target)
 
 
-def _in_the_way(target: Path) -> Iterator[Path]:
-    for database in files.DATABASES:
+def _in_the_way(target: Path, databases: Iterable[DatabaseFile]) -> Iterator[Path]:
+    for database in databases:
         yield from target.glob(f"{database.name}*")
     audit, mark = target / snapshot.AUDIT, target / _MARK
     is_folder = audit.is_dir() and not audit.is_symlink()

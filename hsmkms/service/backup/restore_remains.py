@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from msgspec import UNSET
+
 from hsmkms.atomic_write import sync_folder
 from hsmkms.errors import StoreError
 from hsmkms.file_lock import try_lock
@@ -87,6 +89,13 @@ def put_back(target: Path, folder: Path) -> None:
                 each.rename(target / each.name)
         folder.rmdir()
         sync_folder(target)
+
+
+def node_of_log(audit: Path) -> str | None:
+    """Return the id of the node that made the newest seal of an audit log; None if it names none."""
+    seals = audit / audit_files.SEALS
+    line = seal.read(audit_files.last_line(seals)) if seals.is_file() else None
+    return None if line is None or line.seal.node is UNSET else line.seal.node
 
 
 def _require_own_log(audit: Path, installation: str) -> None:

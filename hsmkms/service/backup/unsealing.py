@@ -18,8 +18,8 @@ from hsmkms.service.backup.age_keys import PrivateKeys
 from hsmkms.service.backup.create import CONFIGURATION, INVENTORY
 from hsmkms.service.backup.origin import Manifest
 from hsmkms.service.backup.recipients import Header, is_by_token, read_header
+from hsmkms.store import snapshot
 from hsmkms.store.sealed_stream import SealedReader
-from hsmkms.store.sqlite import snapshot
 
 _BLOCK: Final = 65536
 _KEPT: Final[Mapping[str, int]] = {**backup_origin.LARGEST, CONFIGURATION: 1024 * 1024, INVENTORY: 0}

@@ -15,11 +15,12 @@ from hsmkms.model.records import AliasRecord, KeyRecord
 from hsmkms.rules import aliases as rules
 from hsmkms.rules import paging
 from hsmkms.rules.iam import managed
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import Call, repeated
 from hsmkms.store import aliases, keys
 from hsmkms.store.engine import Connection
 
 
+@repeated
 def create_alias(call: Call, request: CreateAliasRequest) -> None:
     """Create an alias of a key; the name must be free in the region."""
     rules.check_new_name(request.alias_name)
@@ -32,6 +33,7 @@ def create_alias(call: Call, request: CreateAliasRequest) -> None:
         aliases.insert(tx, call.region, request.alias_name, record.key_id, call.now)
 
 
+@repeated
 def update_alias(call: Call, request: UpdateAliasRequest) -> None:
     """Move an alias to another key of the same kind (manual rotation)."""
     arn = _own_alias(call, request.alias_name)
@@ -44,6 +46,7 @@ def update_alias(call: Call, request: UpdateAliasRequest) -> None:
         aliases.update(tx, call.region, request.alias_name, record.key_id, call.now)
 
 
+@repeated
 def delete_alias(call: Call, request: DeleteAliasRequest) -> None:
     """Delete an alias; the key stays as it is."""
     _own_alias(call, request.alias_name)

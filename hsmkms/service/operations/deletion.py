@@ -21,7 +21,7 @@ from hsmkms.rules import deletion as rules
 from hsmkms.rules import multi_region, states
 from hsmkms.rules.states import Event
 from hsmkms.service.keys import destruction
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import Call, repeated
 from hsmkms.service.runtime.core import Core
 from hsmkms.service.runtime.last_use import of_this_key
 from hsmkms.service.runtime.permits import own_permit
@@ -31,6 +31,7 @@ from hsmkms.store.engine import Connection
 log = logging.getLogger("hsmkms.service")
 
 
+@repeated
 def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> ScheduleKeyDeletionResponse:
     """Begin the waiting period; the key is unusable in every process from the next call on.
 
@@ -48,6 +49,7 @@ def schedule_key_deletion(call: Call, request: ScheduleKeyDeletionRequest) -> Sc
     )
 
 
+@repeated
 def cancel_key_deletion(call: Call, request: CancelKeyDeletionRequest) -> CancelKeyDeletionResponse:
     """Cancel the deletion: the key is Disabled, and otherwise unchanged."""
     with call.audited_and_sealed(request.key_id) as (tx, record):

@@ -33,7 +33,7 @@ from hsmkms.rules.iam import principals
 from hsmkms.rules.iam.grant_token import INVALID
 from hsmkms.service import grant_tokens
 from hsmkms.service.operations.policies import HOW_TO_ACCEPT, is_unknown
-from hsmkms.service.pipeline import DRY_RUN, Call
+from hsmkms.service.pipeline import DRY_RUN, Call, repeated
 from hsmkms.store import grants
 from hsmkms.store.engine import Connection
 from hsmkms.store.sealed_rows import grant_subject
@@ -43,6 +43,7 @@ _RETIRE: Final = "kms:RetireGrant"
 _match_id: Final = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
+@repeated
 def create_grant(call: Call, request: CreateGrantRequest) -> CreateGrantResponse:
     """Grant a principal operations with the key; with a Name, an identical grant is not created a second time."""
     key, _ = call.key(request.key_id)
@@ -101,6 +102,7 @@ def list_retirable_grants(call: Call, request: ListRetirableGrantsRequest) -> Li
     return _page(call, Operation.LIST_RETIRABLE_GRANTS, rows, size)
 
 
+@repeated
 def retire_grant(call: Call, request: RetireGrantRequest) -> None:
     """Delete a grant for its retiring principal, its grantee if it permits RetireGrant, or the account."""
     grant = _to_retire(call, request)
@@ -111,6 +113,7 @@ def retire_grant(call: Call, request: RetireGrantRequest) -> None:
         grants.delete(tx, grant)
 
 
+@repeated
 def revoke_grant(call: Call, request: RevokeGrantRequest) -> None:
     """Delete a grant for a principal who manages the key."""
     key, _ = call.key(request.key_id)

@@ -37,7 +37,7 @@ from hsmkms.rules.states import Event
 from hsmkms.service.keys import creation
 from hsmkms.service.keys import rotate as rotating
 from hsmkms.service.operations.policies import check_new, check_principals
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import Call, repeated
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import keys
 from hsmkms.store.engine import Connection
@@ -105,18 +105,21 @@ def list_keys(call: Call, request: ListKeysRequest) -> ListKeysResponse:
     )
 
 
+@repeated
 def update_key_description(call: Call, request: UpdateKeyDescriptionRequest) -> None:
     """Replace the description."""
     with call.audited_and_sealed(request.key_id) as (tx, record):
         keys.set_description(tx, record.key_id, record.region, request.description, record.version)
 
 
+@repeated
 def enable_key(call: Call, request: EnableKeyRequest) -> None:
     """Enable the key; a rotation that became due meanwhile is done at once."""
     record = _switch(call, request.key_id, Event.ENABLE)
     rotating.rotate_if_due(call.core, record.key_id, record.region)
 
 
+@repeated
 def disable_key(call: Call, request: DisableKeyRequest) -> None:
     """Disable the key, effective at the next call of every process."""
     _switch(call, request.key_id, Event.DISABLE)

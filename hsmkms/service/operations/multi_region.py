@@ -19,7 +19,7 @@ from hsmkms.rules import multi_region as rules
 from hsmkms.rules.regions import refuse
 from hsmkms.service.operations.keys import first_policy, first_tags, may_tag, metadata
 from hsmkms.service.operations.policies import check_new
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import Call, repeated
 from hsmkms.store import keys, regions
 
 log = logging.getLogger("hsmkms.service")
@@ -69,6 +69,7 @@ def replicate_key(call: Call, request: ReplicateKeyRequest) -> ReplicateKeyRespo
     )
 
 
+@repeated
 def update_primary_region(call: Call, request: UpdatePrimaryRegionRequest) -> None:
     """Make a replica the primary key of its set, and the primary key a replica; both remain usable."""
     region = request.primary_region

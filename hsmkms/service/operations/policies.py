@@ -19,7 +19,7 @@ from hsmkms.rules.iam import access, principals
 from hsmkms.rules.iam import policies as rules
 from hsmkms.rules.iam.documents import Policy
 from hsmkms.rules.iam.principals import Form, Principal
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import Call, repeated
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import identities, keys
 from hsmkms.store.engine import Connection
@@ -32,6 +32,7 @@ OF_RAM: Final = "AWS_RAM"
 _PUT: Final = "kms:PutKeyPolicy"
 
 
+@repeated
 def put_key_policy(call: Call, request: PutKeyPolicyRequest) -> None:
     """Replace a key's policy, effective at the next call of every process."""
     if request.policy_name == OF_RAM:

@@ -24,10 +24,11 @@ from hsmkms.model.rotation import (
 from hsmkms.rules import paging, states
 from hsmkms.rules import rotation as rules
 from hsmkms.service.keys import rotate as rotating
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import Call, repeated
 from hsmkms.store import rotation as stored
 
 
+@repeated
 def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
     """Enable automatic rotation, or change its period if users may choose it."""
     policy = call.core.rotation
@@ -37,6 +38,7 @@ def enable_key_rotation(call: Call, request: EnableKeyRotationRequest) -> None:
             stored.set_setting(tx, record.key_id, setting)
 
 
+@repeated
 def disable_key_rotation(call: Call, request: DisableKeyRotationRequest) -> None:
     """Disable automatic rotation; the current backing key stays."""
     with call.audited_and_sealed(request.key_id) as (tx, record):

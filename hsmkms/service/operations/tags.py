@@ -10,10 +10,11 @@ from hsmkms.model.tags import (
 )
 from hsmkms.rules import paging
 from hsmkms.rules import tags as rules
-from hsmkms.service.pipeline import Call
+from hsmkms.service.pipeline import Call, repeated
 from hsmkms.store import tags
 
 
+@repeated
 def tag_resource(call: Call, request: TagResourceRequest) -> None:
     """Add tags, replacing the values of existing ones."""
     new = [(each.tag_key, each.tag_value) for each in request.tags]
@@ -23,6 +24,7 @@ def tag_resource(call: Call, request: TagResourceRequest) -> None:
         tags.put(tx, record.key_id, record.region, dict(new))
 
 
+@repeated
 def untag_resource(call: Call, request: UntagResourceRequest) -> None:
     """Remove tags; a missing one is not an error."""
     rules.check_removed(request.tag_keys)

@@ -254,7 +254,10 @@ def _good_import_tokens(core: Core, _: InstallationKeyRow, newest: InstallationK
 
 def _has_sealed(core: Core, old: InstallationKeyRow, _: InstallationKeyRow) -> str | None:
     # The seal note on the token is authenticated by the oldest version there.
-    used = sealing.Sealer(core).versions_used()
+    sealer = sealing.Sealer(core)
+    if sealer.nodes.has_others():
+        return "seals of other nodes' audit logs may have been made with it"
+    used = sealer.versions_used()
     oldest = next(each for each in versions(core, old.purpose) if each.token_id == old.token_id)
     return "seals of the audit log were made with it" if old.version in used or old == oldest else None
 

@@ -1,9 +1,9 @@
 """Append records to one lane of the audit log, in order, with group commit: many records share one fsync.
 
-A thread that needs its record on disk calls ``flush``. The first one writes all records added so far; threads that
-arrive meanwhile wait, and then find their records on disk or write the next batch. Whoever writes after others have
-waited first lets the others finish their requests, for a part of the time that writing takes: otherwise the threads
-that have just been answered would always miss the next batch, and a batch would hold half of them.
+A thread that needs its record on disk calls ``flush``. One thread writes all records added so far; threads that
+arrive meanwhile sleep until theirs are on disk, or write the next batch. A thread writes only once no other is about
+to add a record, as far as the queue of threads shows (gil_queue.py), but waits for them for some slices at most:
+otherwise the threads that have just been answered would always miss the next batch, which would hold half of them.
 """
 
 import logging
@@ -18,6 +18,7 @@ from hsmkms.errors import StoreError
 from hsmkms.model.audit import Head
 from hsmkms.process import ForkGuard
 from hsmkms.rules.audit import chain as audit_chain
+from hsmkms.service.runtime.gil_queue import MOST_SLICES, GilQueue, Sleeper
 from hsmkms.service.runtime.ports import KnownEpoch
 from hsmkms.store.audit_files import LaneFile
 
@@ -26,10 +27,14 @@ log = logging.getLogger("hsmkms.service")
 MAX_UNWRITTEN: Final = 50_000
 """Limit of records in memory while the log cannot be written; beyond it requests are refused."""
 
-GATHER_SHARE: Final = 0.05
-"""How long a writing thread lets others add records, as a share of the time that the last write took."""
+MOST_GATHERED: Final = 64
+"""Number of threads for whose records one more does not wait."""
 
-MOST_GATHER_SECONDS: Final = 0.002
+GATHER_SLICES: Final = 4
+"""How long a thread waits for others that are about to add records, in slices of the queue of threads."""
+
+QUICK_WRITE_SECONDS: Final = 0.0001
+"""If the last write took less, a thread keeps its turn while it writes: files in memory."""
 
 
 class Journal:
@@ -47,7 +52,7 @@ class Journal:
         newest: Callable[[], int],
         segment_bytes: int,
         only: str | None = None,
-        pause: Callable[[float], None] = time.sleep,
+        turns: GilQueue | None = None,
     ) -> None:
         self._folder = folder
         self._genesis = genesis
@@ -58,11 +63,11 @@ class Journal:
         self._only = only
         self._guard = ForkGuard()
         self._adding = threading.Lock()
-        self._turn = threading.Condition()
+        self._turns = turns or GilQueue()
+        self._batching = threading.Lock()
         self._writing = False
-        self._others_waited = False
+        self._sleepers: list[Sleeper] = []
         self._write_seconds = 0.0
-        self._pause = pause
         self._lane: LaneFile | None = None
         self._previous = ""
         self._added = 0
@@ -114,22 +119,61 @@ class Journal:
     def flush(self, number: int | None = None) -> None:
         """Wait until that record (by default, every record) is on disk. StoreError if it cannot be written."""
         wanted = self._added if number is None else number
+        may_gather = True
         while self._safe < wanted:
-            with self._turn:
-                if self._writing:
-                    self._others_waited = True
-                    self._turn.wait()
-                    continue
+            sleeper = self._join(wanted, may_gather=may_gather)
+            if sleeper is None:
+                self._write_for_all()
+            else:
+                self._turns.give_up()
+                may_gather = self._sleep(sleeper)
+
+    def _join(self, wanted: int, *, may_gather: bool) -> Sleeper | None:
+        """Return this thread as one of those that sleep until their records are on disk; None if it is to write."""
+        turns = self._turns
+        may_gather = may_gather and self._write_seconds > QUICK_WRITE_SECONDS and not turns.is_disabled
+        with self._batching:
+            others_add = may_gather and turns.is_wanted and len(self._sleepers) < MOST_GATHERED
+            if not (self._writing or others_add):
                 self._writing = True
-                gathers, self._others_waited = self._others_waited, False
+                return None
             try:
-                if gathers:
-                    self._pause(min(self._write_seconds * GATHER_SHARE, MOST_GATHER_SECONDS))
-                self._write()
-            finally:
-                with self._turn:
-                    self._writing = False
-                    self._turn.notify_all()
+                sleeper = Sleeper(wanted, wants_turn=turns.is_held_here)
+            except OSError as exc:
+                raise StoreError(f"a thread cannot wait for the audit log ({exc.strerror})") from exc
+            self._sleepers.append(sleeper)
+            return sleeper
+
+    def _sleep(self, sleeper: Sleeper) -> bool:
+        """Sleep until the thread is woken; False if it has waited long enough for a writer."""
+        while not self._turns.sleep(sleeper, self._slices(sleeper)):
+            with self._batching:
+                if not self._writing and sleeper in self._sleepers:  # else it is about to be woken
+                    self._sleepers.remove(sleeper)
+                    return False
+        return True
+
+    def _slices(self, sleeper: Sleeper) -> int:
+        """Return how long a thread sleeps before it looks again; while nobody writes, the first one looks sooner."""
+        is_first = not self._writing and self._sleepers[:1] == [sleeper]
+        return GATHER_SLICES if is_first else MOST_SLICES
+
+    def _write_for_all(self) -> None:
+        """Write a batch; wake the threads whose records are on disk, and one of the others to write the next."""
+        if self._write_seconds > QUICK_WRITE_SECONDS:
+            self._turns.give_up()
+        try:
+            self._write()
+        finally:
+            with self._batching:
+                self._writing = False
+                done = [each for each in self._sleepers if each.number <= self._safe]
+                rest = [each for each in self._sleepers if each.number > self._safe]
+                self._sleepers = rest[1:]
+            if done:
+                self._turns.wake(done)
+            if rest:
+                self._turns.wake_without_turn(rest[0])
 
     def close(self) -> None:
         """Write the remaining records and release the lane; in a forked child the parent keeps it."""

@@ -27,7 +27,10 @@ from hsmkms.rules.audit.any_text import encode_any
 from hsmkms.rules.audit.fast_json import Forms
 from hsmkms.rules.audit.policy import AuditPolicy
 from hsmkms.rules.audit.record import Event, Occasion, Outcome, RecordedCall
+from hsmkms.service.runtime.audit_acts import Act, Threads
 from hsmkms.service.runtime.audit_lane import Journal
+from hsmkms.service.runtime.gil_queue import GilQueue
+from hsmkms.service.runtime.outbox_recovery import OutboxRecovery
 from hsmkms.service.runtime.ports import KnownEpoch
 from hsmkms.store import audit_files, changes, node_id, outbox
 from hsmkms.store.engine import Connection, Store
@@ -36,39 +39,6 @@ log = logging.getLogger("hsmkms.service")
 
 REFUSED: Final = "The audit log cannot be written, so the request was refused: see the log of hsmkms."
 INTERRUPTED: Final = "the process ended before the outcome was known; the change itself was committed"
-
-
-class _Act:
-    """The present act of a thread: the builder of its record, and its row in the outbox if it has one."""
-
-    __slots__ = ("build", "event_id", "row_id")
-
-    def __init__(self, build: Callable[[str], AuditRecord], event_id: str) -> None:
-        self.build = build
-        self.event_id = event_id
-        self.row_id: int | None = None
-
-
-class _State:
-    """What one thread is doing."""
-
-    __slots__ = ("act", "begun_here", "doing", "event_id", "event_ids", "noted", "rows")
-
-    def __init__(self) -> None:
-        self.doing: tuple[RecordedCall, Struct] | None = None
-        self.act: _Act | None = None
-        self.event_id = ""
-        self.event_ids: list[str] = []
-        self.noted: list[tuple[str, bytes]] = []
-        self.rows: list[int] = []
-        self.begun_here: bool = False
-
-
-class _Threads(threading.local):
-    """The state of each thread, in one object: each look at an attribute of ``threading.local`` takes 0.1 µs."""
-
-    def __init__(self) -> None:
-        self.state = _State()
 
 
 class AuditLog:
@@ -83,6 +53,8 @@ class AuditLog:
         known: KnownEpoch,
         clock: Callable[[], datetime],
     ) -> None:
+        self.turns = GilQueue()
+        """The queue of threads with requests."""
         self.folder = store.folder / audit_files.FOLDER
         self.node_id = node_id.read(store.folder) or ""
         """The node whose log this is; "" where the databases have always been files of the data folder."""
@@ -105,7 +77,8 @@ class AuditLog:
         """True if a response may be sent only after its record is on disk."""
         self._guard = ForkGuard()
         self._journal = self._new_journal()
-        self._threads = _Threads()
+        self._recovery = OutboxRecovery(store, self.folder, self.node_id, self._new_journal)
+        self._threads = Threads()
         self._moving = threading.Lock()
         self._moved: dict[int, int] = {}
         self._recovered = False
@@ -200,7 +173,7 @@ class AuditLog:
 
         if self._journal.broken:
             self._try_again(name)
-        before, act = self._threads.state.act, _Act(build, uuids.new())
+        before, act = self._threads.state.act, Act(build, uuids.new())
         self._threads.state.act = act
         fault: HsmKmsError | None = None
         try:
@@ -254,7 +227,7 @@ class AuditLog:
     def before_commit(self, tx: Connection) -> None:
         """Write the records of the change to the outbox, in its own transaction; remove records that the log has."""
         here = self._threads.state
-        lane = self._addressed(self._take())
+        lane = self._recovery.address(self._take())
         here.rows = [outbox.put(tx, lane, event_id, record) for event_id, record in here.noted]
         act = self._current_act()
         if act is not None and act.row_id is None:
@@ -282,11 +255,11 @@ class AuditLog:
             here.act.row_id = None
         here.begun_here = False
 
-    def _current_act(self) -> _Act | None:
+    def _current_act(self) -> Act | None:
         here = self._threads.state
         if here.act is None and here.doing is not None:
             call, request = here.doing
-            here.act = _Act(lambda event_id: self._begun(call, request, event_id), here.event_id)
+            here.act = Act(lambda event_id: self._begun(call, request, event_id), here.event_id)
         return here.act
 
     def _begun(self, call: RecordedCall, request: Struct, event_id: str) -> AuditRecord:
@@ -328,49 +301,21 @@ class AuditLog:
             raise StoreError("no lane of the audit log could be taken")
         if not self._recovered:
             self._recovered = True
-            for row_id in self._recover(self._journal, lane):
+            for row_id in self._recovery.move(self._journal, lane):
                 self._note_moved(row_id, 0)
         return lane
 
-    def _recover(self, journal: Journal, lane: str) -> list[int]:
-        """Move records that a lane's last holder left in the outbox to the lane; return the ids of their rows."""
-        with self._store.reading() as conn:
-            left = outbox.fetch(conn, self._addressed(lane))
-        newest = audit_files.segments(self.folder).get(lane, [])[-2:]
-        known = [each.path.read_bytes() for each in newest] if left else []
-        for row in left:
-            if not any(row.event_id.encode() in each for each in known):
-                journal.add(row.record)
-                log.info("an interrupted process left a record of the audit log in the outbox: it was moved")
-        journal.flush()
-        return [row.id for row in left]
-
     def recover_others(self) -> None:
-        """Move the outbox records of processes that died, of all lanes that are not locked."""
-        if not self._on:
-            return
-        with self._store.reading() as conn:
-            lanes = outbox.lanes(conn, self.node_id)
-        for lane in sorted(lanes):
-            journal = self._new_journal(lane)
-            if journal.take() is not None:
-                try:
-                    done = self._recover(journal, lane)
-                    with self._store.atomic() as tx:
-                        outbox.remove(tx, done)
-                finally:
-                    journal.close()
+        """Move the outbox records of processes that died, and of nodes that were removed, to the log."""
+        if self._on:
+            self._recovery.move_all()
 
     def _new_journal(self, only: str | None = None) -> Journal:
         segment_bytes = self.policy.segment_bytes
-        return Journal(self.folder, self._genesis, self._known, self._newest_change, segment_bytes, only)
+        return Journal(self.folder, self._genesis, self._known, self._newest_change, segment_bytes, only, self.turns)
 
     def _genesis(self, lane: str) -> str:
         return audit_chain.genesis(self._installation_id, lane, self.node_id)
-
-    def _addressed(self, lane: str) -> str:
-        """Return the name of a lane in the outbox, which several nodes may share."""
-        return outbox.address(self.node_id, lane)
 
     def _newest_change(self) -> int:
         with self._store.reading() as conn:

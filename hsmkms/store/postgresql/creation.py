@@ -53,6 +53,7 @@ SELECT name FROM (
 ) AS objects ORDER BY name LIMIT 1
 """
 LOCK: Final = f"SELECT pg_advisory_xact_lock({WRITE_LOCK})"
+_WAIT: Final = "SET LOCAL lock_timeout = '60s'"
 _OLDEST_SERVER: Final = 140_000
 """As ``server_version_num``: older ones are not maintained any more, or not tested."""
 
@@ -88,6 +89,12 @@ def fill(target: Target, write: Callable[[Connection, MetaData], None]) -> None:
         # After the rows: the triggers would record them as changes that are to be sealed.
         for statement in (*OBJECTS, *capture.statements()):
             conn.exec_driver_sql(statement)
+
+
+def wait(target: Target) -> None:
+    """Wait for a transaction that holds the write lock, such as one whose connection was lost at its commit."""
+    with transaction(target) as conn:
+        conn.exec_driver_sql(LOCK)
 
 
 def require_empty(conn: Connection, target: Target) -> None:
@@ -199,11 +206,11 @@ def _columns(conn: Connection) -> set[tuple[str, str]]:
 
 @contextmanager
 def transaction(target: Target) -> Iterator[Connection]:
-    """Run a transaction on a connection of its own, committed at the end."""
+    """Run a transaction on a connection of its own, committed at the end. It waits for locks, but not for ever."""
     engine = create_engine(f"{DRIVER}://", creator=target.connect, poolclass=NullPool, use_native_hstore=False)
     with faults.translated(target.name), engine.connect() as conn:
         conn.begin()
-        conn.exec_driver_sql(f"BEGIN ISOLATION LEVEL READ COMMITTED; {SCHEMA_PATH}")
+        conn.exec_driver_sql(f"BEGIN ISOLATION LEVEL READ COMMITTED; {SCHEMA_PATH}; {_WAIT}")
         version = conn.exec_driver_sql("SHOW server_version_num").scalar_one()
         if int(version) < _OLDEST_SERVER:
             raise StoreError(f"{target.name} runs PostgreSQL {int(version) // 10_000}: hsmkms needs 14 or newer")

@@ -87,16 +87,16 @@ class PostgresqlDatabase(Database):
             self._begin += _LOCK
         event.listen(engine, "checkin", self._close_late)
 
-    def run(self, work: Callable[[Connection], Result]) -> Result:
-        """Run ``work`` in a write transaction, again after a serialization failure or a deadlock."""
+    def again_if_aborted(self, act: Callable[[], Result]) -> Result:
+        """Run ``act`` again after a serialization failure or a deadlock."""
         for attempt in range(_ATTEMPTS - 1):
             try:
-                return super().run(work)
+                return act()
             except DependencyTimeoutException as exc:
                 if not faults.is_contention(exc):
                     raise
             time.sleep(random.uniform(0, _FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311 - no secret
-        return super().run(work)
+        return act()
 
     def lease_time(self, tx: Connection, now: datetime) -> datetime:  # noqa: ARG002 - the nodes' clocks may differ
         """Return the time of the database's clock."""
