@@ -30,7 +30,8 @@ from cli_site import ACCOUNT, REGION, Site
 from node_sites import softhsm_module
 from nodes import Installation
 from postgresql_pair import Pair
-from served import Served, credentials, set_in, start, until
+from served import Served, credentials, set_in, start
+from waiting import until
 
 from hsmkms.testing import Endpoint
 

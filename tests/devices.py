@@ -86,14 +86,6 @@ def checks_of(device: TokenDevice, *names: str, without: Collection[str] = SLOW_
     return {each.name: each for each in made}
 
 
-def until(happened: Callable[[], bool], seconds: float) -> None:
-    """Wait until it has happened."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"it did not happen in {seconds} s"
-        time.sleep(0.01)
-
-
 def close_everything() -> None:
     """Close every device and module that this process has open, also those that a failed test left."""
     for device, users in list(devices._open_devices._users.values()):

@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from postgresql_cluster import SUPERUSER, Cluster, Server, find_programs
+from waiting import until
 
 WAIT_SECONDS: Final = 120.0
 
@@ -67,18 +66,10 @@ class Pair:
         self.standby.start()
         with self.primary.connect() as conn:
             streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-            wait_until(lambda: conn.execute(streaming).fetchone() == (1,))
+            until(lambda: conn.execute(streaming).fetchone() == (1,))
             conn.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             conn.execute("SELECT pg_reload_conf()")
-            wait_until(lambda: conn.execute("SHOW synchronous_standby_names").fetchone() == ("*",))
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    """Wait until something has happened."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+            until(lambda: conn.execute("SHOW synchronous_standby_names").fetchone() == ("*",))
 
 
 def _kill(server: Server) -> None:
@@ -86,4 +77,4 @@ def _kill(server: Server) -> None:
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     server.process.kill()
     server.process.wait()
-    wait_until(lambda: not any(Path(f"/proc/{each}").exists() for each in children))
+    until(lambda: not any(Path(f"/proc/{each}").exists() for each in children))

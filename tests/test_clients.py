@@ -9,7 +9,7 @@ import pytest
 from client_jobs import PROGRAMS, run
 from client_runs import BEGIN, END, GUIDE, Row, last_words, rewritten, rows_in
 from client_table import CLIENTS, Client
-from devices import until
+from waiting import until
 
 ROOT = Path(__file__).parent.parent
 NAMES = [client.name for client in CLIENTS]

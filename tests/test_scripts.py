@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from devices import until
+from waiting import until
 
 ROOT = Path(__file__).parent.parent
 BASH = [

@@ -10,13 +10,14 @@ from pathlib import Path
 import cffi
 import declare
 import pytest
-from devices import MakeToken, SoftHsm, new_key, permit, until
+from devices import MakeToken, SoftHsm, new_key, permit
 from pkcs11 import _pkcs11
 from pkcs11 import exceptions as ckr
 from pkcs11.constants import Attribute, MechanismFlag, ObjectClass
 from pkcs11.mechanisms import GCMParams, KeyType, Mechanism
 from pkcs11.types import Session
 from shims import Played
+from waiting import until
 
 from hsmkms.errors import TokenUnfitError
 from hsmkms.hsm import return_codes

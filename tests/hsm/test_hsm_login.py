@@ -10,6 +10,7 @@ import pytest
 import spylog
 from devices import MakeToken, Token, new_key, permit
 from pkcs11.constants import TokenFlag
+from waiting import until
 
 from hsmkms.errors import ClosedError, ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.device import TokenDevice
@@ -271,7 +272,7 @@ def test_login_after_a_change_of_the_pin(token: Token, lose: Callable[[TokenDevi
     assert device.keys.holds(key)
     assert reader.asked == 1
     lose(device)
-    devices.until(lambda: succeeds(lambda: device.keys.holds(key)), 10)
+    until(lambda: succeeds(lambda: device.keys.holds(key)), 10)
     device.close()
     assert gate.mark() is None
     with pytest.raises(PinError):

@@ -8,9 +8,10 @@ from typing import Any, NoReturn
 import devices
 import functions
 import pytest
-from devices import Token, new_key, objects_of, permit, until
+from devices import Token, new_key, objects_of, permit
 from pkcs11.constants import ObjectClass
 from pkcs11.types import Session
+from waiting import until
 
 from hsmkms.errors import (
     ObjectLostError,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devices import PIN, Token, new_key, permit, until
+from devices import PIN, Token, new_key, permit
 from msgspec import Struct
 from shims import Played
+from waiting import until
 
 from hsmkms.errors import HsmKmsError, PinError, TokenUnavailableError
 from hsmkms.hsm.device import TokenDevice

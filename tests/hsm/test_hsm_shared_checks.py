@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from devices import MakeToken, until
+from devices import MakeToken
 from test_hsm_two_tokens import Known
+from waiting import until
 
 from hsmkms.errors import TokenUnavailableError
 from hsmkms.hsm.device import TokenDevice

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from devices import PIN, MakeToken, SoftHsm, new_key, permit, until
+from devices import PIN, MakeToken, SoftHsm, new_key, permit
 from msgspec import Struct
 from msgspec.structs import replace
+from waiting import until
 
 from hsmkms.errors import HsmKmsError, ObjectLostError, TokenUnavailableError, WrongTokenError
 from hsmkms.hsm.device import TokenDevice

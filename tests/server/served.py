@@ -6,8 +6,7 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import warm
 from cli_site import BIN, SECONDS, Site
 from msgspec import Struct
 from raw_client import exchange, raw
+from waiting import until
 
 from hsmkms.testing import Endpoint
 
@@ -87,14 +87,6 @@ class Served(Struct):
         """Stop it as a service manager does; its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
-
-
-def until(happened: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-    """Wait until it has happened."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def processor_seconds(process: int) -> float:

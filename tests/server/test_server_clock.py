@@ -14,7 +14,8 @@ from cli_site import Site
 from conftest import NewSite
 from msgspec import Struct
 from raw_client import call
-from served import Served, credentials, serving, until
+from served import Served, credentials, serving
+from waiting import until
 
 from hsmkms.testing import Endpoint
 

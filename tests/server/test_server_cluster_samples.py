@@ -19,7 +19,8 @@ from cli_site import BIN, Site
 from node_sites import answer, softhsm_module
 from postgresql_cluster import Cluster
 from sample_files import CONF
-from served import STOP_SECONDS, Served, credentials, until
+from served import STOP_SECONDS, Served, credentials
+from waiting import until
 
 from hsmkms.testing import Endpoint
 

@@ -14,7 +14,8 @@ from msgspec import Struct
 from postgresql_cluster import Cluster, name_of
 from postgresql_proxy import Proxy
 from raw_client import call
-from served import ACCOUNT, PROGRAMS, REGION, SECONDS, credentials, serving, until
+from served import ACCOUNT, PROGRAMS, REGION, SECONDS, credentials, serving
+from waiting import until
 
 _NUMBERS = itertools.count()
 

@@ -8,7 +8,8 @@ import pytest
 from conftest import NewSite
 from floods import many_files, need_files
 from raw_client import SECONDS, call
-from served import Served, credentials, serving, set_in, until
+from served import Served, credentials, serving, set_in
+from waiting import until
 
 pytestmark = pytest.mark.xdist_group("served")
 

@@ -6,11 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from raw_client import address_of, call
+from waiting import until
 
 from hsmkms.testing import Endpoint, read_endpoint
 
@@ -30,14 +29,6 @@ def test_that_hangs(hsmkms_endpoint):
     Path("port").write_text(hsmkms_endpoint.url)
     time.sleep(600)
 """
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something that other processes do in their own time."""
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def listens(port: int) -> bool:

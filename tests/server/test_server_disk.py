@@ -12,7 +12,8 @@ from cli_site import Site, damage
 from conftest import NewSite
 from msgspec import Struct
 from raw_client import call
-from served import STOP_SECONDS, Served, credentials, serving, start, until
+from served import STOP_SECONDS, Served, credentials, serving, start
+from waiting import until
 
 from hsmkms.testing import Endpoint
 

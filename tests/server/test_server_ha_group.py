@@ -16,7 +16,8 @@ from conftest import NewSite
 from groups import REMOVED, SECOND_SERIAL, Group, Member, Modules
 from msgspec import Struct
 from raw_client import call
-from served import Served, credentials, serving, set_in, until
+from served import Served, credentials, serving, set_in
+from waiting import until
 
 from hsmkms.config import settings as config
 from hsmkms.hsm.session.last_member import LastMember

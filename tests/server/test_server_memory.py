@@ -9,7 +9,8 @@ from cli_site import Site
 from conftest import NewSite
 from floods import FLOODS, LIMIT, MANY, flood, many_files, need_files
 from raw_client import address_of, call
-from served import Served, credentials, serving, set_in, until
+from served import Served, credentials, serving, set_in
+from waiting import until
 
 from hsmkms.testing import Endpoint
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import yaml
 from msgspec import Struct
 from raw_client import call, exchange, raw
+from waiting import until
 
 from hsmkms.call_stats import BOUNDS, Tally
 from hsmkms.config.settings import ServeSettings
@@ -63,14 +64,6 @@ class Served(Struct, kw_only=True):
         """The workers' log so far, without what the supervisor writes for people."""
         lines = self.log.read_text().splitlines()
         return [json.loads(line) for line in lines if not line.startswith("hsmkms: listening on ")]
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something that other processes do in their own time."""
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from botocore.exceptions import ClientError
 from cli_site import ACCOUNT, REGION, Site
 from node_sites import Joining, answer
 from postgresql_cluster import Cluster
-from served import Served, credentials, serving, until
+from served import Served, credentials, serving
+from waiting import until
 
 pytestmark = pytest.mark.xdist_group("next_schema")
 

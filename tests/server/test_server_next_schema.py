@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError
 from cli_site import Site
 from conftest import NewSite
 from msgspec import Struct
-from served import Served, credentials, serving, until
+from served import Served, credentials, serving
+from waiting import until
 
 from hsmkms.service.runtime import open_processes
 

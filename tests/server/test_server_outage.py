@@ -15,7 +15,8 @@ from cli_site import Site
 from conftest import NewSite
 from msgspec import Struct
 from raw_client import call
-from served import Served, credentials, processor_seconds, serving, set_in, until
+from served import Served, credentials, processor_seconds, serving, set_in
+from waiting import until
 
 from hsmkms.hsm.session import softhsm
 from hsmkms.testing import Endpoint

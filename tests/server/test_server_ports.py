@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import NewSite
 from msgspec.structs import replace
-from served import SECONDS, Served, serving, start, until
+from served import SECONDS, Served, serving, start
+from waiting import until
 
 from hsmkms.config.settings import ServeSettings
 from hsmkms.errors import ConfigurationError

@@ -21,7 +21,8 @@ from botocore.config import Config
 from cli_site import Site
 from conftest import NewSite
 from raw_client import SECONDS, call, raw, read_answer, signed
-from served import ACCOUNT, REGION, STOP_SECONDS, Served, credentials, serving, set_in, start, until
+from served import ACCOUNT, REGION, STOP_SECONDS, Served, credentials, serving, set_in, start
+from waiting import until
 
 from hsmkms.server.aws.quota import TOO_FAST
 from hsmkms.testing import Endpoint

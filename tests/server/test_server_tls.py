@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from floods import half_handshakes
 from raw_client import address_of, raw, read_answer
-from served import STOP_SECONDS, Served, credentials, processor_seconds, serving, set_in, start, trusting, until
+from served import STOP_SECONDS, Served, credentials, processor_seconds, serving, set_in, start, trusting
+from waiting import until
 
 from hsmkms.server.process.acceptor import ALERT
 from hsmkms.server.process.connections import LINGERING

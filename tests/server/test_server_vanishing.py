@@ -12,8 +12,9 @@ import pytest
 from conftest import NewSite
 from msgspec import Struct
 from raw_client import call
-from served import Served, credentials, serving, set_in, until
+from served import Served, credentials, serving, set_in
 from swapping import TokenFolder
+from waiting import until
 
 from hsmkms.config import settings as config
 from hsmkms.config.settings import TokenSettings

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from waiting import until
 
 from hsmkms.errors import StoreError
 from hsmkms.rules.audit.chain import genesis
@@ -76,16 +77,6 @@ def begin(act: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    pause = threading.Event()
-    for _ in range(int(SECONDS * 100)):
-        if true():
-            return
-        pause.wait(0.01)
-    raise TimeoutError
-
-
 def test_one_thread_never_waits(journal: Journal, disk: Disk) -> None:
     """A thread that is alone has each of its records fsynced at once."""
     for _ in range(3):
@@ -99,7 +90,7 @@ def test_records_of_threads_that_wait_share_an_fsync(journal: Journal, disk: Dis
     first = begin(lambda: journal.flush(journal.add(b'{"first": 1}')))
     assert disk.begun.acquire(timeout=SECONDS)
     others = [begin(lambda: journal.flush(journal.add(b'{"other": 1}'))) for _ in range(3)]
-    wait_until(lambda: len(journal._sleepers) == 3)
+    until(lambda: len(journal._sleepers) == 3)
     for _ in range(2):
         disk.let_go.release()
     for thread in (first, *others):
@@ -129,7 +120,7 @@ def test_a_thread_that_is_about_to_add_shares_the_fsync(
     turns.enter()
     monkeypatch.setattr(gil_queue, "SLICE_MILLISECONDS", int(SECONDS * 1000))
     other = begin(second)
-    wait_until(lambda: turns.is_wanted)
+    until(lambda: turns.is_wanted)
     order.append("first")
     journal.flush(journal.add(b'{"first": 1}'))
     turns.leave()
@@ -151,7 +142,7 @@ def test_a_thread_does_not_wait_forever_for_another_one(journal: Journal, disk: 
 
     turns.enter()
     other = begin(idle)
-    wait_until(lambda: turns.is_wanted)
+    until(lambda: turns.is_wanted)
     journal.flush(journal.add(b"{}"))
     assert done.wait(SECONDS)
     may_end.set()
@@ -174,7 +165,7 @@ def test_threads_of_a_batch_that_fails_are_all_refused(journal: Journal, disk: D
     first = begin(write)
     assert disk.begun.acquire(timeout=SECONDS)
     others = [begin(write) for _ in range(2)]
-    wait_until(lambda: len(journal._sleepers) == 2)
+    until(lambda: len(journal._sleepers) == 2)
     for _ in range(3):
         disk.let_go.release()
     for thread in (first, *others):

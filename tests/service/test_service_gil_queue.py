@@ -11,6 +11,7 @@ import shims
 from service_sites import new_key, seal, unseal
 from test_service_tokens import NewPlayed, order
 from test_service_tokens import new_played as new_played  # noqa: PLC0414 - the fixture
+from waiting import until
 
 from hsmkms.service.runtime import bells, gil_queue
 from hsmkms.service.runtime.bells import Bell, own_bell
@@ -25,16 +26,6 @@ def begin(act: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=act)
     thread.start()
     return thread
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    pause = threading.Event()
-    for _ in range(int(SECONDS * 100)):
-        if true():
-            return
-        pause.wait(0.01)
-    raise TimeoutError
 
 
 @contextmanager
@@ -67,7 +58,7 @@ def pass_through(turns: GilQueue, names: list[str], name: str) -> threading.Thre
         turns.leave()
 
     thread = begin(act)
-    wait_until(lambda: len(turns._queue) == before + 1 or not thread.is_alive())
+    until(lambda: len(turns._queue) == before + 1 or not thread.is_alive())
     return thread
 
 
@@ -175,7 +166,7 @@ def test_a_turn_is_kept_for_a_slice_only(keeping: GilQueue, monkeypatch: pytest.
     names = list[str]()
     keeping.enter()
     other = pass_through(keeping, names, "other")
-    wait_until(lambda: keeping._passes_on)
+    until(lambda: keeping._passes_on)
     keeping.leave()
     other.join(SECONDS)
     assert names == ["other"]
@@ -274,7 +265,7 @@ def test_a_token_call_that_hangs_does_not_stop_other_threads(new_played: NewPlay
         order(site, "fault C_Encrypt 1 wait")
         hung: list[bytes] = []
         threads = [begin(lambda: hung.append(seal(kms, key_id, b"hung")))]
-        wait_until(lambda: shims.waiting(site.folder / "shim.control") == 1)
+        until(lambda: shims.waiting(site.folder / "shim.control") == 1)
         done: list[bytes | None] = []
         threads += [begin(lambda: done.append(unseal(kms, seal(kms, key_id, b"other")))) for _ in range(3)]
         for thread in threads[1:]:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import groups
 import pytest
 import second_token
-from devices import until
 from groups import SECOND_SERIAL, Group, Modules, replicate
 from msgspec.structs import replace
 from service_sites import NewSite, Site, new_key, seal, unseal
+from waiting import until
 
 from hsmkms.config.settings import PinSettings, Settings
 from hsmkms.errors import ConfigurationError, HsmKmsError, ObjectLostError, PinError, TokenUnavailableError

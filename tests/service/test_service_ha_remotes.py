@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import second_token
 import shims
-from devices import until
 from groups import SECOND_SERIAL, Modules
 from msgspec import Struct
 from msgspec.structs import replace
 from service_sites import NewSite, new_key, seal, unseal
+from waiting import until
 
 from hsmkms.config.settings import Settings
 from hsmkms.errors import HsmKmsError, TokenUnfitError

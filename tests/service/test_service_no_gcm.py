@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import shims
 from backups import back_up, open_by_token
-from devices import until
 from lifecycle import (
     StoppedError,
     backing_keys,
@@ -31,6 +30,7 @@ from test_service_backup import lose, restore
 from test_service_crash import STEPS, cka_id_of, destroy_object, interrupt, key_ids, kinds, restored_copy
 from test_service_tokens import NewPlayed, import_, order
 from test_service_tokens import new_played as new_played  # noqa: PLC0414 - the fixture
+from waiting import until
 
 from hsmkms.errors import (
     InvalidCiphertextException,

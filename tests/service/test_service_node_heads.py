@@ -1,12 +1,12 @@
 """What a node publishes of its audit log in the database."""
 
 import logging
-import time
 from pathlib import Path
 
 import pytest
 from postgresql_cluster import Cluster, name_of
 from service_sites import START, Site, close_to_all, new_key
+from waiting import until
 
 from hsmkms.kms import Kms
 from hsmkms.model.audit import Head, PublishedHead
@@ -18,21 +18,11 @@ from hsmkms.store import audit_heads, nodes, outbox
 from hsmkms.store.audit_heads import StoredHead
 from hsmkms.store.nodes import Node
 
-LONG_SECONDS = 60.0
-
 
 def published(kms: Kms) -> list[tuple[str, int]]:
     """The lanes that the database knows, and how many records each has."""
     with kms._core.store.reading() as conn:
         return [(each.published.lane, each.published.head.sequence) for each in audit_heads.fetch(conn)]
-
-
-def wait_for_return(kms: Kms) -> None:
-    """Wait until the node knows that its database answers again."""
-    until = time.monotonic() + LONG_SECONDS
-    while kms.operator.watch.outage() is not None:
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_database_that_is_away(
@@ -52,7 +42,7 @@ def test_a_database_that_is_away(
                 kms.operator.audit.publish_end()
         assert len([each for each in caplog.records if "cannot be published" in each.message]) == 1
         cluster.admin.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true".encode())
-        wait_for_return(kms)
+        until(lambda: kms.operator.watch.outage() is None)
         kms.operator.audit.publish_end()
         assert published(kms) == [(lane, before + 1)]
     site.drop()

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from devices import until
 from forked import Program
 from lifecycle import (
     DESTRUCTION,
@@ -36,6 +35,7 @@ from lifecycle import (
 from pkcs11.constants import Attribute, ObjectClass
 from pkcs11.mechanisms import KeyType
 from service_sites import REGION, START, Site, StoppedClock, finish, new_key, run, seal, start
+from waiting import until
 
 from hsmkms.errors import (
     ConflictException,

@@ -11,11 +11,11 @@ import shims
 import wrapped
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from devices import until
 from lifecycle import delete_material, new_empty_key, new_imported_key, request_to_import
 from msgspec import Struct
 from pkcs11.constants import Attribute
 from service_sites import START, NewFolder, Site, close_everything, new_key, seal, unseal
+from waiting import until
 
 from hsmkms.errors import HsmKmsError, TokenUnfitError
 from hsmkms.kms import Kms

@@ -1,8 +1,7 @@
 """Each wrong token in the place of the right one, at each moment: what is refused and reported, and that it ends."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import pytest
 from msgspec import Struct
 from service_sites import NewFolder, Site, new_key, seal, start, unseal
 from swapping import TokenFolder
+from waiting import until
 
 from hsmkms.errors import BindingError, HiddenObjectsError, HsmKmsError
 from hsmkms.kms import Kms
@@ -114,14 +114,6 @@ class Scene(Struct):
         assert ask("unseal", self.newest.hex()) == ("", "secret")
         assert ask("create")[0] == ""
         assert not list(self.site.settings.data_dir.glob("pin-refused*"))
-
-
-def until(happened: Callable[[], bool]) -> None:
-    """Wait until it has happened."""
-    deadline = time.monotonic() + BACK_SECONDS
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def asking(kms: Kms) -> Ask:

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -15,6 +14,7 @@ from postgresql_cluster import ROLE, Cluster
 from sqlalchemy import Connection, text, update
 from sqlalchemy.exc import DBAPIError
 from store_samples import NOW, REGION, a_key, read, write
+from waiting import within
 
 from hsmkms.errors import ClosedError, DependencyTimeoutException, StoreError, ValidationException
 from hsmkms.store import aliases, changes, leases, log_schema, sweeper
@@ -45,16 +45,6 @@ def open_store(target: Target, tmp_path: Path) -> Iterator[Callable[[float], Sto
 def store(open_store: Callable[[], Store]) -> Store:
     """One node's store."""
     return open_store()
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Wait until a condition holds; False if it does not within that time."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def note(store: Store) -> None:

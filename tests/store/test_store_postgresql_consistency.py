@@ -1,7 +1,6 @@
 """How old what is cached may be: while the server answers, and while it does not. The clock is the test's own."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from postgresql_cluster import Cluster
 from sqlalchemy import text
 from store_samples import NOW, REGION, a_key, write
+from waiting import within
 
 from hsmkms.errors import DependencyTimeoutException, ForkedProcessError
 from hsmkms.store import aliases, changes, installation, leases
@@ -54,16 +54,6 @@ def open_store(target: Target, tmp_path: Path, clock: Clock) -> Iterator[Callabl
     yield open_one
     for each in opened:
         each.close()
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Wait until a condition holds; False if it does not within that time."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def note(store: Store) -> None:

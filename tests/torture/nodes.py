@@ -12,7 +12,8 @@ from msgspec import Struct
 from node_sites import Joining
 from postgresql_pair import Pair
 from postgresql_proxy import Proxy
-from served import Served, credentials, set_in, start, until
+from served import Served, credentials, set_in, start
+from waiting import until
 
 BOUND_SECONDS: Final = 1.0
 """After so long a change counts on every node that reaches the database."""

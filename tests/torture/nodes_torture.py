@@ -23,7 +23,8 @@ from ledger import BreachError, Ledger
 from load import Load
 from nodes import Installation, Node, NodesCaller
 from postgresql_pair import Pair
-from served import START_SECONDS, STOP_SECONDS, until
+from served import START_SECONDS, STOP_SECONDS
+from waiting import until
 
 from hsmkms.config import settings as config
 from hsmkms.kms import Kms

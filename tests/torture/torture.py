@@ -29,8 +29,9 @@ from inspector import Inspector
 from ledger import BreachError, Ledger
 from load import Load
 from nodes_torture import NodesTorture
-from served import Served, credentials, set_in, start, until
+from served import Served, credentials, set_in, start
 from swapping import TokenFolder
+from waiting import until
 
 from hsmkms.config import settings as config
 

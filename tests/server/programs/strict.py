@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import uvloop
+from loop_client import Quick, Transport
 from raw_client import raw, signed
 
 from hsmkms.config import settings as config
@@ -21,7 +22,6 @@ from hsmkms.kms import Kms
 from hsmkms.model.keys import CreateKeyRequest, DisableKeyRequest, EnableKeyRequest
 from hsmkms.server.app import Application
 from hsmkms.server.heartbeat import Heartbeat
-from hsmkms.server.latency_gate import LatencyGate
 from hsmkms.server.process.connection import Connection
 from hsmkms.server.process.connections import Connections
 from hsmkms.server.worker_state import WorkerState
@@ -31,41 +31,6 @@ from hsmkms.wiring import core as wiring
 
 generation._RAISE = generation._RAISE.replace("pg_notify('hsmkms_generation', '')", "''")  # type: ignore[misc]
 listener.POLL_SECONDS = 3600.0  # type: ignore[misc]
-
-
-class Quick(LatencyGate):
-    """Holds the token for quick, however busy the machine is: all is answered on the loop."""
-
-    def note(self, seconds: float, now: float) -> None:
-        """What an operation took decides nothing."""
-
-
-class Transport:
-    """Keeps the status of every answer; ``answered`` is released by each."""
-
-    def __init__(self, statuses: list[int], answered: asyncio.Semaphore) -> None:
-        self._statuses = statuses
-        self._answered = answered
-
-    def get_extra_info(self, name: str) -> tuple[str, int]:
-        """The peer."""
-        del name
-        return ("127.0.0.1", 4242)
-
-    def is_closing(self) -> bool:
-        """Never."""
-        return False
-
-    def pause_reading(self) -> None:
-        """What comes now waits."""
-
-    def resume_reading(self) -> None:
-        """It is read again."""
-
-    def write(self, data: bytes) -> None:
-        """An answer."""
-        self._statuses.append(int(data.split()[1]))
-        self._answered.release()
 
 
 class Client:
@@ -81,7 +46,7 @@ class Client:
         statuses, answered = list[int](), asyncio.Semaphore(0)
         for _ in range(number):
             connection = Connection(self._application, self._connections, self._loop.time)
-            connection.connection_made(cast("asyncio.Transport", Transport(statuses, answered)))
+            connection.connection_made(cast("asyncio.Transport", Transport(answered, statuses)))
             connection.data_received(request)
         for _ in range(number):
             await answered.acquire()

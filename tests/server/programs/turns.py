@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import uvloop
+from loop_client import Quick, Transport
 from raw_client import raw, signed
 
 from hsmkms.config import settings as config
@@ -20,47 +21,11 @@ from hsmkms.kms import Kms
 from hsmkms.model.keys import CreateKeyRequest, DisableKeyRequest
 from hsmkms.server.app import Application
 from hsmkms.server.heartbeat import Heartbeat
-from hsmkms.server.latency_gate import LatencyGate
 from hsmkms.server.process.connection import Connection
 from hsmkms.server.process.connections import Connections
 from hsmkms.server.worker_state import WorkerState
 from hsmkms.testing import Endpoint
 from hsmkms.wiring import core as wiring
-
-
-class Quick(LatencyGate):
-    """Holds the token for quick, however busy the machine is: all is answered on the loop."""
-
-    def note(self, seconds: float, now: float) -> None:
-        """What an operation took decides nothing."""
-
-
-class Transport:
-    """Keeps the status of every answer; ``answered`` is released by each."""
-
-    def __init__(self, answered: asyncio.Semaphore) -> None:
-        self.statuses: list[int] = []
-        self._answered = answered
-
-    def get_extra_info(self, name: str) -> tuple[str, int]:
-        """The peer."""
-        del name
-        return ("127.0.0.1", 4242)
-
-    def is_closing(self) -> bool:
-        """Never."""
-        return False
-
-    def pause_reading(self) -> None:
-        """What comes now waits."""
-
-    def resume_reading(self) -> None:
-        """It is read again."""
-
-    def write(self, data: bytes) -> None:
-        """An answer."""
-        self.statuses.append(int(data.split()[1]))
-        self._answered.release()
 
 
 async def play(kms: Kms, state: WorkerState, endpoint: Endpoint, *, secure: bool) -> list[list[int]]:
