@@ -173,7 +173,7 @@ def ids(nodes: Nodes) -> tuple[str, str]:
 def age(nodes: Nodes, seconds: int) -> None:
     """Let all heartbeats be older."""
     with nodes.cluster.connect(name_of(str(nodes.site.settings.store.url))) as admin:
-        admin.execute(f"UPDATE node_process SET seen_at = seen_at - {seconds} * 1000000".encode())
+        admin.execute(f"UPDATE node_process SET seen_at = seen_at - {seconds} * 1000000::bigint".encode())
 
 
 def test_heartbeats(nodes: Nodes) -> None:
@@ -200,6 +200,19 @@ def test_heartbeats(nodes: Nodes) -> None:
     nodes.two.operator.nodes.beat()
     nodes.two.operator.nodes.end_beats()
     assert nodes.one.operator.nodes.standings()[1].last_heartbeat is None
+
+
+def test_heartbeats_that_tell_nothing(nodes: Nodes) -> None:
+    """One of the future, written before the clock was set back or by hand, shows no worker."""
+    _, second = ids(nodes)
+    nodes.two.operator.nodes.beat()
+    age(nodes, -3600)
+    assert nodes.one.operator.nodes.standings()[1].workers == 0
+    assert nodes.one.operator.nodes.of_other_versions("0.0") == []
+    with nodes.cluster.connect(name_of(str(nodes.site.settings.store.url))) as admin:
+        admin.execute("UPDATE node_process SET seen_at = 9223372036854775807")
+    assert nodes.one.operator.nodes.standings()[1].workers == 0
+    assert nodes.one.operator.nodes.remove(second).id == second
 
 
 def test_nodes_that_would_not_follow(nodes: Nodes) -> None:
