@@ -94,7 +94,7 @@ class LeaseCheck:
 @contextmanager
 def _leased(store: Store, name: str, seconds: float) -> Iterator[None]:
     holder = f"{node_id.read(store.folder)} {os.getpid()} {uuid.uuid4().hex}"
-    asked_at = _acquire(store, name, holder, time.monotonic() + seconds)
+    asked_at = _acquire(store, name, holder, process.uptime() + seconds)
     key = (store.folder, name)
     try:
         with renewed(name, lambda: _renew(store, name, holder), asked_at) as renewal:
@@ -109,18 +109,21 @@ def _leased(store: Store, name: str, seconds: float) -> Iterator[None]:
 
 
 def _acquire(store: Store, name: str, holder: str, deadline: float) -> float:
-    """Take a lease as soon as it is free; return when it was asked for, by the monotonic clock."""
+    """Take a lease as soon as it is free; return when it was asked for, by ``uptime()``."""
 
     def take(tx: Connection) -> bool:
-        now = store.log.lease_time(tx, datetime.now(UTC))
+        own = lease.c.name == name
+        locked = tx.execute(select(lease.c.name).where(own).with_for_update()).first()
+        now = store.log.lease_time(tx, datetime.now(UTC))  # not before the row is locked: it is compared with its end
         mine = {"holder": holder, "until": now + LEASE}
+        if locked is None:
+            return upserts.put_new(tx, lease, {"name": name, **mine})
         # One that ends later was written before the database's clock was set back.
         free = (lease.c.until <= now) | (lease.c.until > now + LEASE)
-        row = upserts.insert(tx, lease).values(name=name, **mine)
-        return upserts.count(tx, row.on_conflict_do_update(index_elements=[lease.c.name], set_=mine, where=free)) > 0
+        return tx.execute(update(lease).where(own, free).values(mine)).rowcount > 0
 
     while True:
-        asked_at = time.monotonic()
+        asked_at = process.uptime()
         if store.log.run(take):
             return asked_at
         if asked_at > deadline:
@@ -145,7 +148,7 @@ def _holder(store: Store, name: str) -> str:
     """Return who has a lease, for people."""
     with store.log.reading() as conn:
         holder = conn.scalar(select(lease.c.holder).where(lease.c.name == name))
-    node, pid, _ = (holder or "another ? ?").split()
+    node, pid = [*(holder or "").split(), "?", "?"][:2]  # none since just now, or edited by hand
     return f"node {node} (pid {pid})"
 
 

@@ -10,6 +10,8 @@ WIDE: Final = BigInteger().with_variant(Integer(), "sqlite")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Instant(TypeDecorator[datetime]):
@@ -23,5 +25,10 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else (value - _EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Convert a stored value to a datetime."""
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        """Convert a stored value to a datetime: to the nearest one if it is out of range, so edited by hand."""
+        if value is None:
+            return None
+        try:
+            return _EPOCH + value * _MICROSECOND
+        except OverflowError:
+            return _LATEST if value > 0 else _EARLIEST

@@ -74,6 +74,19 @@ def remove(tx: Connection, node_id: str) -> None:
     tx.execute(node.delete().where(node.c.id == node_id))
 
 
+def is_registered(conn: Connection, node_id: str | None) -> bool:
+    """Return True if a node is registered; its row is not proven yet."""
+    return conn.scalar(select(node.c.id).where(node.c.id == node_id)) is not None
+
+
+def removed() -> StoreError:
+    """Return the error of a process whose node is registered no more."""
+    return StoreError(
+        "this node was removed from the installation (by `hsmkms remove-node`, or by hand: `hsmkms verify-store` on "
+        "another node says so): stop its server"
+    )
+
+
 def require_registered(conn: Connection, folder: Path, name: str) -> None:
     """Raise StoreError unless a data folder is a registered node of the database called ``name``."""
     known, own = fetch_all(conn), node_id.read(folder)

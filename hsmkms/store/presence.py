@@ -63,11 +63,14 @@ def leave(store: Store, process: Process) -> None:
 
 
 def fetch_all(store: Store) -> list[Heartbeat]:
-    """Return the heartbeats of all nodes, newest first."""
+    """Return the heartbeats of all nodes, newest first.
+
+    One from later than now was written before the database's clock was set back, or by hand: it tells nothing of now.
+    """
     with store.log.reading() as conn:
         now = store.log.lease_time(conn, datetime.now(UTC))
         rows = conn.execute(select(*node_process.c).order_by(node_process.c.seen_at.desc())).all()
-    return [Heartbeat(process=_process(row), seen_at=row.seen_at, fresh=now - row.seen_at < FRESH) for row in rows]
+    return [Heartbeat(process=_process(row), seen_at=row.seen_at, fresh=abs(now - row.seen_at) < FRESH) for row in rows]
 
 
 def fresh(store: Store, *, besides: str | None = None) -> list[Process]:

@@ -2,13 +2,13 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
 from hsmkms.errors import HsmKmsError
+from hsmkms.process import uptime
 
 log = logging.getLogger("hsmkms.store")
 
@@ -30,8 +30,8 @@ class Renewal:
 
     @property
     def is_valid(self) -> bool:
-        """True while no other holder can have the lease: it was renewed within its duration, by the local clock."""
-        return not self._lost and time.monotonic() - self._granted_at < LEASE.total_seconds()
+        """True while no other holder can have the lease: it was renewed within its duration, by ``uptime()``."""
+        return not self._lost and uptime() - self._granted_at < LEASE.total_seconds()
 
     def end(self) -> None:
         """End the thread."""
@@ -40,7 +40,7 @@ class Renewal:
     def run(self) -> None:
         """Renew the lease until it is lost, or ``end`` is called. While the database is away it is tried again."""
         while not self._end.wait(_RENEWAL_SECONDS):
-            asked_at = time.monotonic()
+            asked_at = uptime()
             try:
                 renewed = self._renew()
             except HsmKmsError as exc:
@@ -55,7 +55,7 @@ class Renewal:
 
 @contextmanager
 def renewed(name: str, renew: Callable[[], bool], granted_at: float) -> Iterator[Renewal]:
-    """Renew a lease during the block; it was asked for at ``granted_at``, by the monotonic clock."""
+    """Renew a lease during the block; it was asked for at ``granted_at``, by ``uptime()``, which counts suspension."""
     renewal = Renewal(name, renew, granted_at)
     thread = threading.Thread(target=renewal.run, name=f"lease {name}", daemon=True)
     thread.start()

@@ -15,6 +15,7 @@ from waiting import until
 from hsmkms.errors import ClosedError, ConfigurationError, PinError, TokenUnavailableError
 from hsmkms.hsm.device import TokenDevice
 from hsmkms.hsm.session.login import LoginGate
+from hsmkms.hsm.session.pin_marks import PinMark, PinMarks
 from hsmkms.hsm.session.token_choice import TokenChoice, choose
 from hsmkms.model.enums import Operation
 from hsmkms.model.permit import OperatorAct
@@ -124,6 +125,33 @@ def test_typed_pin_is_retried(token: Token) -> None:
         TokenDevice.open(token.settings(), lambda: typed)
     TokenDevice.open(token.settings(), lambda: typed, accept_final_try=True).close()
     TokenDevice.open(token.settings(), lambda: from_file(token.pin, "2")).close()
+
+
+class Planted:
+    """Marks of other nodes that somebody wrote into their database."""
+
+    def __init__(self, *marks: PinMark) -> None:
+        self._marks = marks
+
+    def pending(self) -> list[PinMark]:
+        """These marks."""
+        return list(self._marks)
+
+    def publish(self, mark: PinMark) -> bool:
+        """Leave none."""
+        return mark not in self._marks
+
+    def settle(self, serials: frozenset[str]) -> None:
+        """Remove none."""
+
+
+def test_mark_of_another_node_that_names_no_token(tmp_path: Path) -> None:
+    """It is not taken for a file that cannot be read, which counts for all tokens and comes back after each retry."""
+    planted = [PinMark(label="x", serial=serial, refused_at="", node="x", published=True) for serial in ("?", "1")]
+    marks = PinMarks(tmp_path, shared=Planted(*planted))
+    marks.exchange()
+    assert marks.open_mark("2") is None
+    assert marks.open_mark("1") == planted[1]
 
 
 def test_refused_pin_in_the_memory_of_a_process(token: Token) -> None:

@@ -173,7 +173,7 @@ def ids(nodes: Nodes) -> tuple[str, str]:
 def age(nodes: Nodes, seconds: int) -> None:
     """Let all heartbeats be older."""
     with nodes.cluster.connect(name_of(str(nodes.site.settings.store.url))) as admin:
-        admin.execute(f"UPDATE node_process SET seen_at = seen_at - {seconds} * 1000000".encode())
+        admin.execute(f"UPDATE node_process SET seen_at = seen_at - {seconds} * 1000000::bigint".encode())
 
 
 def test_heartbeats(nodes: Nodes) -> None:
@@ -200,6 +200,19 @@ def test_heartbeats(nodes: Nodes) -> None:
     nodes.two.operator.nodes.beat()
     nodes.two.operator.nodes.end_beats()
     assert nodes.one.operator.nodes.standings()[1].last_heartbeat is None
+
+
+def test_heartbeats_that_tell_nothing(nodes: Nodes) -> None:
+    """One of the future, written before the clock was set back or by hand, shows no worker."""
+    _, second = ids(nodes)
+    nodes.two.operator.nodes.beat()
+    age(nodes, -3600)
+    assert nodes.one.operator.nodes.standings()[1].workers == 0
+    assert nodes.one.operator.nodes.of_other_versions("0.0") == []
+    with nodes.cluster.connect(name_of(str(nodes.site.settings.store.url))) as admin:
+        admin.execute("UPDATE node_process SET seen_at = 9223372036854775807")
+    assert nodes.one.operator.nodes.standings()[1].workers == 0
+    assert nodes.one.operator.nodes.remove(second).id == second
 
 
 def test_nodes_that_would_not_follow(nodes: Nodes) -> None:
@@ -234,6 +247,15 @@ def test_a_drained_node(nodes: Nodes) -> None:
     assert nodes.one.operator.audit.verify_rows() == []
 
 
+def test_a_node_that_was_drained_by_hand(nodes: Nodes) -> None:
+    """It is ready, and there is an alarm."""
+    _, second = ids(nodes)
+    with nodes.cluster.connect(name_of(str(nodes.site.settings.store.url))) as admin:
+        admin.execute("UPDATE node SET drained_at = 1")
+    assert nodes.two.operator.watch.drained() is None
+    assert nodes.two.operator.watch.alarms().altered == {f"node/{second}"}
+
+
 def test_a_removed_node(nodes: Nodes) -> None:
     """Not while it runs, and not by itself; afterwards its processes answer nothing, and its folder opens nothing."""
     first, second = ids(nodes)
@@ -246,10 +268,9 @@ def test_a_removed_node(nodes: Nodes) -> None:
     age(nodes, 16)
     assert nodes.one.operator.nodes.remove(second).id == second
     assert [each.node for each in nodes.one.operator.nodes.standings()] == [first]
-    with pytest.raises(StoreError, match="this node was removed from the installation"):
-        nodes.two.operator.nodes.beat()
-    with pytest.raises(StoreError, match="this node was removed from the installation"):
-        seal(nodes.two, key_id)
+    for act in (lambda: seal(nodes.two, key_id), nodes.two.operator.maintain, nodes.two.operator.nodes.beat):
+        with pytest.raises(StoreError, match="this node was removed from the installation"):
+            act()
     with pytest.raises(StoreError, match=f"has the id {second}, which is not registered"):
         Store.open(nodes.two._core.store.folder, target=nodes.two._core.store.target)
     assert unseal(nodes.one, seal(nodes.one, key_id)) == b"secret"

@@ -257,9 +257,9 @@ def test_killed_sweeper_is_replaced(site: Site, clock: StoppedClock) -> None:
 def test_turn_of_a_clock_that_was_set_back(kms: Kms, clock: StoppedClock) -> None:
     """A turn that would last longer than any can counts as over: the clock was ahead when it was written."""
     now = clock.now
-    assert sweeper.acquire_lease(kms._core.store, "ahead", now + timedelta(days=400), LEASE)
+    assert sweeper.acquire_lease(kms._core.store, "ahead", lambda: now + timedelta(days=400), LEASE)
     assert not kms.operator.maintain().busy
-    assert sweeper.acquire_lease(kms._core.store, "somebody", now, LEASE)
+    assert sweeper.acquire_lease(kms._core.store, "somebody", lambda: now, LEASE)
     assert kms.operator.maintain().busy
 
 
@@ -274,7 +274,7 @@ def test_turn_is_kept_by_working(kms: Kms, clock: StoppedClock) -> None:
     def slow(done: str) -> None:
         if done.startswith("rotate 1"):
             clock.advance(seconds=14)
-            busy.append(not sweeper.acquire_lease(kms._core.store, "somebody", clock.now, LEASE))
+            busy.append(not sweeper.acquire_lease(kms._core.store, "somebody", clock, LEASE))
 
     kms._core.reached = slow
     assert [outcome for _, _, outcome in sweep(kms)] == [DONE] * 4

@@ -2,14 +2,17 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 from msgspec import Struct
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from hsmkms.errors import ConflictException, DependencyTimeoutException
+from hsmkms.process import uptime
 from hsmkms.store import installation_lock, nodes, renewal
 from hsmkms.store.engine import Store
 from hsmkms.store.installation_lock import LeaseCheck, exclusive, require
@@ -116,6 +119,53 @@ def test_a_node_that_died(two: Two) -> None:
         exclusive(two.one, "alive", 0),
     ):
         pass
+
+
+def test_never_two_that_ask_at_once(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has read the clock before another node takes or renews the lease does not take that for an old one."""
+    read_clock = two.two.log.lease_time
+    with ExitStack() as held:
+
+        def delayed(tx: Connection, now: datetime) -> datetime:
+            monkeypatch.undo()
+            time = read_clock(tx, now)
+            held.enter_context(exclusive(two.one, "act", 0))
+            return time
+
+        monkeypatch.setattr(two.two.log, "lease_time", delayed)
+        with pytest.raises(DependencyTimeoutException, match="has held the lock act"), exclusive(two.two, "act", 0):
+            pass
+
+        def asking(tx: Connection, now: datetime) -> datetime:
+            monkeypatch.undo()
+            with two.target.connect() as conn:
+                assert conn.execute("SELECT name FROM lease FOR UPDATE SKIP LOCKED").fetchall() == []
+            return read_clock(tx, now)
+
+        monkeypatch.setattr(two.two.log, "lease_time", asking)
+        with pytest.raises(DependencyTimeoutException, match="has held the lock act"), exclusive(two.two, "act", 0):
+            pass
+
+
+def test_a_holder_that_is_none(two: Two) -> None:
+    """A row that was edited by hand ends in the same error: others hold the lock."""
+    with exclusive(two.one, "act", 0), two.target.connect() as conn:
+        conn.execute("UPDATE lease SET holder = 'x'")
+        with (
+            pytest.raises(DependencyTimeoutException, match=r"node x \(pid \?\) has held the lock act"),
+            exclusive(two.two, "act", 0),
+        ):
+            pass
+
+
+def test_a_machine_that_was_suspended(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of its suspension counts: before an act on a token the lease is known to be over."""
+    with exclusive(two.one, "act", 0):
+        require(two.one)
+        later = uptime() + renewal.LEASE.total_seconds()
+        monkeypatch.setattr(renewal, "uptime", lambda: later)
+        with pytest.raises(ConflictException, match="stopped for so long"):
+            require(two.one)
 
 
 def test_a_lost_lease_commits_nothing(two: Two) -> None:

@@ -101,6 +101,6 @@ def test_everything_else(open_store: Callable[[], Store], pooled_target: Target,
         aliases.insert(tx, REGION, "alias/two", key.key_id, NOW)
     with store.reading() as conn:
         assert [each.name for each in aliases.every(conn, REGION)] == ["alias/one", "alias/two"]
-    assert sweeper.acquire_lease(store, "one", NOW, LEASE)
-    assert not sweeper.acquire_lease(open_store(), "two", NOW, LEASE)
+    assert sweeper.acquire_lease(store, "one", lambda: NOW, LEASE)
+    assert not sweeper.acquire_lease(open_store(), "two", lambda: NOW, LEASE)
     assert usage.tracked_since(store) is not None

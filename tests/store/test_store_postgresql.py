@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -434,13 +434,28 @@ def test_a_refused_and_a_closed_signal(store: Store) -> None:
 def test_leases_go_by_the_clock_of_the_database(store: Store, open_store: Callable[[], Store]) -> None:
     """Nodes whose clocks are years apart agree on who has the lease, and when it is over."""
     other, far = open_store(), NOW + timedelta(days=4000)
-    assert sweeper.acquire_lease(store, "one", NOW, LEASE)
-    assert not sweeper.acquire_lease(other, "two", far, LEASE)
-    assert sweeper.acquire_lease(store, "one", far, LEASE)
+    assert sweeper.acquire_lease(store, "one", lambda: NOW, LEASE)
+    assert not sweeper.acquire_lease(other, "two", lambda: far, LEASE)
+    assert sweeper.acquire_lease(store, "one", lambda: far, LEASE)
     with store.log.atomic() as tx:
         tx.execute(update(log_schema.sweeper).values(until=store.log.lease_time(tx, NOW)))
-    assert sweeper.acquire_lease(other, "two", NOW, LEASE)
-    assert not sweeper.acquire_lease(store, "one", far, LEASE)
+    assert sweeper.acquire_lease(other, "two", lambda: NOW, LEASE)
+    assert not sweeper.acquire_lease(store, "one", lambda: far, LEASE)
+
+
+def test_the_clock_of_leases_is_not_read_too_early(
+    store: Store, open_store: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that another node takes right after the clock was read is none of a clock that was ahead."""
+    other, read_clock = open_store(), store.log.lease_time
+
+    def delayed(tx: Connection, now: datetime) -> datetime:
+        time = read_clock(tx, now)
+        assert sweeper.acquire_lease(other, "two", lambda: NOW, LEASE)
+        return time
+
+    monkeypatch.setattr(store.log, "lease_time", delayed)
+    assert not sweeper.acquire_lease(store, "one", lambda: NOW, LEASE)
 
 
 def test_one_of_many_gets_the_lease(store: Store) -> None:
@@ -449,7 +464,7 @@ def test_one_of_many_gets_the_lease(store: Store) -> None:
 
     def take(name: str) -> None:
         begin.wait()
-        if sweeper.acquire_lease(store, name, NOW, LEASE):
+        if sweeper.acquire_lease(store, name, lambda: NOW, LEASE):
             taken.append(name)
 
     threads = [threading.Thread(target=take, args=(name,)) for name in "abcd"]

@@ -1,11 +1,13 @@
 """Whose turn it is to do what is due."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hsmkms.errors import DependencyTimeoutException
 from hsmkms.store import sweeper
 from hsmkms.store.engine import Store
 
@@ -16,7 +18,21 @@ TICK = timedelta(microseconds=1)
 
 def take(store: Store, holder: str, after: timedelta) -> bool:
     """Ask for a turn some time after NOW."""
-    return sweeper.acquire_lease(store, holder, NOW + after, LEASE)
+    return sweeper.acquire_lease(store, holder, lambda: NOW + after, LEASE)
+
+
+def test_the_clock_is_read_in_the_transaction(folder: Path) -> None:
+    """What another process took between would seem to be of a clock that was ahead."""
+    one, two = Store.open(folder), Store.open(folder, busy_timeout_seconds=0)
+
+    def clock() -> datetime:
+        with pytest.raises(DependencyTimeoutException):
+            sweeper.acquire_lease(two, "two", lambda: NOW + TICK, LEASE)
+        return NOW
+
+    assert sweeper.acquire_lease(one, "one", clock, LEASE)
+    one.close()
+    two.close()
 
 
 def test_one_at_a_time(store: Store) -> None:
@@ -69,7 +85,7 @@ def test_never_two_at_once(store: Store, asked: list[tuple[str, int, bool]]) -> 
     for name, seconds, ends in asked:
         now += timedelta(seconds=seconds)
         free = holder in ("", name) or now >= until
-        assert sweeper.acquire_lease(store, name, now, LEASE) is free
+        assert take(store, name, now - NOW) is free
         if free:
             holder, until = name, now + LEASE
         if ends:

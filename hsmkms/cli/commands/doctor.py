@@ -351,9 +351,10 @@ def _is_unfinished(settings: "Settings", *, retried: bool) -> bool:
     """
     from hsmkms.wiring import core as wiring  # noqa: PLC0415 - see CheckContext
 
-    traces = [each for each in ("meta.db", "log.db", "audit") if (settings.data_dir / each).exists()]
     try:
-        return (retried and not traces) or ("meta.db" in traces and not wiring.is_initialised(settings))
+        if wiring.is_begun(settings):
+            return not wiring.is_initialised(settings)
+        return retried and not any((settings.data_dir / each).exists() for each in ("log.db", "audit"))
     except HsmKmsError:
         return False  # the checks report what is wrong with the databases
 

@@ -129,7 +129,7 @@ class PinMarks:
                 self._publish(path, mark)
         known = {each.serial for each in marked.values()}
         for mark in self._shared.pending():
-            if mark.serial not in known:
+            if mark.serial not in {*known, _UNKNOWN}:  # written by hand: that of a file that cannot be read
                 self._write(self._path_of(mark.serial), mark)
 
     def note_change(self, label: str, serial: str) -> None:

@@ -16,7 +16,7 @@ from hsmkms.service.operator import group_members, sweeper
 from hsmkms.service.operator.nodes import require_registered
 from hsmkms.service.operator.rotation_report import KeyPosture, rotation_report
 from hsmkms.service.operator.sweeper import StepOutcome
-from hsmkms.service.runtime import clock
+from hsmkms.service.runtime import clock, node_registry
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import changes, deletion, files, leases, materials, regions
 from hsmkms.store.consistency import Outage
@@ -113,8 +113,11 @@ class Watch:
         self._core.cache.look()
 
     def drained(self) -> str | None:
-        """Return that this node is drained, or None. StoreError if it was removed: all requests are refused then."""
-        if require_registered(self._core):
+        """Return that this node is drained, or None. StoreError if it was removed: all requests are refused then.
+
+        A row that was edited by hand drains no node, and raises an alarm.
+        """
+        if require_registered(self._core) or node_registry.is_altered(self._core):
             return None
         return "this node is drained (`hsmkms drain-node`): it still answers what it is sent"
 

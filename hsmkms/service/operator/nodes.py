@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
-from hsmkms.errors import ConfigurationError, HsmKmsError, StoreError
+from hsmkms.errors import ConfigurationError, HsmKmsError
 from hsmkms.service.operator.recorded import recorded
 from hsmkms.service.runtime.core import Core
 from hsmkms.store import changes, node_id, nodes, pin_notices, presence
@@ -228,7 +228,7 @@ def require_registered(core: Core) -> bool:
         known = {each.id: each for each in nodes.fetch_all(conn)}
     own = known.get(node_id.read(core.store.folder) or "")
     if own is None:
-        fault = StoreError("this node was removed from the installation (`hsmkms remove-node`): stop its server")
+        fault = nodes.removed()
         core.cache.refuse(fault)
         raise fault
     return own.drained_at is None

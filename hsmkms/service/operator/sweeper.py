@@ -8,7 +8,6 @@ number of processes may run it: the holder of the sweeper lease works, the other
 """
 
 import logging
-import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import datetime
@@ -29,6 +28,7 @@ from hsmkms.errors import (
 )
 from hsmkms.model.enums import RotationType
 from hsmkms.model.permit import OperatorAct
+from hsmkms.process import uptime
 from hsmkms.rules import budget
 from hsmkms.rules import rotation as rules
 from hsmkms.service.audit.sealing import Sealer
@@ -127,7 +127,7 @@ def maintain(core: Core, *, dry_run: bool = False) -> Report:
     if dry_run:
         return Report(steps=[_step(each, StepOutcome.DUE) for each in _all_due(core)], doubt=clock.doubt(core))
     holder = uuid.uuid4().hex
-    acquire, asked_at = partial(_acquire, core, holder), time.monotonic()
+    acquire, asked_at = partial(_acquire, core, holder), uptime()
     if not acquire():
         return Report(steps=[], busy=True)
     try:
@@ -139,7 +139,7 @@ def maintain(core: Core, *, dry_run: bool = False) -> Report:
 
 def _acquire(core: Core, holder: str) -> bool:
     """Take or renew the sweeper lease."""
-    return sweeper.acquire_lease(core.store, holder, core.clock(), LEASE)
+    return sweeper.acquire_lease(core.store, holder, core.clock, LEASE)
 
 
 def _sweep(core: Core, acquire: Callable[[], bool]) -> Report:

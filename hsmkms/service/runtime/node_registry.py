@@ -25,21 +25,24 @@ def join(core: Core) -> Node:
     return known.get(new.id, new)
 
 
-def require_proven(core: Core) -> None:
-    """Raise StoreError if the row of this node is not as hsmkms wrote it.
+def is_altered(core: Core) -> bool:
+    """Return True if the row of this node is not as hsmkms wrote it; then there is an alarm.
 
     While nothing is proven at all (the token lacks the key of the seals, the schema was changed) no sealed row is used.
     """
     if core.store.target is None or core.seals.without_key() is not None:
-        return
+        return False
     subject = f"{NODE}/{node_id.read(core.store.folder)}"
-    altered = False
     try:
         with core.store.reading() as conn:
-            altered = not core.seals.check(conn, subject).of(node)
+            return not core.seals.check(conn, subject).of(node)
     except KMSInternalException:
-        altered = subject in core.seals.alarms  # else it is about all rows together, and they are all refused
-    if altered:
+        return subject in core.seals.alarms  # else it is about all rows together, and they are all refused
+
+
+def require_proven(core: Core) -> None:
+    """Raise StoreError if the row of this node is not as hsmkms wrote it, as ``is_altered`` says."""
+    if is_altered(core):
         raise StoreError(
             f"the row of {core.store.meta.name} that registers this node is not as hsmkms wrote it, so this data "
             "folder may not be one of its nodes: undo the change, or restore a backup of the database"

@@ -24,7 +24,7 @@ from hsmkms.rules.iam import policies
 from hsmkms.rules.iam.access import OwnPolicy
 from hsmkms.rules.iam.documents import Policy
 from hsmkms.rules.iam.question import Identity
-from hsmkms.store import aliases, changes, grants, identities, installation, proven_keys, tags, users
+from hsmkms.store import aliases, changes, grants, identities, installation, node_id, nodes, proven_keys, tags, users
 from hsmkms.store.engine import Store
 from hsmkms.store.identities import IdentityRow
 from hsmkms.store.proven_rows import ProvenRows
@@ -38,6 +38,7 @@ from hsmkms.store.sealed_rows import (
     key_subject,
     user_subject,
 )
+from hsmkms.store.sealed_tables import NODE
 from hsmkms.store.statuses import AccessKeyStatus
 from hsmkms.store.users import AccessKeyRow
 
@@ -192,6 +193,8 @@ class RecordCache:
             with store.reading() as conn:
                 self.epoch = changes.latest(conn)
                 """The newest change that this process has read."""
+                own = node_id.read(store.folder) if store.target is not None else None
+                self._node = own if nodes.is_registered(conn, own) else None  # one that joins is not yet
         except BaseException:
             self.signal.close()
             raise
@@ -273,8 +276,14 @@ class RecordCache:
                 for epoch, region, subject in new:
                     self._drop(region, subject)
                     self.epoch = epoch
+                node_changed = any(subject == f"{NOTED}{NODE}/{self._node}" for _, _, subject in new)
             else:
                 self._drop_all(changes.latest(conn))
+                node_changed = True
+            if node_changed and self._node is not None and not nodes.is_registered(conn, self._node):
+                fault = nodes.removed()
+                self.signal.refuse(fault)
+                raise fault
         self._derived = Derived()  # after what it is made of
 
     def _drop(self, region: str, subject: str) -> None:
