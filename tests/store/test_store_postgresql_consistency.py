@@ -1,9 +1,11 @@
 """How old what is cached may be: while the server answers, and while it does not. The clock is the test's own."""
 
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from hsmkms.store.postgresql.target import Target
 
 MATERIAL = "ab" * 32
 LONG_SECONDS = 60
+SELECTABLE = 1024
+"""No file descriptor from this one on can be given to select(2)."""
 
 
 class Clock:
@@ -243,6 +247,43 @@ def test_strict_uses_nothing_while_the_server_is_away(open_store: Callable[..., 
             assert outage is not None
             assert not outage.is_bridged
         assert signal.moved()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as a worker with many clients has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(2 * SELECTABLE, before[1])), before[1]))
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        while (descriptor := os.dup(0)) <= SELECTABLE:
+            opened.callback(os.close, descriptor)
+        opened.callback(os.close, descriptor)
+        yield
+
+
+def answer_of(signal: ChangeSignal) -> bool | None:
+    """What whoever asks is answered; None if that is nothing."""
+    answers = list[bool]()
+    signal.ask(answers.append)
+    return answers[0] if within(LONG_SECONDS / 6, lambda: bool(answers)) else None
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_worker_with_many_clients(open_store: Callable[..., Store]) -> None:
+    """The listener connects however many files are open."""
+    with signal_of(open_store()) as signal:
+        assert answer_of(signal) is True
+
+
+def test_a_fault_that_nobody_expects(open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener goes on after any error: without it everything cached would be refused until a restart."""
+    with signal_of(open_store()) as signal:
+        with monkeypatch.context() as patched:
+            patched.setattr(listeners, "only", None)
+            assert answer_of(signal) is False
+        assert within(LONG_SECONDS, lambda: signal.outage() is None)
+        assert answer_of(signal) is True
 
 
 def test_whoever_asks_is_answered(open_store: Callable[..., Store], cluster: Cluster) -> None:

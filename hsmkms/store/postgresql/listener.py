@@ -109,14 +109,16 @@ class Listener:
             try:
                 connection = connection or self._connect()
                 self._wait(connection)
-            except (psycopg.Error, OSError, HsmKmsError) as exc:
+            except Exception as exc:  # without this thread everything cached is refused until a restart
                 if not self._stopped:
+                    if not isinstance(exc, psycopg.Error | OSError | HsmKmsError):
+                        log.exception("the listener of %s failed in an unexpected way", self._target.name)
                     self._lose(self._clock(), str(exc).strip())
                 self._answer(self._take(), answered=False)
                 if connection is not None:
                     connection.close()
                     connection = None
-                select.select([self._wake_reader], [], [], _PAUSE_SECONDS)
+                _readable(_PAUSE_SECONDS, self._wake_reader)
         if connection is not None:
             connection.close()
 
@@ -125,8 +127,7 @@ class Listener:
 
         What a notification says is not used: whoever may connect to the database can send one.
         """
-        readable, _, _ = select.select([connection.fileno(), self._wake_reader], [], [], POLL_SECONDS)
-        if connection.fileno() in readable:
+        if connection.fileno() in _readable(POLL_SECONDS, connection.fileno(), self._wake_reader):
             for _ in connection.notifies(timeout=0):
                 pass
         if self._stopped:
@@ -179,3 +180,11 @@ class Listener:
     def _close_pipe(self) -> None:
         for descriptor in (self._wake_reader, self._wake):
             os.close(descriptor)
+
+
+def _readable(seconds: float, *descriptors: int) -> set[int]:
+    """Wait until one of these can be read, or fails, or so long; return which. select(2) takes none above 1023."""
+    poll = select.poll()
+    for each in descriptors:
+        poll.register(each, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
