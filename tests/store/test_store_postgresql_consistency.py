@@ -184,6 +184,41 @@ def test_a_server_that_hangs(open_store: Callable[..., Store], clock: Clock, clu
         assert not signal.moved()
 
 
+def test_what_waits_for_a_server_that_hangs(
+    open_store: Callable[..., Store],
+    clock: Clock,
+    cluster: Cluster,
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It fails soon after the server counts as away: no thread, and no loop, waits for as long as the server hangs."""
+    monkeypatch.setattr(listeners, "_LOOK_SECONDS", 0.01)
+    store, refused = open_store(), list[bool]()
+
+    def reserve() -> None:
+        try:
+            leases.reserve(store, MATERIAL, 1, 10)
+        except DependencyTimeoutException:
+            refused.append(True)
+
+    waits = "SELECT count(*) FROM pg_locks WHERE relation = 'encryption_count'::regclass AND NOT granted"
+    with signal_of(store) as signal, cluster.connect(str(target.url.database)) as admin:
+        assert isinstance(signal, GenerationSignal)
+        listener = signal._listener
+        with admin.transaction():
+            admin.execute("LOCK TABLE generation, encryption_count IN ACCESS EXCLUSIVE MODE")
+            waiting = threading.Thread(target=reserve)
+            waiting.start()
+            assert within(LONG_SECONDS, lambda: admin.execute(waits).fetchone() == (1,))
+            assert within(LONG_SECONDS, lambda: listener._reading_since is not None)
+            assert not refused
+            clock.now += 1.001
+            waiting.join(LONG_SECONDS / 6)
+            assert refused == [True]
+        assert within(LONG_SECONDS, lambda: signal.outage() is None)
+        assert leases.reserve(store, MATERIAL, 1, 10) == (0, 1)
+
+
 def test_an_overdue_answer_is_waited_for(open_store: Callable[..., Store], clock: Clock) -> None:
     """After the machine has slept, the generation is read before anything that is cached is used."""
     store, other = open_store(), open_store()

@@ -25,6 +25,10 @@ POLL_SECONDS: Final = 0.5 * BOUND_SECONDS
 ANSWER_SECONDS: Final = BOUND_SECONDS
 """A server that takes longer to answer counts as away."""
 
+_LOOK_SECONDS: Final = 1.0
+_LOOKS: Final = 4
+"""After so many looks in a row at a server that is away, connections that wait for an answer are ended."""
+
 _PAUSE_SECONDS: Final = 0.5
 _CLOSE_SECONDS: Final = 10.0
 
@@ -48,6 +52,7 @@ class Listener:
         self._asking = threading.Lock()
         self._asked: list[Done] = []
         self._stopped = False
+        self._closed = threading.Event()
         self._wake_reader, self._wake = os.pipe()
         try:
             first = self._connect()
@@ -56,6 +61,7 @@ class Listener:
             raise
         self._thread = threading.Thread(target=self._follow, args=(first,), name="generation", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch, name="availability", daemon=True).start()
 
     def away_since(self) -> float | None:
         """Return since when the server does not answer; None if it does, as far as is known."""
@@ -83,12 +89,24 @@ class Listener:
             if self._stopped:
                 return
             self._stopped = True
+            self._closed.set()
             os.write(self._wake, b"!")
         self._thread.join(_CLOSE_SECONDS)
         self._availability.since = None  # nobody knows any more
         self._answer(self._take(), answered=False)
         if not self._thread.is_alive():
             self._close_pipe()
+
+    def _watch(self) -> None:
+        """End what waits for a server that is away; the other thread may be waiting for it itself.
+
+        Looks are counted, and not seconds, since this process may have been stopped as well.
+        """
+        looks = 0
+        while not self._closed.wait(_LOOK_SECONDS):
+            looks = looks + 1 if self.away_since() is not None else 0
+            if looks >= _LOOKS:
+                self._availability.end_waiting()
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
