@@ -12,7 +12,7 @@ from hsmkms.model.own_keys import KeyPurpose
 from hsmkms.store import changes, schema
 
 SUBJECT: Final = "installation"
-"""Subject in the change log for changes of the bound tokens."""
+"""Subject in the change log for changes of the bound tokens, and for databases that came back."""
 
 T = TypeVar("T", bound=Struct)
 
@@ -133,8 +133,9 @@ def trust_clock(tx: Connection, now: datetime, newest: datetime | None) -> None:
 
 
 def set_restored(tx: Connection, restored_at: datetime) -> None:
-    """Record that the database was restored from a backup."""
+    """Record that the database was restored from a backup, for all processes."""
     tx.execute(schema.installation.update().values(restored_at=restored_at))
+    changes.note(tx, "", SUBJECT)
 
 
 def insert_token(

@@ -3,7 +3,8 @@
 In the place of the revision of ``meta.db`` the mark has a word that no program knows, so that programs of every version
 refuse the store; a table beside it says where the installation is. That table changes the schema, so a process that had
 the store open before refuses it from its next transaction on; triggers refuse it the counts of encryptions, which it
-reserves without looking at the schema.
+reserves without looking at the schema. On a server the mark also raises the generation, so that it drops what it has
+cached; of files no process is left that has them open.
 """
 
 from typing import Final

@@ -193,7 +193,7 @@ def assemble(
     """Put the parts of an open installation together; see ``core_of``."""
     rotation, imports = settings.rotation, settings.imports
     seals = RowSeals(store, partial(seal_keys.keys_from, tokens, installation))
-    cache = RecordCache(store, seals.check, installation.account, tokens.may_have_moved)
+    cache = RecordCache(store, seals.check, installation.account)
     occasion = Occasion(installation.account, _agent())
     policy = audit_policy(settings)
     audit = AuditLog(store, installation.id, occasion, policy, cache, clock)
@@ -202,7 +202,7 @@ def assemble(
     if policy.durability is not Durability.OFF:
         store.meta.companions.append(audit)
     store.meta.companions.append(seals)  # last, since the seals cover what other companions have written
-    return Core(
+    core = Core(
         installation=installation,
         store=store,
         tokens=tokens,
@@ -227,6 +227,8 @@ def assemble(
         accept_unknown_principals=settings.permissions.unknown_principals == "accept",
         drifted=DriftWatch(clock, monotonic) if monotonic is not None else never_drifted,
     )
+    cache.installation_changed = core.follow_installation
+    return core
 
 
 def audit_folder(settings: Settings) -> Path:

@@ -25,6 +25,7 @@ from hsmkms.service.runtime.ports import Checkpoint, no_checkpoint
 from hsmkms.store import move_mark, moving, node_id, nodes, presence, setup
 from hsmkms.store.engine import Store
 from hsmkms.store.move_mark import MoveMark
+from hsmkms.store.presence import Process
 from hsmkms.wiring import core as wiring
 from hsmkms.wiring import databases
 from hsmkms.wiring.stores import target_of
@@ -71,6 +72,7 @@ def move(
         mark = moving.read_mark(settings.data_dir, source)
         if mark is None:
             # 1. Verify all rows and the token, and record the move.
+            _require_no_servers(settings)
             moving.require_room(settings.data_dir, target)
             mark = _place(settings, target)
             setup.require_newest(settings.data_dir, source)
@@ -135,6 +137,11 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
+def _require_no_servers(settings: Settings) -> None:
+    """Raise ConfigurationError if servers of other nodes run. The token is not needed."""
+    _require_none(databases.running_elsewhere(settings))
+
+
 def _place(settings: Settings, target: "Target | None") -> MoveMark:
     return moving.mark_for(settings.data_dir, target)
 
@@ -142,9 +149,13 @@ def _place(settings: Settings, target: "Target | None") -> MoveMark:
 def _require_stopped(store: Store) -> None:
     """Raise ConfigurationError if servers run on other nodes, as far as their heartbeats show."""
     if store.target is not None:
-        running = presence.nodes_of(presence.fresh(store, besides=node_id.read(store.folder)))
-        if running:
-            raise ConfigurationError(f"servers run on the nodes {', '.join(running)}: stop them first")
+        _require_none(presence.fresh(store, besides=node_id.read(store.folder)))
+
+
+def _require_none(running: list[Process]) -> None:
+    if running:
+        names = ", ".join(presence.nodes_of(running))
+        raise ConfigurationError(f"servers run on other nodes ({names}): stop them first")
 
 
 def _require_same(settings: Settings, source: "Target | None", target: "Target | None", mark: MoveMark) -> None:

@@ -1,23 +1,25 @@
 """Moving the databases of an installation to another engine, and back: nothing is lost, mixed or counted twice."""
 
+import time
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 from postgresql_cluster import Cluster, name_of
-from service_sites import Site, new_alias, new_key, run, seal, unseal
+from service_sites import NewFolder, Site, new_alias, new_key, run, seal, unseal
 from sqlalchemy import select
 
 from hsmkms.config.settings import StoreSettings
 from hsmkms.errors import ConfigurationError, KMSInternalException, StoreError
 from hsmkms.kms import Kms
-from hsmkms.store import leases, log_schema, presence, schema, transfer
+from hsmkms.store import leases, log_schema, moving, presence, schema, transfer
 from hsmkms.store.engine import Store
 from hsmkms.store.presence import Process
 from hsmkms.wiring import move_store
 from hsmkms.wiring.stores import target_of
 
 FILES = StoreSettings()
+LONG_SECONDS = 10
 STEPS = ("move 1", "move 2", "move 3", "move 4")
 
 
@@ -182,6 +184,24 @@ def test_a_process_that_has_it_open(site: Site, url: str) -> None:
             leases.at_least(kms._core.store, "material", 1)
 
 
+def test_a_process_on_another_node(prepared_on_server: Site, new_folder: NewFolder) -> None:
+    """One that nobody sees, as a program that uses hsmkms as a library, uses nothing that it has cached any more."""
+    server = prepared_on_server.copy(new_folder())
+    folder, target = server.settings.data_dir, target_of(server.settings)
+    with server.open() as kms:
+        sealed = seal(kms, new_key(kms).key_id)
+        assert unseal(kms, sealed) == b"secret"
+        moving.mark(folder, target, moving.mark_for(folder, None))
+        generation = kms._core.cache.signal._generation  # type: ignore[attr-defined]
+        until, before = time.monotonic() + LONG_SECONDS, generation.changes
+        while generation.changes == before and time.monotonic() < until:
+            time.sleep(0.01)
+        with pytest.raises(KMSInternalException, match="not as hsmkms wrote it"):
+            unseal(kms, sealed)
+        assert "the installation has moved to another store" in kms._core.seals.alarms["store"]
+    server.drop()
+
+
 def test_a_server_on_another_node(site: Site, url: str) -> None:
     """Nothing moves from a database while a server of another node shows by its heartbeats that it runs."""
     server = move(at(site, None), url)
@@ -189,7 +209,7 @@ def test_a_server_on_another_node(site: Site, url: str) -> None:
     with server.open() as kms:
         key_id = new_key(kms).key_id
         presence.beat(kms._core.store, other)
-    with pytest.raises(ConfigurationError, match=f"run on the nodes {'0' * 32}: stop them"):
+    with pytest.raises(ConfigurationError, match=rf"run on other nodes \({'0' * 32}\): stop them"):
         move_store.move(server.settings, FILES)
     with server.open() as kms:
         assert unseal(kms, seal(kms, key_id)) == b"secret"

@@ -92,6 +92,18 @@ def test_two_kms_in_one_process(site: Site, opened: Kms) -> None:
     assert unseal(opened, sealed) == b"secret"
 
 
+def test_databases_that_came_back(site: Site, opened: Kms) -> None:
+    """What another process records of it acts at once: the count is unknown, so the key rotates before it encrypts."""
+    key_id = new_key(opened).key_id
+    seal(opened, key_id)
+    with site.open() as other:
+        other.operator.audit._note_older_state()
+    before = leases.beyond(opened._core.store, 1)
+    sealed = seal(opened, key_id)
+    assert len(leases.beyond(opened._core.store, 1)) == len(before) + 1
+    assert unseal(opened, sealed) == b"secret"
+
+
 def test_alias_made_and_deleted_elsewhere(opened: Kms, elsewhere: Store) -> None:
     """An alias appears and disappears at the call after its making and deletion on another connection."""
     made = new_key(opened)

@@ -1,8 +1,10 @@
 """How old what is cached may be: while the server answers, and while it does not. The clock is the test's own."""
 
+import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from hsmkms.store.postgresql.target import Target
 
 MATERIAL = "ab" * 32
 LONG_SECONDS = 60
+SELECTABLE = 1024
+"""No file descriptor from this one on can be given to select(2)."""
 
 
 class Clock:
@@ -170,6 +174,41 @@ def test_a_server_that_hangs(open_store: Callable[..., Store], clock: Clock, clu
         assert not signal.moved()
 
 
+def test_what_waits_for_a_server_that_hangs(
+    open_store: Callable[..., Store],
+    clock: Clock,
+    cluster: Cluster,
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It fails soon after the server counts as away: no thread, and no loop, waits for as long as the server hangs."""
+    monkeypatch.setattr(listeners, "_LOOK_SECONDS", 0.01)
+    store, refused = open_store(), list[bool]()
+
+    def reserve() -> None:
+        try:
+            leases.reserve(store, MATERIAL, 1, 10)
+        except DependencyTimeoutException:
+            refused.append(True)
+
+    waits = "SELECT count(*) FROM pg_locks WHERE relation = 'encryption_count'::regclass AND NOT granted"
+    with signal_of(store) as signal, cluster.connect(str(target.url.database)) as admin:
+        assert isinstance(signal, GenerationSignal)
+        listener = signal._listener
+        with admin.transaction():
+            admin.execute("LOCK TABLE generation, encryption_count IN ACCESS EXCLUSIVE MODE")
+            waiting = threading.Thread(target=reserve)
+            waiting.start()
+            assert within(LONG_SECONDS, lambda: admin.execute(waits).fetchone() == (1,))
+            assert within(LONG_SECONDS, lambda: listener._reading_since is not None)
+            assert not refused
+            clock.now += 1.001
+            waiting.join(LONG_SECONDS / 6)
+            assert refused == [True]
+        assert within(LONG_SECONDS, lambda: signal.outage() is None)
+        assert leases.reserve(store, MATERIAL, 1, 10) == (0, 1)
+
+
 def test_an_overdue_answer_is_waited_for(open_store: Callable[..., Store], clock: Clock) -> None:
     """After the machine has slept, the generation is read before anything that is cached is used."""
     store, other = open_store(), open_store()
@@ -233,6 +272,43 @@ def test_strict_uses_nothing_while_the_server_is_away(open_store: Callable[..., 
             assert outage is not None
             assert not outage.is_bridged
         assert signal.moved()
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as a worker with many clients has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], min(2 * SELECTABLE, before[1])), before[1]))
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        while (descriptor := os.dup(0)) <= SELECTABLE:
+            opened.callback(os.close, descriptor)
+        opened.callback(os.close, descriptor)
+        yield
+
+
+def answer_of(signal: ChangeSignal) -> bool | None:
+    """What whoever asks is answered; None if that is nothing."""
+    answers = list[bool]()
+    signal.ask(answers.append)
+    return answers[0] if within(LONG_SECONDS / 6, lambda: bool(answers)) else None
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_worker_with_many_clients(open_store: Callable[..., Store]) -> None:
+    """The listener connects however many files are open."""
+    with signal_of(open_store()) as signal:
+        assert answer_of(signal) is True
+
+
+def test_a_fault_that_nobody_expects(open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listener goes on after any error: without it everything cached would be refused until a restart."""
+    with signal_of(open_store()) as signal:
+        with monkeypatch.context() as patched:
+            patched.setattr(listeners, "only", None)
+            assert answer_of(signal) is False
+        assert within(LONG_SECONDS, lambda: signal.outage() is None)
+        assert answer_of(signal) is True
 
 
 def test_whoever_asks_is_answered(open_store: Callable[..., Store], cluster: Cluster) -> None:

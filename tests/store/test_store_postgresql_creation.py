@@ -59,6 +59,26 @@ def test_a_new_database(empty: Target, tmp_path: Path) -> None:
         creation.create(empty, tmp_path)
 
 
+@pytest.mark.parametrize("rows", ["('head')", "('one'), ('two')", ""])
+def test_another_program_that_uses_alembic(empty: Target, tmp_path: Path, rows: str) -> None:
+    """Its database is none of hsmkms, whatever its revisions are, and is left as it was."""
+    execute(empty, "CREATE TABLE alembic_version (version_num varchar(32))")
+    if rows:
+        execute(empty, f"INSERT INTO alembic_version VALUES {rows}")
+    assert not creation.exists(empty)
+    with pytest.raises(StoreError, match="is not empty: its schema public has 'alembic_version'"):
+        creation.create(empty, tmp_path)
+    with pytest.raises(StoreError, match="is no database of hsmkms"):
+        creation.check(empty, tmp_path)
+
+
+def test_revisions_that_are_gone(target: Target, tmp_path: Path) -> None:
+    """A database of hsmkms without its revision is named as such."""
+    execute(target, "DELETE FROM alembic_version")
+    with pytest.raises(StoreError, match=r"the table alembic_version .* has 0 rows in place of one"):
+        creation.check(target, tmp_path)
+
+
 def test_an_older_database_is_migrated(empty: Target, tmp_path: Path) -> None:
     """It is refused until then; the migrations are those of SQLite, and lead to the same tables."""
     creation.create(empty, tmp_path)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from hsmkms.hsm.ports import Device
 from hsmkms.rules.iam.grant_token import Claims
@@ -24,6 +25,7 @@ from hsmkms.service.runtime.ports import (
 from hsmkms.service.runtime.record_cache import RecordCache
 from hsmkms.service.runtime.row_seals import RowSeals
 from hsmkms.service.runtime.tokens import Tokens
+from hsmkms.store import installation
 from hsmkms.store.engine import Connection, Store
 
 
@@ -66,6 +68,13 @@ class Core(Struct, kw_only=True):
     def device(self) -> Device:
         """Return the token on which keys are created."""
         return self.tokens.home
+
+    def follow_installation(self, conn: Connection) -> None:
+        """Follow another process that has moved the home, or has recorded that the databases came back."""
+        self.tokens.may_have_moved()
+        row, known = installation.fetch(conn), self.installation.restored_at
+        if row is not None and row.restored_at is not None and (known is None or row.restored_at > known):
+            self.installation = replace(self.installation, restored_at=row.restored_at)
 
     @contextmanager
     def audited_and_sealed(self) -> Iterator[Connection]:

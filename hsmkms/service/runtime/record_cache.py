@@ -25,7 +25,7 @@ from hsmkms.rules.iam.access import OwnPolicy
 from hsmkms.rules.iam.documents import Policy
 from hsmkms.rules.iam.question import Identity
 from hsmkms.store import aliases, changes, grants, identities, installation, node_id, nodes, proven_keys, tags, users
-from hsmkms.store.engine import Store
+from hsmkms.store.engine import Connection, Store
 from hsmkms.store.identities import IdentityRow
 from hsmkms.store.proven_rows import ProvenRows
 from hsmkms.store.row_seals import NOTED
@@ -174,11 +174,12 @@ class CachedIdentity(Struct, frozen=True):
 class RecordCache:
     """Cache of KMS keys, aliases, access keys and identities. Thread-safe; raises in a forked child."""
 
-    def __init__(self, store: Store, check: CheckRows, account: str, installation_changed: Callable[[], None]) -> None:
+    def __init__(self, store: Store, check: CheckRows, account: str) -> None:
         self._store = store
         self._account = account
         self._check = check
-        self._installation_changed = installation_changed
+        self.installation_changed: Callable[[Connection], None] = lambda _: None
+        """Called with the transaction in which a change of tokens or installation was read."""
         self._guard = ForkGuard()
         self.signal = store.change_signal()
         """Asked before each use of what is cached. Its ``ask`` and ``outage`` are for everybody."""
@@ -275,10 +276,12 @@ class RecordCache:
             if self.signal.explains(conn, len(new)):
                 for epoch, region, subject in new:
                     self._drop(region, subject)
+                    if subject == installation.SUBJECT:
+                        self.installation_changed(conn)
                     self.epoch = epoch
                 node_changed = any(subject == f"{NOTED}{NODE}/{self._node}" for _, _, subject in new)
             else:
-                self._drop_all(changes.latest(conn))
+                self._drop_all(conn)
                 node_changed = True
             if node_changed and self._node is not None and not nodes.is_registered(conn, self._node):
                 fault = nodes.removed()
@@ -294,15 +297,13 @@ class RecordCache:
         if subject.startswith(_GROUP_SEALED):
             # Former members too: the rows of their membership may have been removed since they were read.
             self._identities.clear()
-        if subject == installation.SUBJECT:
-            self._installation_changed()
 
-    def _drop_all(self, epoch: int) -> None:
+    def _drop_all(self, conn: Connection) -> None:
         """Begin anew: the change log may lack changes, or the database others that this process has read."""
         for entries in (self._keys, self._aliases, self._access_keys, self._identities):
             entries.clear()
-        self._installation_changed()
-        self.epoch = epoch
+        self.installation_changed(conn)
+        self.epoch = changes.latest(conn)
 
     def _load_key(self, region: str, key_id: str) -> CachedKey | None:
         with self._store.reading() as conn:

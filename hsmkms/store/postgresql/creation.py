@@ -20,10 +20,8 @@ from sqlalchemy import (
     create_engine,
     inspect,
     select,
-    table,
     text,
 )
-from sqlalchemy import column as column_of
 
 from hsmkms.errors import MigrationError, StoreError
 from hsmkms.store import files, log_schema, migrate, move_mark, node_schema, nodes, schema
@@ -222,13 +220,22 @@ def transaction(target: Target) -> Iterator[Connection]:
 
 
 def _revisions(conn: Connection) -> dict[str, str]:
-    """Return the revisions that are recorded, by schema."""
-    existing = inspect(conn).get_table_names()
-    return {
-        name: str(conn.execute(select(column_of("version_num")).select_from(table(version_table))).scalar_one())
-        for name, version_table in VERSION_TABLES.items()
-        if version_table in existing
-    }
+    """Return the revisions of both schemas; none if the database has no tables of hsmkms.
+
+    One of the tables alone is another program's, which Alembic migrates as well. StoreError unless each has one row.
+    """
+    if not set(VERSION_TABLES.values()) <= set(inspect(conn).get_table_names()):
+        return {}
+    return {name: _revision(conn, version_table) for name, version_table in VERSION_TABLES.items()}
+
+
+def _revision(conn: Connection, version_table: str) -> str:
+    found = [str(each) for each in conn.exec_driver_sql(f"SELECT version_num FROM {version_table}").scalars()]  # noqa: S608 - constants
+    if len(found) != 1:
+        raise StoreError(
+            f"the table {version_table} of hsmkms has {len(found)} rows in place of one: correct it by hand"
+        )
+    return found[0]
 
 
 def _known_revisions(conn: Connection, target: Target) -> dict[str, str]:

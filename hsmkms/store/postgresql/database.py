@@ -49,11 +49,11 @@ _LOCK: Final = f"; SELECT pg_advisory_xact_lock({WRITE_LOCK})"
 _NOW: Final = select(literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", Instant()))
 
 
-def make_engine(target: Target, wait_seconds: float) -> Engine:
+def make_engine(target: Target, availability: Availability, wait_seconds: float) -> Engine:
     """Return the pool of connections to a database; ``wait_seconds``: for a free one."""
     return create_engine(
         f"{DRIVER}://",
-        creator=target.connect,
+        creator=lambda: availability.watch(target.connect()),
         poolclass=QueuePool,
         pool_size=_KEPT_CONNECTIONS,
         max_overflow=_FURTHER_CONNECTIONS,

@@ -25,6 +25,10 @@ POLL_SECONDS: Final = 0.5 * BOUND_SECONDS
 ANSWER_SECONDS: Final = BOUND_SECONDS
 """A server that takes longer to answer counts as away."""
 
+_LOOK_SECONDS: Final = 1.0
+_LOOKS: Final = 4
+"""After so many looks in a row at a server that is away, connections that wait for an answer are ended."""
+
 _PAUSE_SECONDS: Final = 0.5
 _CLOSE_SECONDS: Final = 10.0
 
@@ -48,6 +52,7 @@ class Listener:
         self._asking = threading.Lock()
         self._asked: list[Done] = []
         self._stopped = False
+        self._closed = threading.Event()
         self._wake_reader, self._wake = os.pipe()
         try:
             first = self._connect()
@@ -56,6 +61,7 @@ class Listener:
             raise
         self._thread = threading.Thread(target=self._follow, args=(first,), name="generation", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch, name="availability", daemon=True).start()
 
     def away_since(self) -> float | None:
         """Return since when the server does not answer; None if it does, as far as is known."""
@@ -83,12 +89,24 @@ class Listener:
             if self._stopped:
                 return
             self._stopped = True
+            self._closed.set()
             os.write(self._wake, b"!")
         self._thread.join(_CLOSE_SECONDS)
         self._availability.since = None  # nobody knows any more
         self._answer(self._take(), answered=False)
         if not self._thread.is_alive():
             self._close_pipe()
+
+    def _watch(self) -> None:
+        """End what waits for a server that is away; the other thread may be waiting for it itself.
+
+        Looks are counted, and not seconds, since this process may have been stopped as well.
+        """
+        looks = 0
+        while not self._closed.wait(_LOOK_SECONDS):
+            looks = looks + 1 if self.away_since() is not None else 0
+            if looks >= _LOOKS:
+                self._availability.end_waiting()
 
     # -- the thread ---------------------------------------------------------------------------------------------
 
@@ -109,14 +127,16 @@ class Listener:
             try:
                 connection = connection or self._connect()
                 self._wait(connection)
-            except (psycopg.Error, OSError, HsmKmsError) as exc:
+            except Exception as exc:  # without this thread everything cached is refused until a restart
                 if not self._stopped:
+                    if not isinstance(exc, psycopg.Error | OSError | HsmKmsError):
+                        log.exception("the listener of %s failed in an unexpected way", self._target.name)
                     self._lose(self._clock(), str(exc).strip())
                 self._answer(self._take(), answered=False)
                 if connection is not None:
                     connection.close()
                     connection = None
-                select.select([self._wake_reader], [], [], _PAUSE_SECONDS)
+                _readable(_PAUSE_SECONDS, self._wake_reader)
         if connection is not None:
             connection.close()
 
@@ -125,8 +145,7 @@ class Listener:
 
         What a notification says is not used: whoever may connect to the database can send one.
         """
-        readable, _, _ = select.select([connection.fileno(), self._wake_reader], [], [], POLL_SECONDS)
-        if connection.fileno() in readable:
+        if connection.fileno() in _readable(POLL_SECONDS, connection.fileno(), self._wake_reader):
             for _ in connection.notifies(timeout=0):
                 pass
         if self._stopped:
@@ -179,3 +198,11 @@ class Listener:
     def _close_pipe(self) -> None:
         for descriptor in (self._wake_reader, self._wake):
             os.close(descriptor)
+
+
+def _readable(seconds: float, *descriptors: int) -> set[int]:
+    """Wait until one of these can be read, or fails, or so long; return which. select(2) takes none above 1023."""
+    poll = select.poll()
+    for each in descriptors:
+        poll.register(each, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(seconds * 1000)}

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from hsmkms.store import move_mark
 from hsmkms.store.move_mark import MoveMark
-from hsmkms.store.postgresql import creation
+from hsmkms.store.postgresql import creation, generation
 from hsmkms.store.postgresql import mark as marks
 from hsmkms.store.postgresql.target import Target
 
@@ -19,10 +19,12 @@ def read(target: Target) -> MoveMark | None:
 
 
 def mark(target: Target, found: MoveMark) -> None:
-    """Mark the database, unless it is."""
+    """Mark the database, unless it is, and have processes that have it open use nothing that they have cached."""
     with _locked(target) as tx:
         if marks.read(tx) is None:
             marks.put(tx, found)
+            # No entry of the change log explains it, so each drops everything, and is refused when it reads again.
+            generation.raise_number(tx, target.name)
 
 
 def complete(target: Target) -> None:

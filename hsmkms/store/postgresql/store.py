@@ -23,7 +23,8 @@ class Parts(Struct, frozen=True):
 
 def open_parts(target: Target, wait_seconds: float, is_sealing: Callable[[], bool], consistency: Consistency) -> Parts:
     """Open both databases. Nothing is connected yet; ``wait_seconds``: for the write lock, and for a connection."""
-    engine, generation, availability = make_engine(target, wait_seconds), Generation(), Availability(target.name)
+    generation, availability = Generation(), Availability(target.name)
+    engine = make_engine(target, availability, wait_seconds)
     return Parts(
         PostgresqlDatabase(engine, availability, wait_seconds, generation, is_sealing),
         PostgresqlDatabase(engine, availability, wait_seconds),
