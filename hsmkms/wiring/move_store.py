@@ -71,7 +71,6 @@ def move(
         mark = moving.read_mark(settings.data_dir, source)
         if mark is None:
             # 1. Verify all rows and the token, and record the move.
-            _require_no_servers(settings)
             moving.require_room(settings.data_dir, target)
             mark = _place(settings, target)
             setup.require_newest(settings.data_dir, source)
@@ -134,13 +133,6 @@ def _alone(settings: Settings) -> Iterator[None]:
     with exclusive(settings.data_dir / wiring.INIT_LOCK, wiring.INIT_LOCK_SECONDS):
         open_processes.require_none(settings.data_dir)
         yield
-
-
-def _require_no_servers(settings: Settings) -> None:
-    """Raise ConfigurationError if servers of other nodes run."""
-    running = presence.nodes_of(databases.running_elsewhere(settings))
-    if running:
-        raise ConfigurationError(f"servers run on other nodes ({', '.join(running)}): stop them first")
 
 
 def _place(settings: Settings, target: "Target | None") -> MoveMark:

@@ -68,6 +68,8 @@ def test_a_folder_that_is_no_node(first: Site, on_server: str) -> None:
     options = ("--create-softhsm-token", "--store-url", on_server)
     assert f"already (node {owns} (" in second.run("init", "--data-dir", fresh, *options).error
     assert not fresh.exists()
+    assert "refused the PIN" in first.run("create-key").error, "the copy that had this node's id has sent a wrong one"
+    first.run("doctor", "--retry-pin", "--yes")
     assert first.run("create-key").status == 0
     assert first.run("verify-store").json == {"Faults": []}
 

@@ -99,7 +99,7 @@ def test_another_token_at_the_second_init(half: Watched) -> None:
     named = ("--data-dir", "data", "--token-label", "other token", "--pin-file", right)
     result, sent = half.run("init", *named, SOFTHSM2_CONF=other["SOFTHSM2_CONF"])
     assert json.loads(result)["TokenLabel"] == "other token"
-    assert sent == ["CKR_OK"]
+    assert sent == ["CKR_OK", "CKR_OK"], "init, and the process that tries what the token must refuse to unwrap"
 
 
 COMMANDS: list[list[object]] = [

@@ -12,6 +12,7 @@ from hsmkms.server.aws.errors import failure
 from hsmkms.server.latency_gate import LONG_SECONDS
 from hsmkms.server.messages import Response
 from hsmkms.service.runtime.audit_log import REFUSED, AuditLog
+from hsmkms.service.runtime.gil_queue import GilQueue
 
 PATIENCE = 60
 
@@ -24,6 +25,7 @@ class Book:
 
     holds_answers = True
     held_back = False
+    turns = GilQueue()
 
     def __init__(self, seconds: float = 0.0, refused: frozenset[str] = frozenset()) -> None:
         self.seconds = seconds

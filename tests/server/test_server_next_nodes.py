@@ -10,7 +10,7 @@ import next_version
 import pytest
 from botocore.exceptions import ClientError
 from cli_site import ACCOUNT, REGION, Site
-from node_sites import Joining
+from node_sites import Joining, answer
 from postgresql_cluster import Cluster
 from served import Served, credentials, serving, until
 
@@ -116,7 +116,8 @@ def test_nodes_of_two_versions(nodes: tuple[Site, Site], next_program: Path) -> 
         with Load(client(older), client(replaced), key_id) as load:
             assert load.passes()
             migrated = second.run("migrate", PYTHONPATH=program)
-            assert migrated.json["Applied"] == [next_version.LOG, next_version.META]
+            assert answer(migrated)["Applied"] == [next_version.LOG, next_version.META]
+            assert "upgrade these next" in migrated.stderr  # and names the node that serves by this program
             assert load.passes()
         replaced.stop()
         newer = stack.enter_context(serving(second, "--workers", 1, PYTHONPATH=program))
@@ -125,7 +126,7 @@ def test_nodes_of_two_versions(nodes: tuple[Site, Site], next_program: Path) -> 
             exchange(client(older), client(newer))
             assert load.passes()
         assert next_version.run(next_program, second, VERIFY) == []
-        assert first.run("verify-store").json == {"Faults": []}
+        assert answer(first.run("verify-store")) == {"Faults": []}
         older.stop()
         upgraded = stack.enter_context(serving(first, "--workers", 1, PYTHONPATH=program))
         exchange(client(upgraded), client(newer))

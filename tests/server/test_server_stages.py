@@ -15,6 +15,7 @@ from hsmkms.server.monitoring.request_observer import Observer
 from hsmkms.server.protocol import Handled, Source
 from hsmkms.server.turns import MOST_TOGETHER, Arrived, Turns
 from hsmkms.service.runtime.audit_log import AuditLog
+from hsmkms.service.runtime.gil_queue import GilQueue
 
 SLOW_TOKEN = 0.06
 """Two calls that take this long together make the loop leave a kind of call to threads."""
@@ -25,6 +26,7 @@ class Book:
 
     holds_answers = True
     held_back = False
+    turns = GilQueue()
 
     def __init__(self, events: list[str]) -> None:
         self._events = events

@@ -9,7 +9,7 @@ import pytest
 from test_service_row_seals import Victim, describe, made, victim
 
 from hsmkms.errors import KMSInternalException, StoreError
-from hsmkms.service.audit import sealing
+from hsmkms.service.audit import row_sealing
 from hsmkms.store import announcements
 from hsmkms.store.announcements import Content
 from hsmkms.store.sqlite import schema
@@ -157,7 +157,7 @@ def test_rows_are_sealed_again_after_another_writer(victim: Victim) -> None:
         handler = Releasing(other)
         logging.getLogger("hsmkms.service").addHandler(handler)
         try:
-            sealing.seal_rows(core)
+            row_sealing.seal_rows(core)
         finally:
             logging.getLogger("hsmkms.service").removeHandler(handler)
         assert not other.in_transaction

@@ -31,7 +31,9 @@ LOADED: Final = (
     "recipients",
     "signing_key",
     "signing_command",
-    "store",
+    "url",
+    "listen_url",
+    "password",
 )
 """Names of settings and tables whose values are loaded, run, read or written."""
 
