@@ -64,12 +64,12 @@ def faults(store: StoreSettings) -> dict[str, bool]:
             in url.partition("://")[2].partition("/")[0].rpartition("@")[0]
             for name, url in given.items()
         },
-        "store.listen_url goes with store.url": store.listen_url is not None and store.url is None,
+        "store.listen_url goes with store.url: set both or neither": store.listen_url is not None and store.url is None,
         "store.consistency goes with store.url: databases in files are always strict": store.consistency != BOUNDED
         and store.url is None,
         "store.stale_seconds goes with store.url: databases in files do not go away": store.url is None
         and store.stale_seconds != StoreSettings().stale_seconds,
-        "store.password goes with store.url": bool(store.password.named) and store.url is None,
+        "store.password goes with store.url: set both or neither": bool(store.password.named) and store.url is None,
         "store.password: name one of file, environment and command": len(store.password.named) > 1,
         "store.password.command must name a program": store.password.command is not None
         and not "".join(store.password.command[:1]),

@@ -36,7 +36,7 @@ TEMPLATE: Final = """\
 # A PostgreSQL database in place of the files meta.db and log.db: postgresql+psycopg://USER@HOST/DATABASE. Its query
 # takes what libpq knows, such as sslrootcert, or several hosts (?host=one:5432&host=two:5432). Over the network the
 # server's certificate is verified (sslmode=verify-full) unless the query says otherwise. Needs the extra
-# hsmkms[postgresql]. So far one machine may use it at a time, and backups are the server's own.
+# hsmkms[postgresql]. Several nodes may use it: `hsmkms guide nodes`.
 {store_url}
 
 # When a change acts on other processes and nodes. "bounded": usually within a tenth of a second, always within one

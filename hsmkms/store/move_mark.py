@@ -66,11 +66,14 @@ def error(mark: MoveMark | None, name: str) -> StoreError:
             f"{name} is being moved to {place}: run the same `hsmkms migrate-store --to` again to finish that, or with "
             "--cancel to stay"
         )
-    return StoreError(f"{name} is not in use any more: the installation has moved to {place}. {advice(mark)}")
+    steps = advice(mark)
+    if mark.target != SQLITE:
+        steps += ", and the source of its password, if it wants one, under [store.password]"
+    return StoreError(f"{name} is not in use any more: the installation has moved to {place}. {steps}")
 
 
 def advice(mark: MoveMark) -> str:
     """Return how the configuration must be changed for the store that a mark names."""
     if mark.target == SQLITE:
-        return "Remove url, and what goes with it, from [store] in the configuration"
+        return "Remove url, and what goes with it, from [store] and [store.password] in the configuration"
     return f"Write url = {ascii(mark.target)[1:-1]!r} under [store] in the configuration".replace("'", '"')

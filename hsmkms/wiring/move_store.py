@@ -67,7 +67,7 @@ def move(
     config.check(moved)
     source, target = target_of(settings), target_of(moved)
     if _place(settings, source) == _place(settings, target):
-        raise ConfigurationError(f"the store is at {_place(settings, source).place} already")
+        raise ConfigurationError(f"the installation is in {_place(settings, source).place} already")
     with _alone(settings):
         mark = moving.read_mark(settings.data_dir, source)
         if mark is None:

@@ -56,6 +56,7 @@ def test_there_and_back(site: Site, url: str) -> None:
         assert refused.status not in (0, 2), (command, refused)
         assert f"has moved to {place}" in refused.stderr, (command, refused)
         assert f'Write url = "{url.partition("?")[0]}?' in refused.stderr, (command, refused)
+        assert "its password, if it wants one, under [store.password]" in refused.stderr, (command, refused)
         assert "Traceback" not in refused.stderr, command
     assert f"has moved to {place}" in site.run("doctor").stdout
     assert "has moved to" in site.run("migrate-store", *options, site.folder / "password").error
@@ -71,7 +72,7 @@ def test_there_and_back(site: Site, url: str) -> None:
 
     back = site.run("migrate-store", "--to", "sqlite").json
     assert back["Next"] == [
-        "Remove url, and what goes with it, from [store] in the configuration",
+        "Remove url, and what goes with it, from [store] and [store.password] in the configuration",
         "Then start the servers",
     ]
     assert "has moved to files in" in site.run("create-key").error

@@ -207,3 +207,12 @@ def test_the_network_is_encrypted_unless_refused(monkeypatch: pytest.MonkeyPatch
     assert [each.get("sslmode") for each in seen] == ["verify-full", "require", "verify-full", None]
     assert {each["target_session_attrs"] for each in seen} == {"read-write"}
     assert (seen[2]["host"], seen[2]["port"]) == ("one,two", "5432,5433")
+
+
+def test_a_host_without_an_address(tmp_path: Path) -> None:
+    """Whatever keeps a connection from being made, nothing was sent: no sentence speaks of a change that was."""
+    missing = parse("postgresql+psycopg://hsmkms@db.invalid/kms?connect_timeout=2")
+    with pytest.raises(DependencyTimeoutException, match="cannot be connected to"):
+        creation.exists(missing)
+    with pytest.raises(DependencyTimeoutException, match="cannot be connected to"):
+        creation.create(missing, tmp_path)

@@ -98,7 +98,7 @@ def wait(target: Target) -> None:
 def require_empty(conn: Connection, target: Target) -> None:
     """Raise StoreError if there is anything in the schema of the tables: hsmkms takes it for tampering."""
     if _revisions(conn):
-        raise StoreError(f"{target.name} is one of hsmkms already: it was left as it is")
+        raise StoreError(f"{target.name} is one of hsmkms already: it was left as it is; name an empty one")
     found = conn.exec_driver_sql(_FIRST_OBJECT).scalar()
     if found is not None:
         raise StoreError(

@@ -15,6 +15,7 @@ from hsmkms.errors import DependencyTimeoutException, HsmKmsError, MisuseError, 
 from hsmkms.store import move_mark
 from hsmkms.store.faults import NO_TEXT
 from hsmkms.store.postgresql.capture import UNSEALED_STATE
+from hsmkms.store.postgresql.target import NotConnectedError
 
 log = logging.getLogger("hsmkms.store")
 
@@ -68,8 +69,8 @@ def translate(error: psycopg.Error | UnicodeError, name: str) -> HsmKmsError:
     state = error.sqlstate or ""
     passing = _sentence(_RETRIED, state)
     if passing is None and not state and isinstance(error, psycopg.OperationalError):
-        # libpq does not tell more than a text; psycopg names the connection only where it could not be made.
-        passing = _LOST if error.pgconn is None else _NOT_CONNECTED
+        # libpq does not tell more than a text.
+        passing = _NOT_CONNECTED if isinstance(error, NotConnectedError) else _LOST
     if state == UNSEALED_STATE:
         return MisuseError("a sealed control plane was written to by a process that seals nothing")
     if state == MOVED_STATE:

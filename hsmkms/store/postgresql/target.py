@@ -40,6 +40,10 @@ SCHEMA_PATH: Final = "SET LOCAL search_path = public, pg_temp"
 role or the database. Without it a function in another schema, or a temporary table, could take their place."""
 
 
+class NotConnectedError(psycopg.OperationalError):
+    """No connection could be made, so nothing was sent; psycopg itself does not always tell that from a lost one."""
+
+
 class Target(Struct, frozen=True):
     """A database, and where its password comes from: it is read for each connection, so that it may change."""
 
@@ -58,7 +62,7 @@ class Target(Struct, frozen=True):
         return self if self.listen_url is None else Target(self.listen_url, self.password)
 
     def connect(self) -> RawConnection:
-        """Open a connection in autocommit mode. Raises psycopg.Error, ConfigurationError, PinError."""
+        """Open a connection in autocommit mode. Raises NotConnectedError, ConfigurationError, PinError."""
         options = _DEFAULTS | ({} if self._is_local else _OVER_THE_NETWORK)
         _, given = _DIALECT.create_connect_args(self.url)
         options |= given
@@ -72,6 +76,8 @@ class Target(Struct, frozen=True):
             raise ConfigurationError(
                 f"libpq does not understand the URL of {self.name} ({exc}): correct its query"
             ) from None
+        except psycopg.OperationalError as exc:
+            raise NotConnectedError(*exc.args) from exc
 
     @property
     def _is_local(self) -> bool:
