@@ -29,7 +29,7 @@ TABLES: Final = {
     "costs": Measured("39105d9", "the code of the endpoint", _ENDPOINT),
     "distant": Measured("c95bd2e", "the code of the endpoint", _ENDPOINT),
     "single": Measured("5cb181f", "the code of the façade", _SERVICE),
-    "scale": Measured("59661d3", "the code", ("hsmkms", ":!hsmkms/guide")),
+    "scale": Measured("e4946aa", "the code", ("hsmkms", ":!hsmkms/guide")),
     "facade": Measured("5cb181f", "the code of the façade", _SERVICE),
 }
 
