@@ -1,12 +1,13 @@
 """The count of encryptions: never an undercount, no write per call, and an end at 2^32 (NIST SP 800-38D, 8.3)."""
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from lifecycle import described, new_imported_key
 from service_sites import Site, finish, new_key, seal, start, unseal
 
-from hsmkms.errors import LimitExceededException
+from hsmkms.errors import DependencyTimeoutException, LimitExceededException
 from hsmkms.kms import Kms
 from hsmkms.model.crypto import GenerateDataKeyRequest, ReEncryptRequest
 from hsmkms.service.runtime.encryption_counter import EncryptionCounter
@@ -68,6 +69,20 @@ def test_clean_close_is_exact(site: Site, store: Store) -> None:
     with site.open() as kms:
         seal(kms, key_id)
     assert leases.total(store, material) == 13
+
+
+def test_what_cannot_be_returned(site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays counted, and the end of the process is a clean one all the same."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise DependencyTimeoutException("the database does not answer")
+
+    monkeypatch.setattr(leases, "give_back", refuse)
+    with site.open() as kms:
+        key_id = new_key(kms).key_id
+        for _ in range(2):
+            seal(kms, key_id)
+    assert "1 reserved encryptions" in caplog.text
 
 
 def test_two_users_add_up(site: Site, store: Store) -> None:

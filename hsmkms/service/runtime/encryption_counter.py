@@ -6,16 +6,19 @@ but never undercounts; a clean exit returns the rest. Leases start at 1 and doub
 one and a busy server writes rarely. A server whose database may go away holds more in reserve (``reserve_ahead``).
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from hsmkms.errors import LimitExceededException
+from hsmkms.errors import HsmKmsError, LimitExceededException
 from hsmkms.process import ForkGuard
 from hsmkms.rules import budget
 from hsmkms.store import leases as stored
 from hsmkms.store.engine import Store
+
+log = logging.getLogger("hsmkms.service")
 
 _FADING: Final = 0.99
 """What is left of the highest rate a second later."""
@@ -95,14 +98,20 @@ class EncryptionCounter:
         return lease.spend
 
     def give_back(self) -> None:
-        """Return unused leases to the store: for a clean exit, after the last encryption."""
+        """Return unused leases to the store: for a clean exit, after the last encryption.
+
+        What cannot be returned (the database is away, say) is wasted, as after a crash.
+        """
         if self.guard.foreign:
             return
         for material_id, lease in list(self._leases.items()):  # a late call may add one
             with lease.lock:
                 unused, lease.remaining = lease.remaining, 0
             if unused:
-                stored.give_back(self._store, material_id, unused)
+                try:
+                    stored.give_back(self._store, material_id, unused)
+                except HsmKmsError as exc:
+                    log.warning("%d reserved encryptions of %s stay counted as used: %s", unused, material_id, exc)
 
     def renew(self, material_id: str, lease: _Lease) -> None:
         """Reserve more encryptions for a lease; its lock is held."""
