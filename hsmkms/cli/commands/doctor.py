@@ -354,7 +354,7 @@ def _is_unfinished(settings: "Settings", *, retried: bool) -> bool:
     try:
         if wiring.is_begun(settings):
             return not wiring.is_initialised(settings)
-        return retried and not any((settings.data_dir / each).exists() for each in ("log.db", "audit"))
+        return retried and not any((settings.data_dir / each).exists() for each in ("meta.db", "log.db", "audit"))
     except HsmKmsError:
         return False  # the checks report what is wrong with the databases
 
