@@ -228,6 +228,7 @@ def assemble(
         drifted=DriftWatch(clock, monotonic) if monotonic is not None else never_drifted,
     )
     cache.installation_changed = core.follow_installation
+    cache.commits_in_doubt = core.leases.doubt
     return core
 
 

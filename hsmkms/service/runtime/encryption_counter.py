@@ -89,6 +89,16 @@ class EncryptionCounter:
         """Materials beyond half of their budget; the next encryption removes the entry and rotates or warns."""
         self.guard = ForkGuard()
         self._looked_at = time.monotonic()
+        self._highest: dict[str, int] = {}
+        """The highest count of each material after a reservation of this process."""
+        self._in_doubt = False
+
+    def doubt(self) -> None:
+        """Let counts be raised, before they are changed again, to what this process has seen committed.
+
+        For a database that may lack the last commits: encryptions that were reserved by them may have been made.
+        """
+        self._in_doubt = True
 
     def counter(self, material_id: str) -> Callable[[], None]:
         """Return the function that counts one encryption under a material (``_Lease.spend``)."""
@@ -109,6 +119,7 @@ class EncryptionCounter:
                 unused, lease.remaining = lease.remaining, 0
             if unused:
                 try:
+                    self._settle_doubt()
                     stored.give_back(self._store, material_id, unused)
                 except HsmKmsError as exc:
                     log.warning("%d reserved encryptions of %s stay counted as used: %s", unused, material_id, exc)
@@ -129,6 +140,7 @@ class EncryptionCounter:
 
         Without reserves an outage would end encryptions with the next lease.
         """
+        self._settle_doubt()
         now, before = time.monotonic(), self._looked_at
         self._looked_at = now
         for material_id, lease in list(self._leases.items()):  # a request may add one
@@ -138,8 +150,17 @@ class EncryptionCounter:
                 with lease.lock:
                     lease.add(granted)
 
+    def _settle_doubt(self) -> None:
+        if not self._in_doubt:
+            return
+        for material_id, highest in list(self._highest.items()):
+            stored.at_least(self._store, material_id, highest)
+        self._in_doubt = False  # after an error it is tried again
+
     def _reserve(self, material_id: str, want: int) -> int:
+        self._settle_doubt()
         used, granted = stored.reserve(self._store, material_id, want, budget.LIMIT)
+        self._highest[material_id] = max(used + granted, self._highest.get(material_id, 0))
         percent = budget.warning(used + granted)
         if granted and percent is not None:
             self.nearly_spent[material_id] = Share(percent, percent != budget.warning(used))

@@ -179,6 +179,8 @@ class RecordCache:
         self._account = account
         self._check = check
         self.installation_changed: Callable[[Connection], None] = lambda _: None
+        self.commits_in_doubt: Callable[[], None] = lambda: None
+        """Called when the database may lack commits that this process has seen, as a promoted standby may."""
         """Called with the transaction in which a change of tokens or installation was read."""
         self._guard = ForkGuard()
         self.signal = store.change_signal()
@@ -282,6 +284,7 @@ class RecordCache:
                 node_changed = any(subject == f"{NOTED}{NODE}/{self._node}" for _, _, subject in new)
             else:
                 self._drop_all(conn)
+                self.commits_in_doubt()
                 node_changed = True
             if node_changed and self._node is not None and not nodes.is_registered(conn, self._node):
                 fault = nodes.removed()
