@@ -98,11 +98,16 @@ def lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
-def lines_from(path: Path, offset: int, most_bytes: int) -> list[bytes]:
-    """Return complete lines from an offset on: so many bytes, and the rest of the last line."""
+def lines_from(path: Path, offset: int, end: int, most_bytes: int) -> list[bytes]:
+    """Return complete lines between two offsets: so many bytes, and the rest of the last line."""
+    lines = list[bytes]()
     with _readable(path), path.open("rb") as file:
         file.seek(offset)
-        return [line for line in file.readlines(most_bytes) if line.endswith(b"\n")]
+        for line in file.readlines(min(most_bytes, end - offset)):
+            offset += len(line)
+            if offset <= end and line.endswith(b"\n"):
+                lines.append(line)
+    return lines
 
 
 def line_before(path: Path, offset: int) -> bytes:

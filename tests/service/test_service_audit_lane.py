@@ -15,6 +15,7 @@ import pytest
 
 from hsmkms.errors import ForkedProcessError, StoreError
 from hsmkms.rules.audit.chain import follows, genesis, head_of
+from hsmkms.service.audit.following import Cursor, Follower
 from hsmkms.service.runtime import gil_queue
 from hsmkms.service.runtime.audit_lane import QUICK_WRITE_SECONDS, Journal
 from hsmkms.service.runtime.gil_queue import GilQueue, Sleeper
@@ -324,6 +325,21 @@ def test_a_new_file_counts_only_when_its_folder_was_synced(journal: Journal, mon
     journal.flush()
     assert synced == [False, True]
     assert records(journal) == [1, 2]
+
+
+def test_a_follower_reads_only_what_it_has_synced(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is written after the sync is left for the next read: a crash might take it back."""
+    real = audit_files.sync
+
+    def sync(path: Path) -> None:
+        real(path)
+        journal.flush(journal.add(b"{}"))
+
+    monkeypatch.setattr(audit_files, "sync", sync)
+    follower = Follower([journal._folder], Cursor({}))
+    for number in (1, 2):
+        follower.read()
+        assert follower.cursor.lanes["0001"].sequence == number
 
 
 def test_a_forked_child_is_refused_at_once(journal: Journal) -> None:
