@@ -404,8 +404,8 @@ def run_audited(
     turns = core.audit.turns
     if turns.is_disabled or operation not in QUICK:
         return _run(core, operation, procedure, request, caller)
-    turns.enter()
     try:
+        turns.enter()
         return _run(core, operation, procedure, request, caller)
     finally:
         turns.leave()

@@ -98,11 +98,16 @@ def lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
-def lines_from(path: Path, offset: int, most_bytes: int) -> list[bytes]:
-    """Return complete lines from an offset on: so many bytes, and the rest of the last line."""
+def lines_from(path: Path, offset: int, end: int, most_bytes: int) -> list[bytes]:
+    """Return complete lines between two offsets: so many bytes, and the rest of the last line."""
+    lines = list[bytes]()
     with _readable(path), path.open("rb") as file:
         file.seek(offset)
-        return [line for line in file.readlines(most_bytes) if line.endswith(b"\n")]
+        for line in file.readlines(min(most_bytes, end - offset)):
+            offset += len(line)
+            if offset <= end and line.endswith(b"\n"):
+                lines.append(line)
+    return lines
 
 
 def line_before(path: Path, offset: int) -> bytes:
@@ -175,7 +180,11 @@ def sync(path: Path) -> None:
 
 
 class LaneFile:
-    """A lane that this process has locked, open for appending. Not thread-safe."""
+    """A lane that this process has locked, open for appending. Not thread-safe.
+
+    ``size``: where the segment ends without a write that may have failed. ``in_doubt``: true from a write on, until the
+    caller has taken it into ``size``, or undone it.
+    """
 
     def __init__(self, folder: Path, lane: str, lock: int) -> None:
         self.lane = lane
@@ -185,6 +194,7 @@ class LaneFile:
         existing = segments(folder).get(lane, [])
         self.number = existing[-1].number if existing else 0
         self.size = existing[-1].path.stat().st_size if existing else 0
+        self.in_doubt = False
         self.last = b""
         for segment in reversed(existing):
             self.last = last_line(segment.path)
@@ -205,18 +215,14 @@ class LaneFile:
             raise
 
     def write(self, data: bytes) -> None:
-        """Append complete lines to the segment, all or nothing, without syncing. StoreError if that fails."""
+        """Append complete lines to the segment, without syncing. StoreError if that fails: then call ``undo``."""
         try:
             if self._descriptor < 0:
                 self._open()
-            try:
-                _write(self._descriptor, data)
-            except OSError:
-                self.undo(self.size)
-                raise
+            self.in_doubt = True
+            _write(self._descriptor, data)
         except OSError as exc:
             raise unwritable(segment_path(self._folder, self.lane, max(self.number, 1)), exc) from exc
-        self.size += len(data)
 
     def sync(self) -> None:
         """Sync what was written to disk (fdatasync). StoreError if that fails."""
@@ -225,12 +231,13 @@ class LaneFile:
         except OSError as exc:
             raise unwritable(segment_path(self._folder, self.lane, self.number), exc) from exc
 
-    def undo(self, size: int) -> None:
+    def undo(self) -> None:
         """Truncate the segment to ``size``, since what follows may not be on disk; the next write reopens the file."""
-        with suppress(OSError):
-            os.ftruncate(self._descriptor, size)
+        if self.in_doubt:
+            with suppress(OSError):  # then the next write tries again
+                os.ftruncate(self._descriptor, self.size)
+                self.in_doubt = False
         self._shut()
-        self.size = size
 
     def begin_segment(self) -> None:
         """Make the next write go to a new segment file."""
@@ -244,19 +251,26 @@ class LaneFile:
         os.close(self._lock)
 
     def _shut(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _open(self) -> None:
         self.number = max(self.number, 1)
         path = segment_path(self._folder, self.lane, self.number)
-        fresh = not path.exists()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-        if fresh:
-            atomic_write.sync_folder(self._folder)
-        self.size = _cut_torn_end(self._descriptor, path)
-        os.lseek(self._descriptor, self.size, os.SEEK_SET)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        try:
+            size = _cut_torn_end(descriptor, path)
+            if self.in_doubt and size > self.size:
+                size = self.size
+                os.ftruncate(descriptor, size)
+            if not size:
+                atomic_write.sync_folder(self._folder)
+            os.lseek(descriptor, size, os.SEEK_SET)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor, self.size = descriptor, size
 
 
 def _cut_torn_end(descriptor: int, path: Path) -> int:

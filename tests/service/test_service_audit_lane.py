@@ -1,19 +1,25 @@
 """A lane of the audit log: which records share an fsync."""
 
+import os
+import pkgutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from waiting import until
 
-from hsmkms.errors import StoreError
-from hsmkms.rules.audit.chain import genesis
+from hsmkms.errors import ForkedProcessError, StoreError
+from hsmkms.rules.audit.chain import follows, genesis, head_of
+from hsmkms.service.audit.following import Cursor, Follower
 from hsmkms.service.runtime import gil_queue
 from hsmkms.service.runtime.audit_lane import QUICK_WRITE_SECONDS, Journal
-from hsmkms.service.runtime.gil_queue import GilQueue
+from hsmkms.service.runtime.gil_queue import GilQueue, Sleeper
 from hsmkms.store import audit_files
 from hsmkms.store.audit_files import LaneFile
 
@@ -195,3 +201,157 @@ def test_many_threads_lose_no_record(journal: Journal, turns: GilQueue) -> None:
         thread.join(SECONDS)
     assert not any(thread.is_alive() for thread in threads)
     assert (journal.safe, late) == (1001, [])
+
+
+def records(journal: Journal) -> list[int]:
+    """Return the numbers of the records on disk; each follows the one before it."""
+    numbers, previous = list[int](), genesis("0" * 32, "0001")
+    for segment in audit_files.segments(journal._folder)["0001"]:
+        for line in segment.path.read_bytes().splitlines(keepends=True):
+            head = head_of(line, segment.number)
+            assert head is not None
+            assert follows(previous, line)
+            numbers.append(head.sequence)
+            previous = head.hash
+    return numbers
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "audit_lane.audit_chain.extend",
+        "audit_lane.LaneFile.write",
+        "audit_lane.LaneFile.sync",
+        "audit_lane.Head",
+        "gil_queue.GilQueue.give_up",
+        "gil_queue.GilQueue.wake",
+    ],
+)
+def test_an_interrupted_write_loses_no_record(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, place: str, fault: type[BaseException]
+) -> None:
+    """If writing is interrupted, before or after any of its steps, its records are written once, by the next thread."""
+    module = "hsmkms.service.runtime."
+    real = pkgutil.resolve_name(module + place)
+    for late in (False, True):
+
+        def interrupted(*given: object, **named: object) -> None:
+            if late:  # noqa: B023 - it is called before the next round
+                real(*given, **named)
+            raise fault
+
+        number = journal.add(b"{}")
+        waiting = Sleeper(number, wants_turn=True)
+        journal._sleepers.append(waiting)
+        with monkeypatch.context() as patch:
+            patch.setattr(module + place, interrupted)
+            with pytest.raises(fault):
+                journal.flush(number)
+        begin(journal.flush).join(SECONDS)
+        journal._sleepers.clear()
+        assert journal.safe == number
+        assert records(journal) == list(range(1, number + 1))
+
+
+def test_an_interrupted_writer_does_not_stop_those_who_wait(
+    journal: Journal, disk: Disk, turns: GilQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If nobody wakes a thread any more, it looks for itself."""
+    monkeypatch.setattr(gil_queue, "SLICE_MILLISECONDS", 1)
+    disk.holds = True
+
+    def interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            journal.flush(journal.add(b"{}"))
+
+    def never(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first = begin(interrupted)
+    assert disk.begun.acquire(timeout=SECONDS)
+    second = begin(lambda: journal.flush(journal.add(b"{}")))
+    wait_until(lambda: len(journal._sleepers) == 1)
+    monkeypatch.setattr(turns, "wake_without_turn", never)
+    disk.holds = False
+    disk.let_go.release()
+    for thread in (first, second):
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+    assert records(journal) == [1, 2, 3]
+
+
+def test_a_write_that_cannot_be_undone_at_once_is_undone_later(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the file cannot be truncated after a failure either, the next write does so; no record is there twice."""
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    disk.fails = True
+    number = journal.add(b"{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", broken)
+        with pytest.raises(StoreError):
+            journal.flush(number)
+    disk.fails = False
+    journal.flush(journal.add(b"{}"))
+    assert records(journal) == [1, 2, 3]
+
+
+def test_a_new_file_counts_only_when_its_folder_was_synced(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the folder of a new segment cannot be synced (no file descriptor is left, say), the next write does it."""
+    synced: list[bool] = []
+
+    def sync_folder(_folder: Path) -> None:
+        synced.append(len(synced) > 0)
+        if not synced[-1]:
+            raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(audit_files.atomic_write, "sync_folder", sync_folder)
+    journal._segment_bytes = 1
+    with pytest.raises(StoreError, match="Too many open files"):
+        journal.flush(journal.add(b"{}"))
+    journal.flush()
+    assert synced == [False, True]
+    assert records(journal) == [1, 2]
+
+
+def test_a_follower_reads_only_what_it_has_synced(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is written after the sync is left for the next read: a crash might take it back."""
+    real = audit_files.sync
+
+    def sync(path: Path) -> None:
+        real(path)
+        journal.flush(journal.add(b"{}"))
+
+    monkeypatch.setattr(audit_files, "sync", sync)
+    follower = Follower([journal._folder], Cursor({}))
+    for number in (1, 2):
+        follower.read()
+        assert follower.cursor.lanes["0001"].sequence == number
+
+
+def test_a_forked_child_is_refused_at_once(journal: Journal) -> None:
+    """A child does not wait for a lock that a thread of the parent held at the fork."""
+    receiver, sender = Pipe(duplex=False)
+    with journal._adding, journal._batching:
+        child = os.fork()
+        if child == 0:
+            refused = 0
+            try:
+                for act in (journal.take, lambda: journal.add(b"{}"), lambda: journal.flush(9)):
+                    with suppress(ForkedProcessError):
+                        act()
+                        refused -= 1
+                    refused += 1
+                sender.send(refused)
+            finally:
+                os._exit(0)
+    try:
+        assert receiver.poll(SECONDS)
+        assert receiver.recv() == 3
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -1,6 +1,7 @@
 """The queue of threads for the GIL: who has the turn, and what happens if its holder does not come back, or hangs."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from waiting import until
 
 from hsmkms.service.runtime import bells, gil_queue
 from hsmkms.service.runtime.bells import Bell, own_bell
-from hsmkms.service.runtime.gil_queue import QUICK_RETURNS, GilQueue, Sleeper
+from hsmkms.service.runtime.gil_queue import FIRST_PAUSE_SECONDS, QUICK_RETURNS, GilQueue, Sleeper, State
 
 SECONDS = 60.0
 """After which a test gives up."""
@@ -120,22 +121,30 @@ def test_a_thread_that_did_not_want_the_turn_is_woken_beside_its_holder() -> Non
 
 
 def test_a_holder_that_hangs_does_not_stop_others() -> None:
-    """If no turn ends, threads go ahead without; after a pause the queue is tried again."""
+    """If no turn ends, threads go ahead without; after a pause they have turns again, which the holder has lost."""
     turns, names = GilQueue(), list[str]()
     with holder(turns):
         for thread in [pass_through(turns, names, name) for name in "ab"]:
             thread.join(SECONDS)
         assert sorted(names) == ["a without the turn", "b without the turn"]  # they may go ahead together
         assert turns.is_off
-        pauses = turns._pause_seconds
         turns._on_again_at = 0.0
         pass_through(turns, names, "c").join(SECONDS)
-        assert names[2:] == ["c without the turn"]
-        assert turns._pause_seconds > pauses
-    turns._on_again_at = 0.0
-    turns.enter()
-    assert turns.is_held_here
+        assert names[2:] == ["c"]
+        turns.enter()
+    assert turns.is_held_here  # the holder that hung has left now
     turns.leave()
+
+
+def test_the_pause_grows_while_holders_are_slow() -> None:
+    """Each trial that finds the token slow makes the next one later."""
+    turns, pauses = GilQueue(), list[float]()
+    for _ in range(2):
+        turns._on_again_at = 0.0
+        with holder(turns):
+            pass_through(turns, [], "a").join(SECONDS)
+        pauses.append(turns._pause_seconds)
+    assert FIRST_PAUSE_SECONDS < pauses[0] < pauses[1]
 
 
 @pytest.fixture
@@ -204,6 +213,73 @@ def test_an_interrupted_thread_keeps_no_turn(monkeypatch: pytest.MonkeyPatch, *,
     pass_through(turns, names, "next").join(SECONDS)
     assert names == ["next"]
     assert not own_bell().wait(0)
+
+
+@pytest.mark.parametrize("method", ["_note_return", "_sleep"])
+def test_threads_behind_an_interrupted_one_go_on(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """A thread that is interrupted while it queues up stays at the head of the queue for nobody."""
+    turns, names = GilQueue(), list[str]()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with holder(turns):
+        with monkeypatch.context() as patch:
+            patch.setattr(turns, method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                turns.enter()
+        pass_through(turns, names, "next").join(SECONDS)
+    assert names == ["next without the turn"]
+    assert not turns.is_held_here
+
+
+def test_a_sleeper_that_nobody_waits_for_stops_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sleeps behind a thread that has gone, at whatever line it was interrupted, looks for itself in time."""
+    monkeypatch.setattr(gil_queue, "MOST_SLICES", 1)
+    turns, names = GilQueue(), list[str]()
+    with holder(turns):
+        turns._queue.append(Sleeper())
+        pass_through(turns, names, "next").join(SECONDS)
+    assert names == ["next without the turn"]
+    assert own_bell().wait(0)
+
+
+def test_the_ring_of_an_interrupted_sleep_ends_no_other() -> None:
+    """A ring counts only for a sleeper that was woken."""
+    turns = GilQueue()
+    own_bell().ring()
+    assert not turns.sleep(Sleeper(), 1)
+    assert not own_bell().wait(0)
+
+
+def test_a_woken_sleeper_without_a_ring_goes_on() -> None:
+    """If whoever woke a thread was interrupted before the ring, the thread finds out for itself."""
+    turns = GilQueue()
+    sleeper = Sleeper()
+    sleeper.state = State.WITHOUT_TURN
+    assert turns.sleep(sleeper, 1)
+
+
+def test_a_forked_child_has_no_queue() -> None:
+    """A child does not wait for a thread of the parent that had the turn, or was changing the queue, at the fork."""
+    turns = GilQueue()
+    receiver, sender = Pipe(duplex=False)
+    with holder(turns), turns._changing:
+        child = os.fork()
+        if child == 0:
+            try:
+                turns.enter()
+                turns.leave()
+                sender.send(turns.is_disabled)
+            finally:
+                os._exit(0)
+    try:
+        assert receiver.poll(SECONDS)
+        assert receiver.recv()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert not turns.is_disabled
 
 
 def test_without_a_file_descriptor_a_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def _lines_from(part: Segment, offset: int) -> list[bytes]:
     if size == offset:
         return []
     audit_files.sync(part.path)
-    return audit_files.lines_from(part.path, offset, BATCH_BYTES)
+    return audit_files.lines_from(part.path, offset, size, BATCH_BYTES)  # what came since may not be synced
 
 
 def _advance(lane: str, position: Position | None, part: Segment, offset: int, lines: list[bytes]) -> Position:

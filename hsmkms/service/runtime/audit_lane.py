@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import count as numbers
 from pathlib import Path
 from typing import Final
 
@@ -65,7 +65,7 @@ class Journal:
         self._adding = threading.Lock()
         self._turns = turns or GilQueue()
         self._batching = threading.Lock()
-        self._writing = False
+        self._writing = threading.Lock()
         self._sleepers: list[Sleeper] = []
         self._write_seconds = 0.0
         self._lane: LaneFile | None = None
@@ -95,32 +95,30 @@ class Journal:
 
     def take(self) -> str | None:
         """Lock a lane, unless one is locked; return its name. None if the only acceptable lane is locked elsewhere."""
+        self._guard.check()
         with self._adding:
             return self._taken().lane if self._lane is not None or self._try_to_take() else None
 
     def add(self, record: bytes) -> int:
         """Add a record to the lane; return its number for ``flush``. StoreError if no lane can be locked."""
-        lock = self._adding
-        lock.acquire()  # on the path of every request, where a with statement takes longer
-        try:
-            if self._guard.foreign:
-                self._guard.refuse()
+        if self._guard.foreign:  # before the lock, which a thread of the parent may have held
+            self._guard.refuse()
+        with self._adding:
             if self._lane is None:
                 self._taken()
             unwritten = self._unwritten
             if len(unwritten) >= MAX_UNWRITTEN:
                 raise StoreError("the audit log cannot be written, and too many records wait for it already")
             unwritten.append(record)
-            self._added += 1
+            self._added = self._safe + len(unwritten)
             return self._added
-        finally:
-            lock.release()
 
     def flush(self, number: int | None = None) -> None:
         """Wait until that record (by default, every record) is on disk. StoreError if it cannot be written."""
         wanted = self._added if number is None else number
         may_gather = True
         while self._safe < wanted:
+            self._guard.check()
             sleeper = self._join(wanted, may_gather=may_gather)
             if sleeper is None:
                 self._write_for_all()
@@ -134,8 +132,7 @@ class Journal:
         may_gather = may_gather and self._write_seconds > QUICK_WRITE_SECONDS and not turns.is_disabled
         with self._batching:
             others_add = may_gather and turns.is_wanted and len(self._sleepers) < MOST_GATHERED
-            if not (self._writing or others_add):
-                self._writing = True
+            if not (self._writing.locked() or others_add):
                 return None
             try:
                 sleeper = Sleeper(wanted, wants_turn=turns.is_held_here)
@@ -148,25 +145,29 @@ class Journal:
         """Sleep until the thread is woken; False if it has waited long enough for a writer."""
         while not self._turns.sleep(sleeper, self._slices(sleeper)):
             with self._batching:
-                if not self._writing and sleeper in self._sleepers:  # else it is about to be woken
-                    self._sleepers.remove(sleeper)
+                if not self._writing.locked() and self._turns.withdraw(sleeper):
+                    if sleeper in self._sleepers:
+                        self._sleepers.remove(sleeper)
                     return False
         return True
 
     def _slices(self, sleeper: Sleeper) -> int:
         """Return how long a thread sleeps before it looks again; while nobody writes, the first one looks sooner."""
-        is_first = not self._writing and self._sleepers[:1] == [sleeper]
+        is_first = not self._writing.locked() and self._sleepers[:1] == [sleeper]
         return GATHER_SLICES if is_first else MOST_SLICES
 
     def _write_for_all(self) -> None:
-        """Write a batch; wake the threads whose records are on disk, and one of the others to write the next."""
-        if self._write_seconds > QUICK_WRITE_SECONDS:
-            self._turns.give_up()
+        """Write a batch; wake the threads whose records are on disk, and one of the others to write the next.
+
+        An interruption of the user may come at any line: the threads that are not woken then look for themselves.
+        """
         try:
-            self._write()
+            with self._writing:
+                if self._write_seconds > QUICK_WRITE_SECONDS:
+                    self._turns.give_up()
+                self._write()
         finally:
             with self._batching:
-                self._writing = False
                 done = [each for each in self._sleepers if each.number <= self._safe]
                 rest = [each for each in self._sleepers if each.number > self._safe]
                 self._sleepers = rest[1:]
@@ -185,32 +186,37 @@ class Journal:
             self._lane.close()
 
     def _write(self) -> None:
-        """Chain the records in memory, write and fsync them. Called by one thread at a time."""
-        with self._adding:
-            records, self._unwritten = self._unwritten, []
+        """Chain the records in memory, write and fsync them. Called by one thread at a time.
+
+        If that is interrupted, also by the user, the records are still in memory, and the lane ends where it did.
+        """
         lane = self._taken()
+        if lane.in_doubt:
+            lane.undo()
+        with self._adding:
+            records = self._unwritten[:]
+        if not records:
+            return  # another thread has written them
         epoch = max(self._known.epoch, self._least_epoch)
         previous, lines = audit_chain.extend(self._previous, lane.lane, self._safe + 1, epoch, records)
         if lane.size >= self._segment_bytes:
             lane.begin_segment()
-        before, began = lane.size, time.monotonic()
+        data, began = b"".join(lines), time.monotonic()
         try:
-            lane.write(b"".join(lines))
-            try:
-                lane.sync()
-            except StoreError:
-                lane.undo(before)
-                raise
-        except StoreError:
-            with self._adding:
-                self._unwritten[:0] = records
-            self.broken = True
+            lane.write(data)
+            lane.sync()
+        except BaseException as exc:
+            lane.undo()
+            self.broken = self.broken or isinstance(exc, StoreError)
             raise
         self._write_seconds = time.monotonic() - began
-        self._previous = previous
-        self._safe += len(records)
-        self.end = lane.lane, Head(sequence=self._safe, hash=previous, segment=lane.number)
-        self.broken = False
+        count, size = len(records), lane.size + len(data)
+        safe = self._safe + count
+        end = lane.lane, Head(sequence=safe, hash=previous, segment=lane.number)
+        with self._adding:  # Python calls a signal's handler after calls only: there are none here
+            del self._unwritten[:count]
+            self._safe, self._previous, self.end, self.broken = safe, previous, end, False
+            lane.size, lane.in_doubt = size, False
 
     def _taken(self) -> LaneFile:
         if self._guard.foreign:
@@ -223,7 +229,7 @@ class Journal:
     def _try_to_take(self) -> bool:
         if self._guard.foreign:
             self._guard.refuse()
-        for number in count(1):
+        for number in numbers(1):
             name = self._only or f"{number:04}"
             lane = LaneFile.take(self._folder, name)
             if lane is not None and self._begin(lane):

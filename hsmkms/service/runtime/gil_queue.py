@@ -12,6 +12,7 @@ have ended in two slices, the token is slow, or hangs, and all threads go ahead 
 next trial. Trials become rare while the token stays slow: one in five seconds, which takes 4 ms.
 """
 
+import os
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from enum import IntEnum
 from math import inf
 from threading import get_ident
 from typing import Final
+from weakref import WeakSet
 
 from hsmkms.service.runtime.bells import own_bell
 
@@ -77,11 +79,11 @@ class GilQueue:
     """The turn, and the threads that wait for it. Thread-safe; without effect where Python has no GIL."""
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
-        self._holder = 0
-        self._queue: deque[Sleeper] = deque()
         self._changing = threading.Lock()
-        """Of the queue and the states of its sleepers; never held while a thread waits."""
+        """Of the holder, the queue and the states of its sleepers; never held while a thread waits."""
+        self._holder = 0
+        """The thread that has the turn, or 0."""
+        self._queue: deque[Sleeper] = deque()
         self._ended = 0
         self._passes_on = True
         """Whether this turn is passed on when its holder leaves; else it is only free then."""
@@ -94,6 +96,7 @@ class GilQueue:
         self._is_off = False
         self.is_disabled = False
         """True if threads go ahead without turns for good."""
+        _queues.add(self)
         if not getattr(sys, "_is_gil_enabled", lambda: True)():
             self.disable()
 
@@ -126,32 +129,29 @@ class GilQueue:
             if time.monotonic() < self._on_again_at:
                 return
             self._is_off = False
-        if self._turn.acquire(False):
-            self._holder = get_ident()
-        elif self._holder != get_ident():
+        with self._changing:
+            if not self._holder:
+                self._holder = get_ident()
+        if self._holder != get_ident():
             self._queue_up()
 
     def leave(self) -> None:
         """End the thread's turn, if it has it."""
         if self._holder == get_ident():
-            self._ended += 1
-            self._holder = 0
-            if self._queue and self._passes_on:
-                self._left_at[get_ident()] = time.monotonic()
-                self._pass_on()
-            else:
-                self._turn.release()
-                if self._queue and self._passes_on:  # a thread has queued up meanwhile
-                    self.wake(())
+            with self._changing:
+                if self._queue and self._passes_on:
+                    self._left_at[get_ident()] = time.monotonic()
+                    self._end()
+                else:
+                    self._end(frees=True)
 
     # -- sleeping -----------------------------------------------------------------------------------------------
 
     def give_up(self) -> None:
         """End the thread's turn, if it has it, before it sleeps for something else."""
         if self._holder == get_ident():
-            self._ended += 1
-            self._holder = 0
-            self._pass_on()
+            with self._changing:
+                self._end()
 
     def sleep(self, sleeper: Sleeper, slices: int) -> bool:
         """Sleep until the thread was given the turn, or is to go on without.
@@ -160,14 +160,8 @@ class GilQueue:
         """
         try:
             return self._sleep(sleeper, slices)
-        except BaseException:  # the interruption of a user: nothing must be given to a thread that has gone
-            with self._changing:
-                had_turn = sleeper.state is State.HAS_TURN
-                if sleeper.state is not State.ASLEEP:
-                    sleeper.bell.wait(0)
-                sleeper.state = State.GONE
-            if had_turn:
-                self.give_up()
+        except BaseException:  # the interruption of a user
+            self._abandon(sleeper)
             raise
 
     def wake(self, sleepers: Iterable[Sleeper]) -> None:
@@ -181,13 +175,23 @@ class GilQueue:
             self._passes_on = True
             if self._is_off:
                 self._wake_all()
-            elif self._queue and self._turn.acquire(blocking=False):
+            elif self._queue and not self._holder:
                 self._grant()
 
     def wake_without_turn(self, sleeper: Sleeper) -> None:
         """Wake a thread that is not in the queue at once."""
         with self._changing:
             _go_on(sleeper, State.WITHOUT_TURN)
+
+    def withdraw(self, sleeper: Sleeper) -> bool:
+        """Take a thread back that does not sleep any more; False if it has been woken."""
+        with self._changing:
+            if sleeper.state is not State.ASLEEP:
+                return False
+            sleeper.state = State.GONE
+            if sleeper in self._queue:
+                self._queue.remove(sleeper)
+            return True
 
     # -- within -------------------------------------------------------------------------------------------------
 
@@ -196,29 +200,43 @@ class GilQueue:
             sleeper = Sleeper()
         except OSError:
             return  # without a file descriptor it fights for the GIL
-        with self._changing:
-            self._note_return(sleeper.bell.thread)
-            self._queue.append(sleeper)
-            place = len(self._queue)
-            if self._is_off:
-                self._wake_all()
-        self.sleep(sleeper, place)
+        try:
+            with self._changing:
+                self._note_return(sleeper.bell.thread)
+                self._queue.append(sleeper)
+                place = len(self._queue)
+                if self._is_off:
+                    self._wake_all()
+            self._sleep(sleeper, place)
+        except BaseException:  # the interruption of a user
+            self._abandon(sleeper)
+            raise
+
+    def _abandon(self, sleeper: Sleeper) -> None:
+        """Give nothing to a thread that has gone; a turn that it was just given is passed on."""
+        if not self.withdraw(sleeper):
+            sleeper.bell.wait(0)
+        self.give_up()
 
     def _sleep(self, sleeper: Sleeper, slices: int) -> bool:
-        seen_slow = False
+        seen_slow, slept = False, 0
         while True:
             ended, began = self._ended, time.monotonic()
-            if sleeper.bell.wait(SLICE_MILLISECONDS * min(slices, MOST_SLICES)):
-                return True
+            slices = min(slices, MOST_SLICES)
+            slept += slices
+            if sleeper.bell.wait(SLICE_MILLISECONDS * slices) and sleeper.state is not State.ASLEEP:
+                return True  # else the ring was for a sleep that was interrupted
             with self._changing:
                 if sleeper.state is not State.ASLEEP:
-                    return sleeper.bell.wait(0)
+                    sleeper.bell.wait(0)  # without a ring if whoever woke it was interrupted
+                    return True
                 if sleeper not in self._queue:
                     return False
                 slices = self._queue.index(sleeper) + 1
-                if slices > 1:
-                    continue
-                if self._turn.acquire(blocking=False):  # whoever left it does not come back at once
+                if slices > 1 and slept < MOST_SLICES:
+                    continue  # the first one looks, unless it was interrupted
+                slept = 0
+                if not self._holder:  # whoever left the turn does not come back at once
                     self._passes_each_on, self._quick_returns = True, 0
                     self._grant()
                 elif self._ended - ended >= (time.monotonic() - began) / _SLICE_SECONDS * ENDS_PER_SLICE:
@@ -230,10 +248,14 @@ class GilQueue:
                 else:
                     seen_slow = True
 
-    def _pass_on(self) -> None:
-        """Give the turn to the first in the queue, or free it; the thread that calls has had it."""
-        with self._changing:
-            self._grant()
+    def _end(self, *, frees: bool = False) -> None:
+        """End this thread's turn, unless it was taken from it: give it to the first in the queue, or free it."""
+        if self._holder == get_ident():
+            self._ended += 1
+            if frees:
+                self._holder = 0
+            else:
+                self._grant()
 
     def _grant(self) -> None:
         while self._queue:
@@ -243,10 +265,11 @@ class GilQueue:
                 self._holder = sleeper.bell.thread
                 _go_on(sleeper, State.HAS_TURN)
                 return
-        self._turn.release()
+        self._holder = 0
 
     def _switch_off(self) -> None:
-        self._is_off = True
+        """Let all go ahead; a holder that hangs, or was interrupted and never leaves, loses the turn."""
+        self._is_off, self._holder = True, 0
         self._wake_all()
 
     def _wake_all(self) -> None:
@@ -262,6 +285,20 @@ class GilQueue:
                 self._passes_each_on = False
         if len(self._left_at) > MOST_THREADS:
             self._left_at.clear()
+
+
+_queues: Final = WeakSet[GilQueue]()
+
+
+def _disable_all() -> None:
+    """In a forked child: another thread of the parent may have had the turn, or have been changing the queue."""
+    for queue in list(_queues):
+        queue._changing = threading.Lock()  # noqa: SLF001 - of this module
+        queue._queue.clear()  # noqa: SLF001 - see above
+        queue.disable()
+
+
+os.register_at_fork(after_in_child=_disable_all)
 
 
 def _go_on(sleeper: Sleeper, state: State) -> None:
