@@ -45,6 +45,10 @@ class Imports:
         """Return the usable wrapping algorithms: those that run on the token first, each group strongest first."""
         return self.profiles.symmetric().algorithms()
 
+    def refusal(self) -> str:
+        """Return why this token imports nothing, as a sentence without its end; empty if nothing is refused."""
+        return self.profiles.symmetric().refusal
+
     def quirks(self) -> tuple[str, ...]:
         """Return sentences for people about what is done otherwise with imported material on this token."""
         return self.profiles.symmetric().quirks

@@ -115,6 +115,9 @@ class Unwrapping(Protocol):
     def wrapping_algorithms(self) -> tuple[WrappingAlgorithm, ...]:
         """Return the usable wrapping algorithms: those that run on the token first, each group strongest first."""
 
+    def refusal(self) -> str:
+        """Return why the token imports nothing; empty if it is not refused."""
+
     def quirks(self) -> tuple[str, ...]:
         """Return sentences for people about what is done otherwise with imported material on this token."""
 

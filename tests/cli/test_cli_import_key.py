@@ -7,6 +7,7 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from cli_site import BIN, OTHER_REGION, SECONDS, Result, Site
@@ -15,8 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from hsmkms.cli.commands import import_key
 from hsmkms.cli.files import material_files
-from hsmkms.errors import ValidationException
+from hsmkms.errors import UnsupportedOperationException, ValidationException
+from hsmkms.model.enums import KeySpec
 
 ON_DEVICE = ["RSAES_OAEP_SHA_1", "RSA_AES_KEY_WRAP_SHA_1"]
 ON_HOST = ["RSAES_OAEP_SHA_256", "RSA_AES_KEY_WRAP_SHA_256"]
@@ -532,3 +535,13 @@ def test_private_keys_and_hmac_keys(site: Site) -> None:
     assert "exactly 48" in refused(site.run("import-key", short, "--key-id", mac, "--no-expiry"), short)
     site.run("import-key", private(site.folder / "mac.bin", os.urandom(48)), "--key-id", mac, "--no-expiry", *QUICK)
     assert metadata(site, mac)["KeyState"] == "Enabled"
+
+
+def test_a_token_that_imports_nothing() -> None:
+    """The reason is named, and so what to do: the token itself may well be able to unwrap."""
+    operator = Mock(import_algorithms=list, import_refusal=lambda: "the module crashes: set import.accept_crashes")
+    with pytest.raises(UnsupportedOperationException, match=r"this token: .* set import\.accept_crashes\."):
+        import_key._strongest(Mock(operator=operator), KeySpec.SYMMETRIC_DEFAULT)
+    operator.import_refusal = str
+    with pytest.raises(UnsupportedOperationException, match="token-check"):
+        import_key._strongest(Mock(operator=operator), KeySpec.SYMMETRIC_DEFAULT)

@@ -1,5 +1,6 @@
 """How a further node joins an installation on a PostgreSQL database."""
 
+import shutil
 from pathlib import Path
 
 from cli_site import REGION, Site
@@ -41,6 +42,7 @@ def test_a_node_that_cannot_join(first: Site, place: Site, joining: Joining, clu
     (place.data / "something").touch()
     assert "is not empty" in joining.run(place).error
     assert f"{first.data} has a hsmkms.toml already" in joining.run(first).error
+    assert f"hsmkms --config {first.config} list-nodes` says so" in joining.run(first).error
     assert [each.name for each in place.data.iterdir()] == ["something"]
 
 
@@ -68,3 +70,15 @@ def test_a_join_that_was_interrupted(first: Site, place: Site, joining: Joining)
     joined = joining.run(place).json
     assert [each["Node"] for each in joined["Nodes"]] == [node_of(first), node_of(place)]
     assert place.run("create-key").status == 0
+
+
+def test_a_wrong_pin_joins_nothing(first: Site, place: Site, joining: Joining, tmp_path: Path) -> None:
+    """What is to be done is possible without a configuration: `hsmkms doctor` is not, and the folder need only go."""
+    wrong = tmp_path / "wrong"
+    wrong.touch(0o600)
+    wrong.write_text("0000\n")
+    refused = joining.run(place, pin_file=wrong).error
+    assert "refused the PIN" in refused
+    assert f"no configuration for `hsmkms doctor` yet: instead correct {wrong}, remove {place.data}, and" in refused
+    shutil.rmtree(place.data)
+    assert [each["Node"] for each in answer(joining.run(place))["Nodes"]] == [node_of(first), node_of(place)]

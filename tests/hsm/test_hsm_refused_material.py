@@ -50,6 +50,7 @@ def test_nothing_is_imported(played: Played) -> None:
                 act(good)
         assert device.imports.profiles.symmetric().algorithms() == ()
         assert any("crashes or hangs" in each for each in device.imports.quirks())
+        assert device.imports.refusal().endswith("set import.accept_crashes")
         assert recorded(device) == [b"crashes\n"]
     finally:
         device.close()

@@ -226,6 +226,8 @@ def _strongest(kms: "Kms", spec: KeySpec) -> str:
     possible = kms.operator.import_algorithms()
     if spec not in LENGTHS:
         possible = [each for each in possible if "KEY_WRAP" in each] or possible
+    if not possible and (refusal := kms.operator.import_refusal()):
+        raise UnsupportedOperationException(f"No key material can be imported into this token: {refusal}.")
     if not possible:
         raise UnsupportedOperationException(
             "This token cannot unwrap key material by itself: `hsmkms token-check` shows what it can do."

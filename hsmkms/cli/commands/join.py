@@ -101,7 +101,10 @@ def _join(common: Common, draft: "Settings", regions: tuple[str, ...], options: 
     file = folder / CONFIG_FILE
     # 1. Refuse what cannot become a node, before anything is made or sent.
     if file.exists():
-        raise ConfigurationError(f"{folder} has a {CONFIG_FILE} already; nothing was changed: choose another folder")
+        raise ConfigurationError(
+            f"{folder} has a {CONFIG_FILE} already; nothing was changed: choose another folder, unless it has joined "
+            f"before (`hsmkms --config {file} list-nodes` says so)"
+        )
     check_folder(folder, ATTEMPT_FILE)
     found = joining.describe(draft)
     served = _served_regions(regions, found.regions)
@@ -123,7 +126,9 @@ def _join(common: Common, draft: "Settings", regions: tuple[str, ...], options: 
         joined = joining.join(settings)
     except PinError as exc:
         advice = f"correct {token.pin.file}, remove {folder}, and run the command again"
-        raise PinError(f"{exc}. Nothing has joined: {advice}") from exc
+        raise PinError(
+            f"{exc}. Nothing has joined, so there is no configuration for `hsmkms doctor` yet: instead {advice}"
+        ) from exc
     write_private(file, text)
     (folder / ATTEMPT_FILE).unlink()
     common.show(

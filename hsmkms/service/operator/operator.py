@@ -146,6 +146,10 @@ class Operator:
         device = self._core.device
         return [each for each in device.imports.wrapping_algorithms() if device.imports.on_device(each)]
 
+    def import_refusal(self) -> str:
+        """Return why the token imports nothing; empty if it is not refused."""
+        return self._core.device.imports.refusal()
+
     @recorded("DiscardWrappingKey")
     def discard_wrapping_key(self, import_token: bytes) -> None:
         """Destroy the wrapping key of an import token that will not be used again, before its 24 hours are over.
