@@ -271,7 +271,7 @@ def test_an_interrupted_writer_does_not_stop_those_who_wait(
     first = begin(interrupted)
     assert disk.begun.acquire(timeout=SECONDS)
     second = begin(lambda: journal.flush(journal.add(b"{}")))
-    wait_until(lambda: len(journal._sleepers) == 1)
+    until(lambda: len(journal._sleepers) == 1)
     monkeypatch.setattr(turns, "wake_without_turn", never)
     disk.holds = False
     disk.let_go.release()
