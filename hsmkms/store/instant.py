@@ -25,10 +25,18 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else (value - _EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Convert a stored value to a datetime: to the nearest one if it is out of range, so edited by hand."""
-        if value is None:
-            return None
+        """Convert a stored value to a datetime. OverflowError for one out of range, which hsmkms never writes."""
+        return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+class UnsealedInstant(Instant):
+    """An instant of a table whose rows are not sealed: one out of range, so edited by hand, is the nearest one."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Convert a stored value to a datetime."""
         try:
-            return _EPOCH + value * _MICROSECOND
+            return super().process_result_value(value, dialect)
         except OverflowError:
-            return _LATEST if value > 0 else _EARLIEST
+            return _LATEST if value is not None and value > 0 else _EARLIEST

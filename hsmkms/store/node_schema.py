@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Boolean, Column, Table, Text
 
-from hsmkms.store.instant import WIDE, Instant
+from hsmkms.store.instant import WIDE, UnsealedInstant
 from hsmkms.store.schema import meta
 
 __all__ = ["lease", "meta", "node_process", "pin_notice"]
@@ -18,7 +18,7 @@ lease: Final = Table(
     meta,
     Column("name", Text, primary_key=True),
     Column("holder", Text, nullable=False),
-    Column("until", Instant, nullable=False),
+    Column("until", UnsealedInstant, nullable=False),
 )
 """Locks that a node holds: see ``installation_lock.py``."""
 
@@ -27,7 +27,7 @@ node_process: Final = Table(
     meta,
     Column("node_id", Text, primary_key=True),
     Column("name", Text, primary_key=True),
-    Column("seen_at", Instant, nullable=False),
+    Column("seen_at", UnsealedInstant, nullable=False),
     Column("version", Text, nullable=False),
     Column("revision", Text, nullable=False),
     Column("epoch", WIDE, nullable=False),
@@ -41,7 +41,7 @@ pin_notice: Final = Table(
     Column("node_id", Text, primary_key=True),
     Column("serial", Text, primary_key=True),
     Column("label", Text, nullable=False),
-    Column("noted_at", Instant, nullable=False),
+    Column("noted_at", UnsealedInstant, nullable=False),
     Column("by_node", Text, nullable=False),
     Column("changed", Boolean, nullable=False),
     Column("source", Text, nullable=False),

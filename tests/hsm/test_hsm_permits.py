@@ -305,6 +305,7 @@ SHOWS_THE_TOKEN_ONLY = {
     "check_import",
     "checks",
     "wrapping_algorithms",
+    "refusal",
     "on_device",
     "attest",
     "attest_mac_key",

@@ -163,7 +163,7 @@ class Journal:
         """
         try:
             with self._writing:
-                if self._write_seconds > QUICK_WRITE_SECONDS:
+                if self._write_seconds > QUICK_WRITE_SECONDS and not self._turns.is_disabled:
                     self._turns.give_up()
                 self._write()
         finally:
