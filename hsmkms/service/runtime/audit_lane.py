@@ -118,7 +118,8 @@ class Journal:
         wanted = self._added if number is None else number
         may_gather = True
         while self._safe < wanted:
-            self._guard.check()
+            if self._guard.foreign:
+                self._guard.refuse()
             sleeper = self._join(wanted, may_gather=may_gather)
             if sleeper is None:
                 self._write_for_all()
