@@ -22,6 +22,13 @@ SECONDS = 60.0
 """After which a test gives up."""
 
 
+@pytest.fixture(autouse=True)
+def _silent_bell() -> None:
+    """Take rings of earlier tests of this process, which interrupted this thread, out of its bell."""
+    while own_bell().wait(0):
+        pass
+
+
 def begin(act: Callable[[], object]) -> threading.Thread:
     """Run it in a thread."""
     thread = threading.Thread(target=act)
