@@ -26,10 +26,12 @@ _ENDPOINT: Final = ("hsmkms", ":!hsmkms/cli", ":!hsmkms/guide")
 
 TABLES: Final = {
     "endpoint": Measured("51105c1", "the code of the endpoint", _ENDPOINT),
+    "peers": Measured("8121c42", "the code of the endpoint", _ENDPOINT),
     "costs": Measured("39105d9", "the code of the endpoint", _ENDPOINT),
     "distant": Measured("c95bd2e", "the code of the endpoint", _ENDPOINT),
     "single": Measured("5cb181f", "the code of the façade", _SERVICE),
     "scale": Measured("e4946aa", "the code", ("hsmkms", ":!hsmkms/guide")),
+    "durability": Measured("8121c42", "the code of the façade", _SERVICE),
     "facade": Measured("5cb181f", "the code of the façade", _SERVICE),
 }
 
