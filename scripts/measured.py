@@ -30,6 +30,7 @@ TABLES: Final = {
     "costs": Measured("39105d9", "the code of the endpoint", _ENDPOINT),
     "distant": Measured("c95bd2e", "the code of the endpoint", _ENDPOINT),
     "single": Measured("5cb181f", "the code of the façade", _SERVICE),
+    "nodes": Measured("8121c42", "the code of the endpoint", _ENDPOINT),
     "scale": Measured("e4946aa", "the code", ("hsmkms", ":!hsmkms/guide")),
     "durability": Measured("8121c42", "the code of the façade", _SERVICE),
     "facade": Measured("5cb181f", "the code of the façade", _SERVICE),
