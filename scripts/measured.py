@@ -29,7 +29,7 @@ TABLES: Final = {
     "peers": Measured("8121c42", "the code of the endpoint", _ENDPOINT),
     "costs": Measured("39105d9", "the code of the endpoint", _ENDPOINT),
     "distant": Measured("c95bd2e", "the code of the endpoint", _ENDPOINT),
-    "single": Measured("5cb181f", "the code of the façade", _SERVICE),
+    "single": Measured("1eaf8d9", "the code of the façade", _SERVICE),
     "nodes": Measured("8121c42", "the code of the endpoint", _ENDPOINT),
     "scale": Measured("e4946aa", "the code", ("hsmkms", ":!hsmkms/guide")),
     "durability": Measured("8121c42", "the code of the façade", _SERVICE),
