@@ -33,7 +33,7 @@ TABLES: Final = {
     "nodes": Measured("8121c42", "the code of the endpoint", _ENDPOINT),
     "scale": Measured("e4946aa", "the code", ("hsmkms", ":!hsmkms/guide")),
     "durability": Measured("8121c42", "the code of the façade", _SERVICE),
-    "facade": Measured("5cb181f", "the code of the façade", _SERVICE),
+    "facade": Measured("1eaf8d9", "the code of the façade", _SERVICE),
 }
 
 MAX_LAG: Final = 150
